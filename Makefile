@@ -1,0 +1,42 @@
+# The two commands of the README, `make demo` and `make test`, set up all they need in a virtual environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test lint format bench clean
+
+demo: $(VENV)/.base
+	$(BIN)/lince-rag demo
+
+test: $(VENV)/.all
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# DATA is a folder with xquad.es.json and faquad.json (SQuAD format); the benchmarks say so where it is absent.
+DATA ?= ../shared/data
+bench: $(VENV)/.all
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/benchmarks --data $(DATA) --results tests/benchmarks/RESULTS.md -s
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) .
+	touch $@
+
+$(VENV)/.all: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) '.[all]'
+	touch $@ $(VENV)/.base

@@ -1,0 +1,68 @@
+"""The language of a text among Spanish, Portuguese and English, and the localised messages of the app."""
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, Literal, cast
+
+Language = Literal["es", "pt", "en"]
+
+LANGUAGES: Final[tuple[Language, ...]] = ("es", "pt", "en")
+
+DEFAULT_LANGUAGE: Final[Language] = "es"
+
+# Below this probability the identifier is guessing (mostly on names and single words); the caller's default
+# is the better guess then.
+MINIMUM_PROBABILITY: Final = 0.6
+
+# The identifier reads the beginning of a text; more characters change no answer and cost time.
+MAXIMUM_CHARACTERS: Final = 2_000
+
+
+@cache
+def _identifier() -> Any:
+    """The py3langid model (BSD-3-Clause, 4.5 MB, ships in its wheel) restricted to our languages."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.set_languages(list(LANGUAGES))
+    return identifier
+
+
+def detect_language(text: str, default: Language = DEFAULT_LANGUAGE) -> Language:
+    """Tell which of Spanish, Portuguese and English a text is written in.
+
+    Args:
+        text: A question, a sentence or a document.
+        default: The answer for a text too short or too odd to tell.
+
+    Returns:
+        ``"es"``, ``"pt"`` or ``"en"``.
+    """
+    if not any(character.isalpha() for character in text):
+        return default
+    language, probability = _identifier().classify(text[:MAXIMUM_CHARACTERS])
+    return cast(Language, language) if probability >= MINIMUM_PROBABILITY else default
+
+
+@cache
+def _messages() -> dict[str, dict[str, str]]:
+    text = (files("lince_rag.prompts") / "messages.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def message(key: str, language: Language, **values: object) -> str:
+    """Look up a localised sentence of the app, from ``prompts/messages.toml``.
+
+    Args:
+        key: The name of the message.
+        language: The reader's language.
+        **values: What the ``{placeholders}`` of the message stand for.
+
+    Returns:
+        The message, filled in.
+
+    Raises:
+        KeyError: There is no such message: a programming error.
+    """
+    return _messages()[key][language].format(**values)

@@ -1,0 +1,1 @@
+"""Prompt templates, model rows and other data of lince_rag; no code."""
