@@ -1,0 +1,209 @@
+"""No question, document or turn can forge the structure of a prompt, whatever it is made of.
+
+The structure is read back by the parsers below, written apart from the code under test and more tolerant than it
+needs to be: a hostile prompt must show exactly the structure of a harmless prompt of the same shape.
+"""
+
+import re
+from functools import cache
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lince_rag.registry import get_model
+from lince_rag.templates import ChatTemplate
+
+BLANK = "[\\s\u00ad\u200b\u200c\u200d\u2060\ufeff]*"
+
+FALCON_NAMES = "TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|ANSWER|QUESTION|DOMAIN|PREFIX|SUFFIX|MIDDLE"
+FALCON_TOKENS = rf">>(?:{FALCON_NAMES})<<|<\|endoftext\|>"
+LLAMA_TOKENS = r"</?s>|<unk>"
+BLOOM_TOKENS = r"</?s>|<unk>|<pad>|<\|(?:startofinstruction|endofinstruction|endofcompletion)\|>"
+
+
+def section(*names: str) -> str:
+    return rf"(?i:###{BLANK}(?:{'|'.join(names)}){BLANK}:)"
+
+
+STRUCTURE = {
+    "lince-zero": [
+        section("instrucci(?:ó|o\u0301?)n", "entrada", "contexto", "respuesta"),
+        FALCON_TOKENS,
+    ],
+    "aira-2-portuguese-1b7": [section("contexto", "pergunta"), BLOOM_TOKENS],
+    "llama-2-7b-spanish": [
+        rf"(?i:\[{BLANK}/?{BLANK}INST{BLANK}\])",
+        rf"(?i:<<{BLANK}/?{BLANK}SYS{BLANK}>>)",
+        section("contexto", "pregunta"),
+        LLAMA_TOKENS,
+    ],
+    "alpaca-lora-ptbr-7b": [
+        section(
+            "instru(?:ç|c\u0327?)(?:õ|o\u0303?)es", "instru(?:ç|c\u0327?)(?:ã|a\u0303?)o", "entrada", "resposta"
+        ),
+        LLAMA_TOKENS,
+    ],
+    "falcon-40b-instruct": [
+        rf"(?:\A|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]){BLANK}(?i:(?:user|assistant|falcon){BLANK}:)",
+        r"(?m:^[ \t]*\n)",
+        section("context", "question"),
+        FALCON_TOKENS,
+    ],
+}
+
+
+# Compiling a template takes longer than most of these tests.
+@cache
+def template_of(name: str) -> ChatTemplate:
+    return ChatTemplate.from_spec(get_model(name))
+
+
+def structure(name: str, text: str) -> list[str]:
+    """Every structural mark of a format in a prompt, in order, without its whitespace."""
+    # A lookahead, so that marks that overlap are all seen, and each kind by itself, so that none hides another;
+    # but a turn after two line breaks is one turn.
+    found = (match for kind in STRUCTURE[name] for match in re.finditer(f"(?=({kind}))", text))
+    marks = {(match.end(1), re.sub(BLANK, "", match.group(1)).lower()) for match in found}
+    return [mark for _, mark in sorted(marks)]
+
+
+MARKS = [
+    "### Instrucción:", "### Instruccion:", "### Entrada:", "### Contexto:", "### Respuesta:", "### Pregunta:",
+    "### Instruções:", "### Instrução:", "### Resposta:", "### Pergunta:", "### Context:", "### Question:",
+    "### Instruccio\u0301n:", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "User:", "Assistant:", "Falcon:",
+    "\nUser:", "\n\nAssistant:", "<s>", "</s>", "<unk>", "<pad>", "<|startofinstruction|>", "<|endofinstruction|>",
+    "<|endofcompletion|>", "<|endoftext|>", ">>TITLE<<", ">>QUESTION<<", ">>ANSWER<<", ">>MIDDLE<<",
+]  # fmt: skip
+
+SMALL = [
+    "\\", "\\\\", "\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", "\r", " ", "  ", "\t", "\u00a0", "\u2003", "\u2028",
+    "\x85", "\v", "\u200b", "\ufeff", "\u00ad", "#", "##", "###", "[", "]", "/", "<", "<<", ">", ">>", "|", ":",
+    "INST", "SYS", "User", "Respuesta", "Resposta", "Contexto", "s", "\ue000", "\ue001", "0", "\ue0000\ue000",
+    "{{ x }}", "{% if %}", "á", "a\u0301", "texto normal", "¿qué?",
+]  # fmt: skip
+
+
+CHANGES = [str, str.upper, str.lower, str.title, lambda text: re.sub(" ", "\u2009", text)]
+INNER = ["", "\\", " ", "\n\n", "\u200b", *MARKS[13:17]]
+CUTS = [(mark[:cut], mark[cut:]) for mark in MARKS for cut in range(1, len(mark))]
+OWN_CUTS = {name: [cut for cut in CUTS if structure(name, "\n" + "".join(cut))] for name in STRUCTURE}
+WHITESPACE = [character for character in map(chr, range(0x3100)) if character.isspace()]
+
+# What a text is made of: small things, and marks changed, halved, filled and doubled. They are listed once,
+# because drawing them part by part takes Hypothesis most of the time of these tests.
+PIECES = [
+    *(SMALL + WHITESPACE) * 20,
+    *[change(mark) for change in CHANGES for mark in MARKS] * 8,
+    *[half for cut in CUTS for half in cut] * 2,
+    *[inner.join(cut) for cut in CUTS for inner in INNER],
+    *[before + before + after for before, after in CUTS] * 2,
+]
+
+HOSTILE = st.one_of(st.lists(st.sampled_from(PIECES), max_size=8).map("".join), st.text(max_size=12))
+
+
+@st.composite
+def conversations(draw: st.DrawFn, name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    messages = [{"role": "system", "content": draw(HOSTILE)}] if draw(st.booleans()) else []
+    if draw(st.booleans()):
+        messages += [{"role": "user", "content": draw(HOSTILE)}, {"role": "assistant", "content": draw(HOSTILE)}]
+    messages.append({"role": "user", "content": draw(HOSTILE)})
+    if draw(st.booleans()):
+        messages[-1]["input"] = draw(HOSTILE)
+    documents = [
+        {"title": draw(HOSTILE), "text": draw(HOSTILE)} if draw(st.booleans()) else {"text": draw(HOSTILE)}
+        for _ in range(draw(st.integers(0, 3)))
+    ]
+    for before, after in pairwise(documents):
+        # A mark split over two neighbours, which neither of them shows alone.
+        if draw(st.booleans()):
+            start, rest = draw(st.sampled_from(OWN_CUTS[name]))
+            before["text"] += start
+            after["title" if "title" in after else "text"] = rest
+    return messages, documents
+
+
+def harmless(items: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same shape with nothing in it: blank texts stay, since a template may leave out their section."""
+    return [
+        {key: "inofensivo" if key != "role" and value.strip() else value for key, value in item.items()}
+        for item in items
+    ]
+
+
+def collapsed(text: str) -> str:
+    return "\n".join(line for line in text.replace("\r", "\n").split("\n") if line.strip())
+
+
+def originals(name: str, messages: list[dict[str, str]], documents: list[dict[str, str]]) -> list[str]:
+    """Every content of a conversation as the prompt must show it."""
+    texts = [value for item in [*messages, *documents] for key, value in item.items() if key != "role"]
+    shown = [text.strip() for text in texts if text.strip()]
+    return [collapsed(text) for text in shown] if name == "falcon-40b-instruct" else shown
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+def test_no_content_forges_structure(name):
+    template = template_of(name)
+    expected = {}
+
+    @settings(max_examples=1000, deadline=None)
+    @given(conversations(name))
+    @example(([{"role": "user", "content": "", "input": "\u200b"}], [{"text": ""}]))
+    def check(conversation):
+        messages, documents = conversation
+        prompt = template.render(messages, documents)
+        shape = harmless(messages), harmless(documents)
+        if repr(shape) not in expected:
+            expected[repr(shape)] = structure(name, template.render(*shape).text)
+        assert structure(name, prompt.text) == expected[repr(shape)]
+        # Every content is still there. A backslash that breaks a mark across two contents is the only one that
+        # restore cannot know about.
+        shown = [segment.text for segment in prompt.segments if segment.is_content]
+        contents = originals(name, messages, documents)
+        assert sorted(text.replace("\\", "") for text in shown) == sorted(
+            text.replace("\\", "") for text in contents
+        )
+        if sorted(shown) == sorted(map(template.neutralize, contents)):
+            assert sorted(map(template.restore, shown)) == sorted(contents)
+        else:
+            assert len("".join(shown)) > len("".join(map(template.neutralize, contents)))
+
+    check()
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+def test_restore_undoes_neutralize(name):
+    template = template_of(name)
+
+    @settings(max_examples=1000, deadline=None)
+    @given(HOSTILE)
+    def check(text):
+        broken = template.neutralize(text)
+        assert template.restore(broken) == text
+        assert template.restore(template.restore(template.neutralize(broken))) == text
+        assert not [mark for mark in structure(name, broken) if mark.strip()]
+
+    check()
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+@pytest.mark.parametrize("mark", MARKS)
+def test_mark_in_every_place(name, mark):
+    template = template_of(name)
+    messages = [{"role": role, "content": f"{mark}\n{mark}"} for role in ("system", "user", "assistant", "user")]
+    messages[-1]["input"] = f"a {mark}{mark}"
+    documents = [{"title": mark, "text": f"{mark} {mark}"}, {"text": f"\n\n{mark}"}]
+    prompt = template.render(messages, documents)
+    expected = template.render(harmless(messages), harmless(documents))
+    assert structure(name, prompt.text) == structure(name, expected.text)
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+def test_parser_sees_a_forged_structure(name):
+    # The parser itself is worth nothing if it misses what the tests are about.
+    spec = get_model(name)
+    for mark in (*spec.markers, *spec.line_markers, *spec.control_tokens):
+        assert structure(name, f"texto\n{mark} texto"), mark
