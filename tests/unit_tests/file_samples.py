@@ -1,0 +1,192 @@
+"""Sample files, made when a test asks for them."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import docx
+import fpdf
+from docx.opc.packuri import PackURI
+from docx.opc.part import Part
+from docx.oxml import parse_xml
+from PIL import Image
+
+SENTENCE = "La administración pública publicará la información sobre el año 2023 en el boletín de mañana. "
+
+
+def new_pdf(title: str = "") -> fpdf.FPDF:
+    pdf = fpdf.FPDF()
+    pdf.set_font("Helvetica", size=11)
+    if title:
+        pdf.set_title(title)
+    return pdf
+
+
+def pdf_bytes(pages: Sequence[str], title: str = "", password: str = "") -> bytes:
+    """A PDF with one page for each text."""
+    pdf = new_pdf(title)
+    if password:
+        pdf.set_encryption("owner", user_password=password)
+    for text in pages:
+        pdf.add_page()
+        pdf.multi_cell(w=0, text=text)
+    return bytes(pdf.output())
+
+
+def two_column_pdf(left: str, right: str) -> bytes:
+    """A page with two columns side by side, the left one first in the file, as typesetting programs write it."""
+    pdf = new_pdf()
+    pdf.add_page()
+    for x, column in ((20, left), (115, right)):
+        for row, line in enumerate(column.split("\n")):
+            pdf.text(x, 30 + 5 * row, line)
+    return bytes(pdf.output())
+
+
+def hyphenated_pdf() -> bytes:
+    """Justified columns, in which soft hyphens become line-end hyphens."""
+    pdf = new_pdf()
+    pdf.add_page()
+    text = "La infor|ma|ción de las admi|nis|tra|cio|nes se publi|ca|rá pronto. ".replace("|", "\u00ad")
+    with pdf.text_columns(ncols=2, gutter=10, text_align="J") as columns:
+        columns.write(text * 12)
+    return bytes(pdf.output())
+
+
+def scanned_page_pdf(text: str) -> bytes:
+    """A page of text and a page that is a picture."""
+    pdf = new_pdf()
+    pdf.add_page()
+    pdf.multi_cell(w=0, text=text)
+    pdf.add_page()
+    pdf.image(Image.new("L", (40, 40), 128), x=20, y=20, w=100)
+    return bytes(pdf.output())
+
+
+W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+
+
+def docx_with_notes() -> bytes:
+    """A heading with a footnote, and a paragraph with a footnote of two paragraphs and an endnote."""
+    document = docx.Document()
+    notes = {
+        "footnote": ["<w:r><w:t>separador</w:t></w:r>", "<w:r><w:t>Véase la ley.</w:t></w:r>",
+                     "<w:r><w:t>Informa</w:t></w:r><w:r><w:t>ción</w:t><w:tab/><w:t>oficial.</w:t></w:r>"
+                     "</w:p><w:p><w:r><w:t>Dos.</w:t></w:r>"],
+        "endnote": ["<w:r><w:t>Al final.</w:t></w:r>"],
+    }  # fmt: skip
+    for kind, texts in notes.items():
+        body = "".join(f'<w:{kind} w:id="{id_}"><w:p>{text}</w:p></w:{kind}>' for id_, text in enumerate(texts))
+        media_type = f"application/vnd.openxmlformats-officedocument.wordprocessingml.{kind}s+xml"
+        xml = f"<w:{kind}s {W}>{body}</w:{kind}s>".encode()
+        part = Part(PackURI(f"/word/{kind}s.xml"), media_type, xml, document.part.package)
+        relation = f"http://schemas.openxmlformats.org/officeDocument/2006/relationships/{kind}s"
+        document.part.relate_to(part, relation)
+
+    def refer(paragraph: Any, kind: str, id_: int) -> None:
+        paragraph._p.append(parse_xml(f'<w:r {W}><w:{kind}Reference w:id="{id_}"/></w:r>'))
+
+    refer(document.add_heading("Precios", level=1), "footnote", 1)
+    paragraph = document.add_paragraph("El pan sube")
+    refer(paragraph, "footnote", 2)
+    paragraph.add_run(" mañana.")
+    refer(paragraph, "endnote", 0)
+    document.add_paragraph("Fin.")
+    return saved(document)
+
+
+def docx_with_text_box() -> bytes:
+    """A text box anchored in a heading, as Word writes it: with a copy for old readers."""
+    document = docx.Document()
+    heading = document.add_heading("Precios", level=1)
+    box = "<w:txbxContent><w:p><w:r><w:t>Oferta: uno.</w:t></w:r></w:p><w:p><w:r><w:t>Dos.</w:t></w:r></w:p>"
+    heading._p.append(
+        parse_xml(
+            f'<w:r {W} xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+            ' xmlns:wps="http://schemas.microsoft.com/office/word/2010/wordprocessingShape"'
+            ' xmlns:v="urn:schemas-microsoft-com:vml"><mc:AlternateContent>'
+            f'<mc:Choice Requires="wps"><w:drawing><wps:wsp><wps:txbx>{box}</w:txbxContent></wps:txbx></wps:wsp>'
+            f"</w:drawing></mc:Choice><mc:Fallback><w:pict><v:textbox>{box}</w:txbxContent></v:textbox></w:pict>"
+            "</mc:Fallback></mc:AlternateContent></w:r>"
+        )
+    )
+    heading.add_run(" de hoy")
+    document.add_paragraph("El pan sube.")
+    return saved(document)
+
+
+def docx_bytes(title: str = "") -> bytes:
+    """A Word document with headings, a list, a table and accents."""
+    document = docx.Document()
+    document.core_properties.title = title
+    document.add_paragraph("Manual de regadío", style="Title")
+    document.add_heading("Capítulo 1", level=1)
+    document.add_paragraph("El agua llega por la acequia. Se reparte cada mañana.")
+    document.add_heading("Turnos", level=2)
+    document.add_paragraph("lunes", style="List Bullet")
+    document.add_paragraph("miércoles", style="List Bullet")
+    table = document.add_table(rows=2, cols=2)
+    for cell, text in zip(table._cells, ["Día", "Hora", "lunes", "8 h"], strict=True):
+        cell.text = text
+    document.add_heading("Capítulo 2", level=1)
+    document.add_paragraph("Las multas son de 30 €.")
+    return saved(document)
+
+
+def saved(document: object) -> bytes:
+    buffer = io.BytesIO()
+    document.save(buffer)  # type: ignore[attr-defined]
+    return buffer.getvalue()
+
+
+def zip_bytes(entries: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+HTML = """<!DOCTYPE html>
+<html lang="pt"><head><title>Guia do &aacute;lcool</title><style>p { color: red }</style></head><body>
+<nav><a href="/">Menu</a></nav><script>var oculto = "<p>não</p>";</script><noscript>Ative</noscript>
+<h1>Capítulo 1</h1><p>A informação está na p&aacute;gina&nbsp;2. Veja <b>já</b>.</p>
+<template><p>modelo</p></template>
+<h2>Preços</h2><ul><li>um</li><li><p>dois</p></li></ul>
+<table><tr><th>Produto</th><th>Preço</th></tr><tr><td>Pão</td><td>1,20 €</td></tr></table>
+<h1>Capítulo 2</h1><div>Fim<br>mesmo</div><pre>
+  x = 1
+</pre></body></html>"""
+
+MARKDOWN = """---
+title: "Guía de riego"
+tags: [agua]
+---
+Introducción sin título.
+
+# Capítulo **uno**
+
+El agua llega por la acequia.
+
+```bash
+# esto no es un título
+```
+
+Turnos
+------
+
+- lunes
+- martes
+
+## Precios #
+
+| Día | Precio |
+| --- | --- |
+| lunes | 3 € |
+
+Capítulo dos
+============
+
+Fin.
+"""

@@ -1,0 +1,116 @@
+import unicodedata
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lince_rag.analysis import GRAM_LENGTH, GRAM_PREFIX, fold, grams, sentence_spans, terms, words
+from lince_rag.language import LANGUAGES
+
+languages = st.sampled_from(LANGUAGES)
+
+# Any text, lone surrogates included, and text that looks like documents: that is where splitters go wrong.
+any_text = st.text(st.characters(codec=None), max_size=300)
+document_text = st.lists(
+    st.sampled_from(
+        ["El Sr. Pérez llegó", "¿Qué", "hora", "es?", "a las 12:30 h.", "Não", "art. 3.º", "EE. UU.", "...", "—",
+         "«cita»", "\n", "\r\n", "\n\n", "\n- ", "\n# ", "\n| a | b |\n", "1. ",
+         "😀", "👩‍👩‍👧", "\ud83d", "\t", "\xa0",
+         "\u2028", "\x0b", "\x1c", "!", "?!", ". ", "e\u0301", "\u200b", "\ufeff", "(", ")", "\"", "。", "３"]
+    ),
+    max_size=40,
+).map(" ".join)  # fmt: skip
+
+
+@given(st.one_of(any_text, document_text), languages)
+@example("Hola 😀. ¿Qué tal?\r\n\r\nSí \ud800. Adiós", "es")
+@example("\ud83d\ude00", "pt")
+@example("   \n\n ", "en")
+@example("a\r\nb\rc\x85d\u2029e", "es")
+def test_sentence_spans_cover_every_visible_character_once_and_in_order(text, language):
+    spans = sentence_spans(text, language)
+    assert all(0 <= start < end <= len(text) for start, end in spans)
+    assert all(one[1] <= two[0] for one, two in pairwise(spans))
+    covered = "".join(text[start:end] for start, end in spans)
+    assert "".join(covered.split()) == "".join(text.split())
+    assert all(text[start:end] == text[start:end].strip() for start, end in spans)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "sentences"),
+    [
+        ("El Sr. Pérez llegó. Se fue.", "es", ["El Sr. Pérez llegó.", "Se fue."]),
+        ("¿Qué hora es? Son las 12.30 h.", "es", ["¿Qué hora es?", "Son las 12.30 h."]),
+        ("O Dr. Silva chegou. Saiu às 3.", "pt", ["O Dr. Silva chegou.", "Saiu às 3."]),
+        ("Uno\n\nDos", "es", ["Uno", "Dos"]),
+        ("- leche\n- pan\n- sal", "es", ["- leche", "- pan", "- sal"]),
+        ("# Título\nTexto que sigue", "es", ["# Título", "Texto que sigue"]),
+        ("| a | b |\n| c | d |", "es", ["| a | b |", "| c | d |"]),
+        (
+            "una frase que se parte\nen dos líneas. Otra.",
+            "es",
+            ["una frase que se parte\nen dos líneas.", "Otra."],
+        ),
+    ],
+)
+def test_sentences(text, language, sentences):
+    assert [text[start:end] for start, end in sentence_spans(text, language)] == sentences
+
+
+@given(any_text, st.one_of(st.none(), languages))
+@example("\ufdfa", "es")
+@example("\u037a", "pt")
+def test_terms_never_raise_and_hold_no_white_space(text, language):
+    for term in terms(text, language):
+        assert term
+        assert not any(character.isspace() for character in term)
+        term.encode()
+
+
+@given(any_text)
+def test_fold_leaves_no_marks_and_is_stable(text):
+    folded = fold(text)
+    assert not any(unicodedata.combining(character) for character in folded)
+    assert fold(folded) == folded
+
+
+@given(any_text, languages)
+def test_words_are_where_their_offsets_say(text, language):
+    end = 0
+    for word in words(text, language):
+        assert end <= word.start < word.end <= len(text)
+        assert text[word.start : word.end].lower() == word.text
+        end = word.end
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=30))
+def test_grams_of_a_word_have_the_same_length_and_overlap(word):
+    found = [gram.removeprefix(GRAM_PREFIX) for gram in grams(word)]
+    assert all(len(gram) == min(GRAM_LENGTH, len(word) + 2) for gram in found)
+    assert found[0] + "".join(gram[-1] for gram in found[1:]) == f"_{word}_"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "language"),
+    [("canciones", "canción", "es"), ("informações", "informação", "pt"), ("CASAS", "casa", "es"),
+     ("naciones", "nacion", "es")],
+)  # fmt: skip
+def test_inflections_share_a_stem(one, other, language):
+    assert next(words(one, language)).stem == next(words(other, language)).stem
+
+
+def test_accents_are_folded_after_stemming():
+    # Folded first, "canción" would lose the ending that the Spanish stemmer looks for.
+    assert next(words("canción", "es")).stem == "cancion"
+    assert "#_can" in terms("Canción", "es")
+
+
+@pytest.mark.parametrize("number", ["3.500,50", "12:30", "01/02/2024", "2023"])
+def test_a_number_with_separators_is_one_word(number):
+    assert [word.text for word in words(f"Son {number}.", "es")] == ["son", number]
+
+
+def test_a_stem_and_a_gram_of_the_same_letters_are_different_terms():
+    assert terms("_sol_", "es").count("sol") == 1
+    assert all(term == "sol" or term.startswith(GRAM_PREFIX) for term in terms("sol", "es"))
