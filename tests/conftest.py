@@ -1,0 +1,11 @@
+"""Settings of every test: no model hub, and no time limit on the first call, which loads the language model."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ANONYMIZED_TELEMETRY"] = "False"
+
+import hypothesis
+
+hypothesis.settings.register_profile("lince", deadline=None, max_examples=100)
+hypothesis.settings.load_profile("lince")

@@ -1,0 +1,84 @@
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lince_rag.retrievers import fuse
+
+ids = st.sampled_from("abcdefgh")
+# Steps of a quarter: two scores that differ by a rounding error are equal.
+numbers = st.integers(-400, 400).map(lambda number: number / 4)
+scores = st.dictionaries(ids, numbers, max_size=8)
+weights = st.floats(0, 1)
+
+
+def order(fused):
+    return sorted(fused, key=lambda chunk_id: (-fused[chunk_id], chunk_id))
+
+
+@given(scores, scores, weights)
+def test_the_result_is_the_union_with_finite_scores(lexical, vectors, weight):
+    fused = fuse(lexical, vectors, weight)
+    assert set(fused) == set(lexical) | set(vectors)
+    assert all(map(math.isfinite, fused.values()))
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=8), weights)
+def test_a_chunk_that_is_no_worse_on_either_side_is_not_ranked_lower(pairs, weight):
+    fused = fuse(
+        {n: pair[0] for n, pair in enumerate(pairs)}, {n: pair[1] for n, pair in enumerate(pairs)}, weight
+    )
+    for one, (lexical, vector) in enumerate(pairs):
+        for other, (other_lexical, other_vector) in enumerate(pairs):
+            if lexical >= other_lexical and vector >= other_vector:
+                assert fused[one] >= fused[other] - 1e-9
+
+
+@given(st.lists(numbers, min_size=1, max_size=8), scores)
+def test_one_side_alone_keeps_its_order(values, vectors):
+    lexical = dict(zip("abcdefgh", values, strict=False))
+    fused = fuse(lexical, vectors, 1.0)
+    for one, other in pairwise(sorted(lexical, key=lexical.__getitem__)):
+        assert fused[one] <= fused[other]
+    # Chunks that only the weightless side has come last: it adds candidates and no score.
+    assert all(fused[extra] == min(fused.values()) for extra in set(vectors) - set(lexical))
+
+
+@given(st.dictionaries(ids, st.tuples(numbers, numbers)), scores)
+def test_scores_of_a_weightless_side_do_not_matter(pairs, scored):
+    one, other = ({chunk_id: pair[side] for chunk_id, pair in pairs.items()} for side in (0, 1))
+    assert fuse(scored, one, 1.0) == fuse(scored, other, 1.0)
+    assert fuse(one, scored, 0.0) == fuse(other, scored, 0.0)
+
+
+@given(scores, scores, weights)
+def test_the_two_sides_are_treated_alike(lexical, vectors, weight):
+    one, other = fuse(lexical, vectors, weight), fuse(vectors, lexical, 1 - weight)
+    assert one == pytest.approx(other, abs=1e-6)
+
+
+@given(st.dictionaries(ids, st.integers(-50, 50), min_size=1), scores, st.integers(1, 9), st.integers(-9, 9))
+def test_the_scale_of_a_side_does_not_matter(lexical, vectors, factor, shift):
+    scaled = {chunk_id: score * factor + shift for chunk_id, score in lexical.items()}
+    assert fuse(scaled, vectors, 0.5) == pytest.approx(fuse(lexical, vectors, 0.5), abs=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_empty_and_constant_sides(weight):
+    assert fuse({}, {}, weight) == {}
+    assert fuse({"a": 3.0}, {}, weight) == {"a": 0.0}
+    assert fuse({"a": 3.0, "b": 3.0}, {"a": 1.0, "b": 1.0}, weight) == {"a": 0.0, "b": 0.0}
+    assert order(fuse({"a": 1.0, "b": 2.0}, {"a": 7.0, "b": 7.0}, 0.5)) == ["b", "a"]
+
+
+def test_a_chunk_of_one_side_gets_the_other_sides_lowest_score():
+    fused = fuse({"a": 2.0, "b": 1.0}, {"a": 0.5, "b": 0.1, "c": 0.9}, 0.5)
+    assert fused == fuse({"a": 2.0, "b": 1.0, "c": 1.0}, {"a": 0.5, "b": 0.1, "c": 0.9}, 0.5)
+
+
+def test_the_size_of_a_lead_counts():
+    lexical = {"a": 10.0, "b": 1.0, "c": 0.9, "d": 0.8}
+    vectors = {"b": 0.52, "a": 0.51, "c": 0.5, "d": 0.49}
+    assert order(fuse(lexical, vectors, 0.5))[0] == "a"

@@ -1,0 +1,61 @@
+import tomllib
+from importlib.resources import files
+from string import Formatter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lince_rag.language import LANGUAGES, MAXIMUM_CHARACTERS, detect_language, message
+
+MESSAGES = tomllib.loads((files("lince_rag.prompts") / "messages.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("¿Cuándo vence el contrato de alquiler?", "es"),
+        ("Quando vence o contrato de aluguel?", "pt"),
+        ("When does the rental agreement end?", "en"),
+        ("cuando vence el contrato de alquiler", "es"),
+        ("O gato não dormiu na cama ontem à noite.", "pt"),
+        ("¿Quién pagó las multas del año pasado?", "es"),
+    ],
+)
+@pytest.mark.parametrize("default", LANGUAGES)
+def test_whole_questions_are_told_whatever_the_default(text, language, default):
+    assert detect_language(text, default) == language
+
+
+@pytest.mark.parametrize("text", ["", " \n", "123", "¿?", "😀", "\ud800", "12/03/2024 — 3.500,50 €"])
+@pytest.mark.parametrize("default", LANGUAGES)
+def test_text_without_letters_is_the_default(text, default):
+    assert detect_language(text, default) == default
+
+
+@given(st.text(st.characters(codec=None), max_size=200))
+def test_any_text_has_one_of_the_languages(text):
+    assert detect_language(text) in LANGUAGES
+
+
+def test_only_the_beginning_of_a_long_text_is_read():
+    spanish = "La casa de mi abuela está en la calle mayor y tiene dos balcones. " * 40
+    assert len(spanish) > MAXIMUM_CHARACTERS
+    assert detect_language(spanish + "The quick brown fox jumps over the lazy dog. " * 1000) == "es"
+
+
+@pytest.mark.parametrize("key", MESSAGES)
+def test_every_message_is_in_every_language_with_the_same_placeholders(key):
+    assert set(MESSAGES[key]) == set(LANGUAGES)
+    placeholders = [
+        {name for _, name, _, _ in Formatter().parse(MESSAGES[key][language]) if name} for language in LANGUAGES
+    ]
+    assert placeholders[0] == placeholders[1] == placeholders[2]
+    values = dict.fromkeys(placeholders[0], 7)
+    texts = [message(key, language, **values) for language in LANGUAGES]
+    assert all(text.strip() and "{" not in text for text in texts)
+
+
+def test_an_unknown_message_is_a_programming_error():
+    with pytest.raises(KeyError):
+        message("no-such-message", "es")
