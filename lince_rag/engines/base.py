@@ -1,0 +1,97 @@
+"""What every engine is: something that turns a prompt into text."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lince_rag.language import Language
+from lince_rag.templates import Prompt
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How to generate; ``None`` leaves a choice to the model's own defaults.
+
+    Attributes:
+        max_tokens: Tokens of answer at most.
+        temperature: Sampling temperature; 0 decodes greedily.
+        top_p: Nucleus of probability to sample from, 0 to 1.
+        top_k: Most probable tokens to sample from.
+        num_beams: Beams of a beam search.
+        repetition_penalty: Divides the scores of tokens that were used already.
+        stop: Texts that end the answer and are not part of it.
+        seed: Same seed, same text.
+        language: The reader's language, where the engine speaks in its own words; ``None`` takes the question's.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    num_beams: int | None = None
+    repetition_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    language: Language | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A stretch of an answer: the whole of it, or one step of a stream.
+
+    Attributes:
+        text: The text.
+        input_tokens: Length of the prompt in tokens.
+        output_tokens: Length of this stretch in tokens.
+        finish_reason: Why the answer ended, ``None`` while it goes on.
+        abstained: Whether the engine says that the documents do not hold the answer.
+    """
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    finish_reason: FinishReason | None = None
+    abstained: bool = False
+
+
+class Engine(ABC):
+    """Turns prompts into text.
+
+    Attributes:
+        context_window: Tokens of prompt and answer together that fit.
+    """
+
+    context_window: int
+
+    @abstractmethod
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text, without those that a tokenizer adds around it."""
+
+    @abstractmethod
+    def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
+        """Generate step by step; the last step carries the ``finish_reason``."""
+
+    def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
+        """Generate the whole answer.
+
+        Args:
+            prompt: The prompt.
+            settings: How to generate.
+
+        Returns:
+            The answer.
+
+        Raises:
+            EngineError: The engine cannot generate.
+        """
+        steps = list(self.stream(prompt, settings))
+        return Generation(
+            text="".join(step.text for step in steps),
+            input_tokens=steps[-1].input_tokens,
+            output_tokens=sum(step.output_tokens for step in steps),
+            finish_reason=steps[-1].finish_reason,
+            abstained=any(step.abstained for step in steps),
+        )

@@ -1,0 +1,80 @@
+"""What a question asks for, and which of its words are about something: the data of ``prompts/questions.toml``."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from lince_rag.analysis import Word
+from lince_rag.language import LANGUAGES, Language
+
+
+@dataclass(frozen=True)
+class QuestionKind:
+    """A kind of answer that a question can ask for: a date, a number, a person, a place.
+
+    Attributes:
+        name: The kind.
+        cues: By language, what the words of such a question look like.
+        evidence: What a sentence that answers it has in it.
+        weight: What the evidence is worth, as a share of the question's weight.
+    """
+
+    name: str
+    cues: dict[Language, re.Pattern[str]]
+    evidence: re.Pattern[str]
+    weight: float
+
+    def evidenced(self, sentence: str, question: str) -> bool:
+        """Tell whether a sentence has evidence of this kind that the question itself has not."""
+        asked = question.casefold()
+        return any(match.group().casefold() not in asked for match in self.evidence.finditer(sentence))
+
+
+@cache
+def _data() -> dict[str, Any]:
+    return tomllib.loads((files("lince_rag.prompts") / "questions.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def _kinds() -> tuple[QuestionKind, ...]:
+    kinds = []
+    for row in _data()["kind"]:
+        flags = 0 if row.get("case_sensitive") else re.IGNORECASE
+        cues = {language: re.compile(row["cues"][language], flags) for language in LANGUAGES}
+        kinds.append(QuestionKind(row["name"], cues, re.compile(row["evidence"], flags), row["weight"]))
+    return tuple(kinds)
+
+
+@cache
+def _function_words() -> dict[str, frozenset[str]]:
+    return {language: frozenset(text.split()) for language, text in _data()["function_words"].items()}
+
+
+def kind_of(question: str, language: Language) -> QuestionKind | None:
+    """Tell what a question asks for.
+
+    Args:
+        question: The question.
+        language: Its language.
+
+    Returns:
+        The first kind whose cues it has, or ``None``.
+    """
+    return next((kind for kind in _kinds() if kind.cues[language].search(question)), None)
+
+
+def content_stems(question: list[Word], language: Language) -> set[str]:
+    """Return the stems of the words that say what a question is about.
+
+    Args:
+        question: The words of the question.
+        language: Its language.
+
+    Returns:
+        The stems without those of function words; all of them when nothing else is left.
+    """
+    ignored = _function_words()[language]
+    return {word.stem for word in question if word.folded not in ignored} or {word.stem for word in question}
