@@ -1,0 +1,170 @@
+"""What the command line prints: answers with their sources, tables, progress; in the reader's language."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lince_rag.language import DEFAULT_LANGUAGE, LANGUAGES, Language, message
+
+if TYPE_CHECKING:
+    from lince_rag.answers import Answer
+    from lince_rag.ingestion import IngestReport
+    from lince_rag.ledger import Source
+    from lince_rag.registry import ModelSpec
+    from lince_rag.verification import VerifyReport
+
+_LINE_BREAK = re.compile(r"(?<!\n)[ \t]*\n[ \t]*(?!\n)")
+
+
+def reader_language() -> Language:
+    """Return the language of the reader's locale (``LC_ALL``, ``LC_MESSAGES``, ``LANG``), else Spanish."""
+    for variable in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        code = os.environ.get(variable, "")[:2].lower()
+        for language in LANGUAGES:
+            if code == language:
+                return language
+    return DEFAULT_LANGUAGE
+
+
+def output() -> Console:
+    """Return the console for results."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def diagnostics() -> Console:
+    """Return the console for errors and progress, which must not mix with results."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def short_path(source: str) -> str:
+    """Shorten a path for people: relative when it is below the working folder."""
+    path = Path(source)
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return source
+
+
+def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = short_path) -> "Answer":
+    """Print an answer while it is made, then its sources and what the reader must know.
+
+    Args:
+        steps: What ``RagChain.stream`` yields.
+        name: How to name a source.
+
+    Returns:
+        The answer.
+    """
+    answer: Any = None
+    for step in steps:
+        if isinstance(step, str):
+            # A line break inside a quoted sentence belongs to the file's layout, not to the answer.
+            sys.stdout.write(_LINE_BREAK.sub(" ", step))
+            sys.stdout.flush()
+        else:
+            answer = step
+    console = output()
+    console.print()
+    seen: dict[str, None] = {}
+    for citation in answer.citations:
+        place = name(citation.source)
+        if citation.page is not None:
+            place += ", " + message("page", answer.language, page=citation.page)
+        seen.setdefault(place)
+    if seen:
+        console.print(f"  [dim]{message('sources', answer.language)}:[/] [cyan]{escape(' · '.join(seen))}[/]")
+    for note in _notes(answer):
+        console.print(f"  [yellow]{escape(note)}[/]")
+    return answer  # type: ignore[no-any-return]
+
+
+def _notes(answer: "Answer") -> Iterator[str]:
+    if not answer.grounded and not answer.abstained:
+        yield message("unsupported", answer.language)
+    if answer.omitted:
+        yield message("omitted", answer.language, count=len(answer.omitted))
+    if answer.shortened:
+        yield message("shortened", answer.language, count=len(answer.shortened))
+
+
+@contextmanager
+def ingest_progress(language: Language) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a progress bar on the terminal; the value is ``on_progress`` of ``Index.ingest``."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = diagnostics()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(message("ingesting", language), total=None)
+
+        def report(done: int, total: int, source: str) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield report
+
+
+def print_ingest_report(report: "IngestReport", index: str, language: Language) -> None:
+    """Print what an ingestion did; problems go to the error stream, by name and reason."""
+    counts = {name: len(getattr(report, name)) for name in ("added", "changed", "unchanged", "removed", "failed")}
+    print_plain(message("ingested", language, **counts, chunks=report.chunks, seconds=report.seconds))
+    if report.failed:
+        console = diagnostics()
+        console.print(f"[yellow]{message('not_indexed', language)}[/]")
+        for problem in report.failed:
+            console.print(f"  {short_path(problem.source)}: {problem.reason}", markup=False)
+    else:
+        print_plain(message("ask_next", language, index=index))
+
+
+def print_sources(
+    sources: "Sequence[Source]", report: "VerifyReport", embeddings: str, index: str, language: Language
+) -> None:
+    """Print the documents of an index and whether its stores are in order."""
+    table = _table(message("source_columns", language), right=2)
+    for source in sources:
+        cells = (short_path(source.source), source.title, source.language, source.chunks, source.characters)
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    console = output()
+    console.print(table)
+    values = {"documents": report.documents, "chunks": report.chunks, "embeddings": embeddings}
+    print_plain(message("status", language, **values))
+    missing, stray = len({*report.missing_terms, *report.missing_vectors}), len(report.stray)
+    key = "status_ok" if not missing + stray else "status_repaired" if report.repaired else "status_damaged"
+    print_plain(message(key, language, missing=missing, stray=stray, index=index))
+    if report.gone:
+        print_plain(message("status_gone", language))
+        for source_name in report.gone:
+            print_plain(f"  {short_path(source_name)}")
+
+
+def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
+    """Print the registered models."""
+    table = _table(message("model_columns", language), right=2)
+    for spec in specs:
+        memory = ", ".join(f"{dtype} {size / 1e9:.1f} GB" for dtype, size in spec.memory.items() if size)
+        parameters = f"{spec.parameters / 1e9:.1f} B" if spec.parameters else "0"
+        cells = (spec.name, spec.context_window, " ".join(spec.languages), spec.licence, parameters, memory)
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    output().print(table)
+
+
+def print_plain(text: str) -> None:
+    """Print a line as it is, without markup."""
+    output().print(text, markup=False)
+
+
+def _table(columns: str, right: int) -> Table:
+    """A table whose last ``right`` columns hold numbers."""
+    names = columns.split("|")
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for position, name in enumerate(names):
+        number = position >= len(names) - right
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    return table
