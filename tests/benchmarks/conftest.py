@@ -1,0 +1,53 @@
+"""Options of the benchmarks, and the table they leave behind."""
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ["lince-rag", "langchain-core", "chromadb", "tantivy", "PyStemmer", "sentencex", "numpy"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--data", type=Path, default=None, help="folder with xquad.es.json and faquad.json")
+    parser.addoption("--results", type=Path, default=None, help="Markdown file to write")
+
+
+@pytest.fixture(scope="session")
+def data(request: pytest.FixtureRequest) -> Path:
+    folder: Path | None = request.config.getoption("--data")
+    if folder is None or not (folder / "xquad.es.json").is_file():
+        pytest.skip(f"the evaluation data is not there: --data {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Sections of Markdown; printed, and written to --results when all benchmarks have run."""
+    sections: list[str] = []
+    yield sections
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    machine = (
+        f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    )
+    text = "\n\n".join(
+        [
+            "# Results",
+            "Printed by `make bench`; the data is XQuAD-es and FaQuAD.",
+            f"{versions}; {machine}.",
+            *sections,
+        ]
+    )
+    print("\n" + text)
+    if path := request.config.getoption("--results"):
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def table(header: list[str], rows: list[list[object]]) -> str:
+    """A Markdown table; floats get three decimals."""
+    cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,219 @@
+"""The command line as a user meets it: real processes, real files, exit statuses, no traceback."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "lince_rag.cli"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "es_ES.UTF-8", "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUTF8": "1", **more}
+
+
+def run(*arguments: str, status: int = 0, cwd: Path | None = None, **more: str) -> tuple[str, str]:
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True, text=True, cwd=cwd, env=environment(**more), timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    documents = folder / "documentos"
+    documents.mkdir()
+    (documents / "contrato.txt").write_text(
+        "La renta mensual es de 815 euros. El contrato vence el 30 de junio de 2027."
+    )
+    (documents / "ata.md").write_text("# Ata\n\nA reunião foi no dia 12 de maio. O elevador custa 1.100 euros.\n")
+    (documents / "vacío.txt").write_text("")
+    (documents / "foto.pdf").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    run("ingest", "documentos", "--index", "indice", status=1, cwd=folder)
+    return folder
+
+
+def test_ingest_reports_problems_by_name_and_reason(folder: Path) -> None:
+    out, err = run("ingest", "documentos", "--index", "indice", status=1, cwd=folder)
+    assert "0 nuevos, 0 cambiados, 2 sin cambios, 0 retirados, 2 con problemas" in out
+    assert re.search(r"documentos/vacío\.txt: .*empty", err)
+    assert re.search(r"documentos/foto\.pdf: .+", err)
+    assert "Traceback" not in err
+
+
+def test_ask(folder: Path) -> None:
+    out, _ = run("ask", "¿Cuándo vence el contrato?", "--index", "indice", cwd=folder)
+    assert out == "El contrato vence el 30 de junio de 2027.\n  Fuentes: documentos/contrato.txt\n"
+    out, _ = run("ask", "Quando foi a reunião?", "--index", "indice", cwd=folder)
+    assert out == "A reunião foi no dia 12 de maio.\n  Fontes: documentos/ata.md\n"
+
+
+def test_ask_what_the_documents_do_not_say(folder: Path) -> None:
+    out, _ = run("ask", "¿Quién ganó el mundial de fútbol?", "--index", "indice", cwd=folder)
+    assert out == "No lo encuentro en los documentos.\n"
+    out, _ = run("ask", "¿Quién ganó el mundial?", "--index", "indice", "--language", "pt", cwd=folder)
+    assert out == "Não encontro isso nos documentos.\n"
+
+
+def test_ask_json(folder: Path) -> None:
+    out, _ = run("ask", "¿Cuánto es la renta mensual?", "--json", cwd=folder, LINCE_INDEX=str(folder / "indice"))
+    answer = json.loads(out)
+    (citation,) = answer["citations"]
+    text = Path(citation["source"]).read_text()
+    assert text[citation["start"] : citation["end"]] == citation["quote"] == answer["text"]
+    assert answer["grounded"]
+    assert answer["language"] == "es"
+
+
+def test_status(folder: Path) -> None:
+    out, _ = run("status", "--index", "indice", cwd=folder)
+    assert "documentos/contrato.txt" in out
+    assert "2 documentos, 2 fragmentos" in out
+    assert "El índice está en orden." in out
+    found = json.loads(run("status", "--index", "indice", "--json", cwd=folder)[0])
+    assert len(found["sources"]) == found["verify"]["chunks"] == 2
+
+
+@pytest.mark.parametrize(
+    ("locale", "said"), [("pt_BR.UTF-8", "sem alterações"), ("en_US.UTF-8", "unchanged"), ("C", "sin cambios")]
+)
+def test_messages_follow_the_locale(folder: Path, locale: str, said: str) -> None:
+    out, _ = run("ingest", "documentos/ata.md", "--index", "indice", cwd=folder, LC_ALL=locale)
+    assert said in out
+
+
+def test_models() -> None:
+    out, _ = run("models")
+    rows = json.loads(run("models", "--json")[0])
+    assert len(rows) >= 6
+    assert all(row["name"] in out and str(row["context_window"]) in out and row["licence"] for row in rows)
+
+
+def test_prompt_is_exact() -> None:
+    golden = Path(__file__).parent.parent / "unit_tests" / "golden"
+    out, _ = run("prompt", "aira-2-portuguese-1b7", "--question", "Qual é a capital da Alemanha?")
+    assert out == "<|startofinstruction|>Qual é a capital da Alemanha?<|endofinstruction|>"
+    assert golden.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["ask", "¿Qué?", "--index", "nowhere"], 2, "There is no index in"),
+        (["ask", "¿Qué?", "--index", "indice", "--model", "lince-cero"], 2, "lince-zero"),
+        (["ask", "¿Qué?", "--index", "indice", "--model", "lince-zero"], 2, "lince-zero"),
+        (["ask", "", "--index", "indice"], 2, "not a question"),
+        (["ask", "¿Qué?", "--index", "indice", "--language", "fr"], 2, "fr"),
+        (["ask", "¿Qué?", "--index", "indice", "--embeddings", "other/model"], 2, "other/model"),
+        (["ask", "¿Qué?", "--index", "documentos"], 2, "holds other files"),
+        (["ask", "¿Qué?", "--index", "indice", "-k", "0"], 2, "-k"),
+        (["ask", "¿Qué?", "--indice", "indice"], 2, "--indice"),
+        (["ingest", "nothing-there", "--index", "other"], 1, "nothing-there"),
+        (["prompt", "lince-zero"], 2, "--question"),
+        (["models", "--models-file", "missing.toml"], 2, "missing.toml"),
+        (["status", "--index", "documentos/ata.md"], 2, "is a file"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_wrong_use_is_one_readable_line(folder: Path, arguments: list[str], status: int, said: str) -> None:
+    out, err = run(*arguments, status=status, cwd=folder)
+    assert said in err
+    assert "Traceback" not in out + err
+    if err.startswith("lince-rag: "):
+        assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    _, err = run("ask", "¿Qué?", "--index", "nowhere", "--debug", status=1, cwd=folder)
+    assert "Traceback" in err
+    assert "IndexFolderError" in err
+
+
+def test_a_folder_without_documents(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    _, err = run("ingest", "empty", "--index", "index", status=2, cwd=tmp_path)
+    assert "No hay ningún documento" in err
+
+
+def test_interrupted_ingestion_keeps_what_it_read_and_goes_on(tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    for number in range(3000):
+        text = f"El expediente número {number} vence el día {number % 28 + 1} de mayo. " * 12
+        (documents / f"{number:04}.txt").write_text(text)
+    process = subprocess.Popen(
+        [*COMMAND, "ingest", "documents", "--index", "index"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment(),
+    )  # fmt: skip
+    ledger = tmp_path / "index" / "ledger.sqlite"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _committed(ledger):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Interrumpido" in out
+    assert "Traceback" not in err
+    kept = _committed(ledger)
+    assert 0 < kept < 3000
+    out, _ = run("ingest", "documents", "--index", "index", cwd=tmp_path)
+    assert f"{3000 - kept} nuevos, 0 cambiados, {kept} sin cambios" in out
+    assert "El índice está en orden." in run("status", "--index", "index", cwd=tmp_path)[0]
+
+
+def _committed(ledger: Path) -> int:
+    import sqlite3
+
+    try:
+        with sqlite3.connect(ledger, timeout=5) as connection:
+            return int(connection.execute("SELECT count(*) FROM documents").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_a_terminal_gets_a_progress_bar_and_a_line_break_after_a_prompt(folder: Path) -> None:
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        [*COMMAND, "prompt", "falcon-40b-instruct", "--question", "Hola"],
+        stdout=follower, stderr=follower, env=environment(), timeout=60, cwd=folder,
+    )  # fmt: skip
+    os.close(follower)
+    assert done.returncode == 0
+    assert os.read(leader, 10_000).endswith(b"Assistant:\r\n")
+    os.close(leader)
+
+
+def test_base_install_without_models_extra(folder: Path) -> None:
+    """A missing extra is one line that names the cure."""
+    code = (
+        "import sys\nsys.modules['sentence_transformers'] = None\nsys.argv = ['lince-rag', *sys.argv[1:]]\n"
+        "from lince_rag.cli import main\nmain()"
+    )
+    arguments = ["ingest", "documentos/ata.md", "--index", "otro", "--embeddings", "intfloat/e5-small"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, cwd=folder, env=environment(), timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "pip install 'lince-rag[models]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    # Nothing was written with that embedder, so the folder is still free for another.
+    run("ingest", "documentos/ata.md", "--index", "otro", "--embeddings", "embedded", cwd=folder)
+
+
+def test_help_is_fast() -> None:
+    started = time.monotonic()
+    out, _ = run("--help")
+    assert "ingest" in out
+    # A generous bound for a busy machine; the benchmark has the figure.
+    assert time.monotonic() - started < 5
