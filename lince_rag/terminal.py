@@ -129,7 +129,7 @@ def print_sources(
     """Print the documents of an index and whether its stores are in order."""
     table = _table(message("source_columns", language), right=2)
     for source in sources:
-        cells = (short_path(source.source), source.title, source.language, source.chunks, source.characters)
+        cells = (short_path(source.source), source.language, source.chunks, source.characters)
         table.add_row(*(escape(str(cell)) for cell in cells))
     console = output()
     console.print(table)
@@ -145,14 +145,17 @@ def print_sources(
 
 
 def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
-    """Print the registered models."""
-    table = _table(message("model_columns", language), right=2)
+    """Print the registered models; memory is in gigabytes, by number format."""
+    dtypes = {"bfloat16": "bf16", "int8": "int8", "int4": "int4"}
+    table = _table(message("model_columns", language) + "|" + "|".join(dtypes.values()), right=2 + len(dtypes))
+    table.columns[0].no_wrap = True
     for spec in specs:
-        memory = ", ".join(f"{dtype} {size / 1e9:.1f} GB" for dtype, size in spec.memory.items() if size)
-        parameters = f"{spec.parameters / 1e9:.1f} B" if spec.parameters else "0"
-        cells = (spec.name, spec.context_window, " ".join(spec.languages), spec.licence, parameters, memory)
+        parameters = f"{spec.parameters / 1e9:.1f} B" if spec.parameters else "–"
+        memory = [f"{spec.memory[dtype] / 1e9:.1f}" if spec.memory.get(dtype) else "–" for dtype in dtypes]
+        cells = (spec.name, " ".join(spec.languages), spec.licence, spec.context_window, parameters, *memory)
         table.add_row(*(escape(str(cell)) for cell in cells))
     output().print(table)
+    print_plain(message("model_memory", language))
 
 
 def print_plain(text: str) -> None:
@@ -166,5 +169,5 @@ def _table(columns: str, right: int) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for position, name in enumerate(names):
         number = position >= len(names) - right
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+        table.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
     return table

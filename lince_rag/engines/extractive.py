@@ -81,7 +81,7 @@ class ExtractiveEngine(Engine):
         question = next((turn["content"] for turn in reversed(prompt.messages) if turn["role"] == "user"), "")
         language = settings.language or detect_language(question)
         quotes = select_sentences(question, prompt.documents, language)
-        text = _join(quotes) or message("abstention", language)
+        text = _join(quotes, language) or message("abstention", language)
         yield from self._emit(text, not quotes, self.count_tokens(prompt.text), settings)
 
     def _emit(
@@ -134,16 +134,18 @@ def _find_further(best: Sentence, others: Sequence[Sentence], stems: set[str]) -
     if _overlap(best, weights) > COVERED_SHARE * total:
         return None
     left = {stem: weight for stem, weight in weights.items() if stem not in best.terms}
-    further = max(others, key=lambda sentence: _overlap(sentence, left), default=None)
+    statements = [sentence for sentence in others if _is_statement(sentence.text)]
+    further = max(statements, key=lambda sentence: _overlap(sentence, left), default=None)
     return further if further and _overlap(further, left) >= FURTHER_SHARE * total else None
 
 
-def _join(quotes: Sequence[str]) -> str:
-    """Put quotes after each other; a blank line follows one that does not end like a sentence."""
-    text = ""
-    for quote in quotes:
-        separator = " " if text.rstrip("\"'»”’)").endswith((".", "!", "?", "…")) else "\n\n"
-        text += (separator if text else "") + quote
+def _join(quotes: Sequence[str], language: Language) -> str:
+    """Put quotes after each other, so that each can still be told from the next and found in its document."""
+    text = quotes[0] if quotes else ""
+    for quote in quotes[1:]:
+        joined = f"{text} {quote}"
+        boundary = len(text) in (end for _, end in sentence_spans(joined, language))
+        text = joined if boundary else f"{text}\n\n{quote}"
     return text
 
 
@@ -201,8 +203,8 @@ def _score(
 
 
 def _is_statement(text: str) -> bool:
-    """Tell a sentence, a table row or a line with a figure from a title, which answers nothing by itself."""
-    return text.rstrip("\"'»”’)*_").endswith((".", "!", "…")) or " | " in text or any(map(str.isdigit, text))
+    """Tell a sentence or a line with a figure from a title, which answers nothing by itself."""
+    return text.rstrip("\"'»”’)*_").endswith((".", "!", "…")) or any(map(str.isdigit, text))
 
 
 def _standing(position: int, documents: Sequence[Mapping[str, Any]]) -> float:

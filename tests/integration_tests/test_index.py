@@ -538,9 +538,8 @@ def test_a_repair_is_seen_by_an_index_that_is_open_elsewhere(index, folder, tmp_
 # Retrieving.
 
 
-@pytest.fixture
-def many(index):
-    """Four hundred documents of which one in a hundred is Portuguese, about the same things."""
+def ingest_many(index):
+    """Four hundred documents that are nearly alike, of which one in a hundred is Portuguese."""
     documents = [
         document(
             f"La finca {n} tiene {n} olivos y un pozo. Se riega los lunes.",
@@ -552,7 +551,13 @@ def many(index):
         for n in range(400)
     ]
     index.ingest(documents)
-    return index
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    with Index.open(tmp_path_factory.mktemp("many") / "index") as index:
+        ingest_many(index)
+        yield index
 
 
 def test_k_as_a_field_and_as_a_keyword(many):
@@ -617,14 +622,15 @@ def test_a_filter_that_half_the_chunks_pass(many):
     assert {chunk.metadata["number"] for chunk in found} == set(range(200, 400))
 
 
-def test_results_after_most_of_the_index_has_gone(many):
-    with many.stores.writing():
-        many.stores.write([], forget=[f"finca-{n}" for n in range(395)])
-    found = many.as_retriever(k=10).invoke("¿Cuántos olivos tiene la finca 397?")
+def test_results_after_most_of_the_index_has_gone(index):
+    ingest_many(index)
+    with index.stores.writing():
+        index.stores.write([], forget=[f"finca-{n}" for n in range(395)])
+    found = index.as_retriever(k=10).invoke("¿Cuántos olivos tiene la finca 397?")
     assert found[0].metadata["source"] == "finca-397"
     assert len(found) == 5
     assert all(0 <= chunk.metadata["relevance"] <= 1 for chunk in found)
-    assert_whole(many)
+    assert_whole(index)
 
 
 @pytest.mark.parametrize("question", ["", "¿?", "😀", "\ud800", "\0", "x" * 5000, "finca " * 2000])

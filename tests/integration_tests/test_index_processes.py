@@ -58,7 +58,7 @@ with Index.open(sys.argv[1]) as index:
               ",".join(sorted({v for versions in whole.values() for v in versions})), flush=True)
         if last:
             break
-        time.sleep(0.05)
+        time.sleep(0.1)
 """
 
 
@@ -132,7 +132,6 @@ def assert_only_whole_documents(index):
     ("reached", "delay"),
     [
         ("open", 0.0),
-        ("20", 0.0),
         ("127", 0.01),
         ("127", 0.1),
         ("127", 0.25),
@@ -154,7 +153,7 @@ def test_a_killed_writer_does_no_harm(folder, clean_ids, tmp_path, reached, dela
         assert_only_whole_documents(index)
 
 
-@pytest.mark.parametrize("delay", [0.02, 0.15, 0.3])
+@pytest.mark.parametrize("delay", [0.02, 0.2])
 def test_a_writer_killed_while_it_replaces_documents(folder, clean_ids, tmp_path, delay):
     changing = tmp_path / "documents"
     write_files(changing, "uno")
