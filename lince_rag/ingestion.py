@@ -128,12 +128,18 @@ def _storable(text: str) -> str:
 def _forget_missing(
     index: "Index", given: list[Item], items: list[Path | Document], known: dict[str, str], report: IngestReport
 ) -> None:
-    """Take out what was ingested from these paths before and is no longer there."""
+    """Take out what was ingested from these paths before and is no longer there.
+
+    A folder that is missing as a whole (a disk that is not mounted, a typing error) takes nothing with it: it is
+    reported as a path that does not exist.
+    """
     present = {_source(item) for item in items if isinstance(item, Document) or os.path.exists(item)}
     roots = [_absolute(item) for item in given if not isinstance(item, Document)]
     for source in known:
         path = Path(source)
-        below = path.is_absolute() and any(root == path or root in path.parents for root in roots)
+        below = path.is_absolute() and any(
+            root == path or (root in path.parents and root.is_dir()) for root in roots
+        )
         if below and source not in present and is_gone(source):
             report.removed.append(source)
     gone = set(report.removed)

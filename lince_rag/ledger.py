@@ -16,6 +16,9 @@ from lince_rag.language import Language
 
 FORMAT: Final = 1
 
+# The setting that counts the changes of the vector store.
+VECTOR_CHANGES: Final = "vector_changes"
+
 # SQLite takes 32,766 values a statement (its default since 3.32); stay far below.
 _VALUES_PER_STATEMENT: Final = 10_000
 
@@ -126,8 +129,9 @@ class Ledger:
         return [Source(*row) for row in rows]
 
     def is_empty(self) -> bool:
-        """Tell whether no document was ever written, not even in part."""
-        return not self._rows("SELECT 1 FROM documents UNION ALL SELECT 1 FROM uncommitted LIMIT 1")
+        """Tell whether no document was ever written, not even in part or for a time."""
+        # Chroma keeps the dimension of the first vector, whatever is deleted later.
+        return self.setting(VECTOR_CHANGES) is None and not self._rows("SELECT 1 FROM documents LIMIT 1")
 
     def content_hashes(self) -> dict[str, str]:
         """Return the content hash of every committed document by source."""

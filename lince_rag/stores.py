@@ -13,7 +13,7 @@ from langchain_core.embeddings import Embeddings
 
 from lince_rag.errors import IndexFolderError, IndexLockedError
 from lince_rag.language import Language
-from lince_rag.ledger import Ledger
+from lince_rag.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.lexical import LexicalHit, LexicalIndex
 from lince_rag.vectorstores import close_vector_store, open_vector_store
 
@@ -31,9 +31,6 @@ _POLL_SECONDS: Final = 0.005
 
 # Chroma takes at most 5,461 chunks in one call; with fewer, questions wait less.
 CHUNKS_PER_CALL: Final = 1_000
-
-# The ledger's setting that counts the changes of the vector store.
-_VECTOR_CHANGES: Final = "vector_changes"
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class ChunkStores:
         self._ledger = ledger
         self._vector_store: Any = None
         self._generation = ledger.generation
-        self._vector_changes = ledger.setting(_VECTOR_CHANGES)
+        self._vector_changes = ledger.setting(VECTOR_CHANGES)
         self._lock = threading.RLock()
         self._vectors_lock = FileLock(folder / "vectors.lock", thread_local=False)
 
@@ -88,7 +85,7 @@ class ChunkStores:
             IndexLockedError: Another process does not let go of it.
         """
         with self._lock, _held(self._vectors_lock, VECTORS_LOCK_SECONDS, self._folder):
-            changes = self._ledger.setting(_VECTOR_CHANGES)
+            changes = self._ledger.setting(VECTOR_CHANGES)
             if changes != self._vector_changes:
                 self.close()
                 self._vector_changes = changes
@@ -101,7 +98,7 @@ class ChunkStores:
         with self.vectors() as store:
             # Counted before the change: after a crash in the middle, the others must open the store again, too.
             self._vector_changes = str(int(self._vector_changes or 0) + 1)
-            self._ledger.set_settings(**{_VECTOR_CHANGES: self._vector_changes})
+            self._ledger.set_settings(**{VECTOR_CHANGES: self._vector_changes})
             yield store
 
     def _open_vectors(self) -> Any:
@@ -171,8 +168,7 @@ class ChunkStores:
         new = {str(chunk.id) for chunk in chunks}
         sources = [document.source for document in prepared] + list(forget)
         old = {chunk_id for source in sources for chunk_id in self._ledger.chunk_ids(source)}
-        self._ledger.set_uncommitted(add=new - old)
-        self.store(chunks)
+        self.store(chunks, uncommitted=new - old)
         with self._ledger.transaction():
             for source in forget:
                 self._ledger.forget(source)
@@ -183,11 +179,12 @@ class ChunkStores:
         self._generation = self._ledger.generation
         self._sweep()
 
-    def store(self, chunks: Sequence[Document]) -> None:
+    def store(self, chunks: Sequence[Document], uncommitted: frozenset[str] | set[str] = frozenset()) -> None:
         """Write chunks to both stores, without committing them.
 
         Args:
             chunks: Chunks with ids, ``source`` and ``language``.
+            uncommitted: Those of their ids that no committed document has; noted before they are written.
         """
         if not chunks:
             return
@@ -195,8 +192,10 @@ class ChunkStores:
         ids = [str(chunk.id) for chunk in chunks]
         metadatas = [{"source": chunk.metadata["source"]} for chunk in chunks]
         for part in _batches(len(chunks)):
-            # Embedded before the lock is taken, so that questions wait only while Chroma writes.
+            # Embedded before the lock is taken, so that questions wait only while Chroma writes; and before
+            # anything is noted: an embedder that cannot be loaded leaves a new index as free as it was.
             vectors = self.embeddings.embed_documents(texts[part])
+            self._ledger.set_uncommitted(add=uncommitted.intersection(ids[part]))
             with self._changing_vectors() as store:
                 store._collection.upsert(ids[part], vectors, metadatas[part], texts[part])
         languages = [chunk.metadata["language"] for chunk in chunks]

@@ -379,6 +379,31 @@ def test_another_packages_embedder(folder, tmp_path):
         assert index.as_retriever().invoke("contrato")
 
 
+class BrokenEmbedding(DeterministicFakeEmbedding):
+    def embed_documents(self, texts):
+        raise ConfigurationError("cannot be loaded")
+
+
+def test_an_embedder_that_fails_leaves_the_index_free_for_another(folder, tmp_path):
+    for _ in range(2):
+        with Index.open(tmp_path / "index", embeddings=BrokenEmbedding(size=8)) as index:
+            with pytest.raises(ConfigurationError, match="cannot be loaded"):
+                index.ingest(folder)
+            assert index.sources() == []
+    with Index.open(tmp_path / "index", embeddings="embedded") as index:
+        index.ingest(folder)
+        assert_whole(index)
+
+
+def test_an_index_that_was_emptied_keeps_its_embedder(folder, tmp_path):
+    with Index.open(tmp_path / "index", embeddings=DeterministicFakeEmbedding(size=8)) as index:
+        index.ingest(folder / "contrato.txt")
+        index.delete(folder / "contrato.txt")
+    # The vector store keeps the dimension of its first vector.
+    with pytest.raises(EmbeddingsMismatchError):
+        Index.open(tmp_path / "index", embeddings="embedded")
+
+
 def test_folders_that_are_no_index(tmp_path):
     with pytest.raises(IndexFolderError, match="nowhere") as caught:
         Index.open(tmp_path / "nowhere", create=False)
@@ -650,3 +675,18 @@ async def test_async(many):
     assert await retriever.ainvoke("finca 9") == retriever.invoke("finca 9")
     assert len(await retriever.ainvoke("finca 9", k=4, filter={"language": "es"})) == 4
     assert await retriever.abatch(["finca 9", "finca 8"]) == retriever.batch(["finca 9", "finca 8"])
+
+
+def test_a_folder_that_is_missing_as_a_whole_takes_nothing_with_it(tmp_path: Path) -> None:
+    documents = tmp_path / "disk"
+    documents.mkdir()
+    (documents / "a.txt").write_text("El contrato vence en junio.")
+    with Index.open(tmp_path / "index") as index:
+        index.ingest(documents)
+        documents.rename(tmp_path / "not mounted")
+        report = index.ingest(documents)
+        assert (report.removed, len(report.failed)) == ([], 1)
+        assert len(index.sources()) == 1
+        (tmp_path / "not mounted").rename(documents)
+        (documents / "a.txt").unlink()
+        assert len(index.ingest(documents).removed) == 1
