@@ -154,6 +154,8 @@ def test_interrupted_ingestion_keeps_what_it_read_and_goes_on(tmp_path: Path) ->
     process = subprocess.Popen(
         [*COMMAND, "ingest", "documents", "--index", "index"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment(),
+        # A test run in the background of a shell ignores Ctrl-C, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     ledger = tmp_path / "index" / "ledger.sqlite"
     deadline = time.monotonic() + 60
