@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from lince_rag.embeddings import LinceEmbeddings
     from lince_rag.errors import LinceError
     from lince_rag.index import Index
+    from lince_rag.llms import LinceLLM
+    from lince_rag.messages import NativePrompt
     from lince_rag.rag import create_rag_chain
     from lince_rag.retrievers import HybridRetriever
 
@@ -21,6 +23,8 @@ __all__ = [
     "Index",
     "LinceEmbeddings",
     "LinceError",
+    "LinceLLM",
+    "NativePrompt",
     "create_rag_chain",
 ]
 
@@ -33,6 +37,8 @@ _MODULES = {
     "Index": "index",
     "LinceEmbeddings": "embeddings",
     "LinceError": "errors",
+    "LinceLLM": "llms",
+    "NativePrompt": "messages",
     "create_rag_chain": "rag",
 }
 

@@ -41,6 +41,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LanguageOption = Annotated[
     str | None, typer.Option(help="Answer in es, pt or en whatever the question's language.")
 ]
+ModelPathOption = Annotated[str | None, typer.Option(help="Folder or hub id of the model's weights.")]
+BasePathOption = Annotated[str | None, typer.Option(help="Folder or hub id of the model an adapter is for.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+QuantizationOption = Annotated[str | None, typer.Option(help="int8 or int4, where the machine has it.")]
 ModelsFileOption = Annotated[Path | None, typer.Option(help="A models.toml of your own.")]
 
 
@@ -81,7 +86,16 @@ def ingest(
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in Spanish, Portuguese or English.")],
     index: IndexOption = DEFAULT_INDEX,
-    model: Annotated[str, typer.Option(help="A model of `lince-rag models`.")] = "extractive",
+    model: Annotated[
+        str, typer.Option(help="A model of `lince-rag models`, or a hub id or folder with a chat template.")
+    ] = "extractive",
+    model_path: ModelPathOption = None,
+    base_model_path: BasePathOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of answer at most.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 5,
     language: LanguageOption = None,
     embeddings: EmbeddingsOption = None,
@@ -94,7 +108,17 @@ def ask(
     from lince_rag.terminal import print_answer
 
     with _open(index, embeddings) as opened:
-        chat = ChatLince(model=model, models_file=models_file)
+        chat = ChatLince(
+            model=model,
+            models_file=models_file,
+            model_path=model_path,
+            base_model_path=base_model_path,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
         chain = create_rag_chain(chat, opened.as_retriever(k=k), language=_language(language))
         if json_:
             _print_json(chain.invoke(question).model_dump(mode="json"))

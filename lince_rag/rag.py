@@ -176,7 +176,7 @@ class RagChain(Runnable[RagInput, Any]):
         """Tokens left for documents."""
         if not isinstance(self.llm, ChatLince):
             return self.max_context_tokens or DEFAULT_CONTEXT_TOKENS
-        used = self.llm.get_num_tokens(self.llm.render(messages).text)
+        used = self.llm.count_prompt_tokens(messages)
         left = self.llm.context_window - self.llm.answer_tokens - used
         return left if self.max_context_tokens is None else min(left, self.max_context_tokens)
 
@@ -187,7 +187,7 @@ class RagChain(Runnable[RagInput, Any]):
         room = self.llm.context_window - self.llm.answer_tokens
         while True:
             packed = pack_context(documents, budget, self.llm.get_num_tokens)
-            length = self.llm.get_num_tokens(self.llm.render(messages, packed.documents).text)
+            length = self.llm.count_prompt_tokens(messages, packed.documents)
             if length <= room or not packed.documents:
                 return packed
             budget -= length - room

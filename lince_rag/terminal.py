@@ -145,14 +145,21 @@ def print_sources(
 
 
 def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
-    """Print the registered models; memory is in gigabytes, by number format."""
+    """Print the registered models: memory in gigabytes by number format, and which of them this machine holds."""
+    from lince_rag.engines.memory import fits
+
     dtypes = {"bfloat16": "bf16", "int8": "int8", "int4": "int4"}
-    table = _table(message("model_columns", language) + "|" + "|".join(dtypes.values()), right=2 + len(dtypes))
+    names = [message("model_columns", language), *dtypes.values(), message("model_fits", language)]
+    table = _table("|".join(names), right=2 + len(dtypes))
     table.columns[0].no_wrap = True
+    table.columns[2].min_width = 12
     for spec in specs:
-        parameters = f"{spec.parameters / 1e9:.1f} B" if spec.parameters else "–"
         memory = [f"{spec.memory[dtype] / 1e9:.1f}" if spec.memory.get(dtype) else "–" for dtype in dtypes]
-        cells = (spec.name, " ".join(spec.languages), spec.licence, spec.context_window, parameters, *memory)
+        fitting = [short for dtype, short in dtypes.items() if fits(spec, dtype)]
+        best = fitting[0] if fitting and spec.parameters else "–" if not spec.parameters else "no"
+        cells = (
+            spec.name, " ".join(spec.languages), spec.licence, spec.context_window, *memory, best
+        )  # fmt: skip
         table.add_row(*(escape(str(cell)) for cell in cells))
     output().print(table)
     print_plain(message("model_memory", language))
@@ -166,7 +173,7 @@ def print_plain(text: str) -> None:
 def _table(columns: str, right: int) -> Table:
     """A table whose last ``right`` columns hold numbers."""
     names = columns.split("|")
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for position, name in enumerate(names):
         number = position >= len(names) - right
         table.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)

@@ -1,29 +1,37 @@
 """Engines: what turns a rendered prompt into text. Only this package may import torch or transformers."""
 
+from threading import Lock
+from weakref import WeakValueDictionary
+
 from lince_rag.engines.base import Engine, Generation, GenerationSettings
-from lince_rag.errors import EngineError
+from lince_rag.engines.loading import LoadingOptions
 from lince_rag.registry import ModelSpec
 
-__all__ = ["Engine", "Generation", "GenerationSettings", "create_engine"]
+__all__ = ["Engine", "Generation", "GenerationSettings", "LoadingOptions", "create_engine"]
+
+_engines: WeakValueDictionary[tuple[ModelSpec, LoadingOptions], Engine] = WeakValueDictionary()
+_lock = Lock()
 
 
-def create_engine(spec: ModelSpec) -> Engine:
+def create_engine(spec: ModelSpec, options: LoadingOptions) -> Engine:
     """Make the engine that runs a model.
 
     Args:
         spec: The model.
+        options: Where its weights are and how to load them; they are loaded when they are first needed.
 
     Returns:
-        The engine, ready to generate.
-
-    Raises:
-        EngineError: This version has no engine for the model.
+        The engine; the same one as long as another with these arguments is in use, so that weights are in memory
+        once.
     """
     if spec.engine == "extractive":
         from lince_rag.engines.extractive import ExtractiveEngine
 
         return ExtractiveEngine(spec.context_window)
-    raise EngineError(
-        f"This version writes the prompts of {spec.name!r} but has no {spec.engine!r} engine to run it.",
-        hint=f"Use model='extractive', or see its prompts with: lince-rag prompt {spec.name}",
-    )
+    from lince_rag.engines.transformers import TransformersEngine
+
+    with _lock:
+        engine = _engines.get((spec, options))
+        if engine is None:
+            engine = _engines[spec, options] = TransformersEngine(spec, options)
+        return engine

@@ -1,10 +1,11 @@
 """What every engine is: something that turns a prompt into text."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lince_rag.errors import ContextWindowError, EngineError
 from lince_rag.language import Language
 from lince_rag.templates import Prompt
 
@@ -57,22 +58,75 @@ class Generation:
     abstained: bool = False
 
 
+def check_window(model: str, prompt_tokens: int, context_window: int) -> None:
+    """Check that a prompt leaves room for at least one token of answer.
+
+    Args:
+        model: The model's name.
+        prompt_tokens: Length of the prompt.
+        context_window: Tokens of prompt and answer together.
+
+    Raises:
+        ContextWindowError: It does not.
+    """
+    if prompt_tokens >= context_window:
+        raise ContextWindowError(
+            f"The prompt has {prompt_tokens} tokens and the window of {model!r} holds {context_window}.",
+            hint="Give fewer or shorter documents, or a shorter history.",
+        )
+
+
 class Engine(ABC):
     """Turns prompts into text.
 
     Attributes:
         context_window: Tokens of prompt and answer together that fit.
+        repeats_neutralized: Whether its answers may repeat content as it stands in the prompt, with its markers
+            broken; an engine that quotes the documents themselves does not.
     """
 
     context_window: int
+    repeats_neutralized: bool = True
 
     @abstractmethod
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that a tokenizer adds around it."""
 
+    def count_prompt_tokens(self, prompt: Prompt) -> int:
+        """Count the tokens of a prompt as the model reads it."""
+        return self.count_tokens(prompt.text)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return the token ids that the model reads.
+
+        Raises:
+            EngineError: This engine reads text, not ids.
+        """
+        raise EngineError(
+            f"{type(self).__name__} has no tokenizer.", hint="Only a model with weights reads token ids."
+        )
+
     @abstractmethod
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Generate step by step; the last step carries the ``finish_reason``."""
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
+    ) -> list[list[Generation]]:
+        """Generate answers to several prompts; an engine that can do so runs them together.
+
+        Args:
+            prompts: The prompts.
+            settings: How to generate.
+            candidates: Answers a prompt.
+
+        Returns:
+            The candidates of each prompt.
+
+        Raises:
+            EngineError: The engine cannot generate.
+        """
+        return [[self.generate(prompt, settings) for _ in range(candidates)] for prompt in prompts]
 
     def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
         """Generate the whole answer.

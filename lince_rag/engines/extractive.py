@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lince_rag.analysis import GRAM_PREFIX, fold, grams, sentence_spans, words
-from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationSettings
+from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationSettings, check_window
 from lince_rag.engines.questions import QuestionKind, content_stems, kind_of
 from lince_rag.language import Language, detect_language, message
 from lince_rag.templates import Prompt
+
+EXTRACTIVE: Final = "extractive"
 
 # A 4-gram's weight next to a stem's: a word has several.
 GRAM_WEIGHT: Final = 0.3
@@ -69,6 +71,8 @@ class ExtractiveEngine(Engine):
         context_window: Tokens of documents and question that it reads.
     """
 
+    repeats_neutralized = False
+
     def __init__(self, context_window: int) -> None:
         self.context_window = context_window
 
@@ -78,11 +82,13 @@ class ExtractiveEngine(Engine):
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Yield the answer word by word."""
+        length = self.count_tokens(prompt.text)
+        check_window(EXTRACTIVE, length, self.context_window)
         question = next((turn["content"] for turn in reversed(prompt.messages) if turn["role"] == "user"), "")
         language = settings.language or detect_language(question)
         quotes = select_sentences(question, prompt.documents, language)
         text = _join(quotes, language) or message("abstention", language)
-        yield from self._emit(text, not quotes, self.count_tokens(prompt.text), settings)
+        yield from self._emit(text, not quotes, length, settings)
 
     def _emit(
         self, text: str, abstained: bool, input_tokens: int, settings: GenerationSettings

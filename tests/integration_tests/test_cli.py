@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import KINDS, shared_checkpoint
+
 COMMAND = [sys.executable, "-m", "lince_rag.cli"]
 
 
@@ -219,3 +221,27 @@ def test_help_is_fast() -> None:
     assert "ingest" in out
     # A generous bound for a busy machine; the benchmark has the figure.
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("kind", [*KINDS])
+def test_ask_a_model(folder: Path, kind: str) -> None:
+    """Every registered model from end to end, on a tiny checkpoint of its architecture; its words are random."""
+    fields = shared_checkpoint(kind).chat_fields
+    weights = ["--model", kind, "--model-path", fields["model_path"]]
+    if "base_model_path" in fields:
+        weights += ["--base-model-path", fields["base_model_path"]]
+    generation = ["--device", "cpu", "--max-tokens", "6", "--seed", "1", "-k", "1", "--json"]
+    out, err = run("ask", "¿Cuándo vence el contrato?", "--index", "indice", *weights, *generation, cwd=folder)
+    answer = json.loads(out)
+    assert answer["text"]
+    assert not answer["abstained"]
+    assert 0 < answer["usage"]["output_tokens"] <= 6
+    assert [Path(document["metadata"]["source"]).name for document in answer["documents"]] == ["contrato.txt"]
+    assert "Traceback" not in err
+
+
+def test_ask_a_model_that_is_not_here(folder: Path) -> None:
+    _, err = run("ask", "¿Qué?", "--index", "indice", "--model", "lince-zero", status=2, cwd=folder)
+    assert "clibrain/lince-zero" in err
+    assert "hf download" in err
+    assert err.count("\n") == 1

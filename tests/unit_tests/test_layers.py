@@ -16,7 +16,8 @@ PACKAGE = Path(lince_rag.__file__).parent
 LAYERS = [
     ["errors", "language", "model_rows", "registry", "segments", "markers", "sandbox"],
     ["templates", "analysis", "readers", "documents", "chunking", "embeddings", "context", "citations", "engines"],
-    ["vectorstores", "filters", "lexical", "ledger", "stores", "chat_models"],
+    ["vectorstores", "filters", "lexical", "ledger", "stores"],
+    ["messages", "native_model", "llms", "chat_models"],
     ["retrievers", "verification", "ingestion", "index_settings", "index"],
     ["answers", "rag"],
     ["terminal", "demo", "cli"],
@@ -26,7 +27,7 @@ ORDER = {name: position for position, name in enumerate(name for layer in LAYERS
 # What answers questions must not depend on what reads files.
 INGEST_SIDE = {"readers", "documents", "chunking", "ingestion"}
 QUESTION_SIDE = {"context", "citations", "engines", "vectorstores", "filters", "lexical", "ledger", "stores"}
-QUESTION_SIDE |= {"chat_models", "retrievers", "answers", "rag"}
+QUESTION_SIDE |= {"messages", "native_model", "llms", "chat_models", "retrievers", "answers", "rag"}
 
 HEAVY = {"torch", "transformers", "sentence_transformers", "chromadb", "langchain_chroma", "tantivy", "pypdfium2"}
 HEAVY |= {"docx", "lxml", "numpy", "sentencex", "Stemmer", "py3langid"}

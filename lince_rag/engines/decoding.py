@@ -1,0 +1,112 @@
+"""Token ids → text, step by step: no broken characters, no stop text, no white space around the answer."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+# What decoding shows for bytes that are not a whole character yet.
+_INCOMPLETE: Final = "\ufffd"
+
+
+class TextAssembler:
+    """Turns the tokens of one answer into text that is final as soon as it is given out.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        stop: Texts that end the answer; neither they nor what follows is given out.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(text for text in stop if text)
+        self._ids: list[int] = []
+        # New tokens are decoded together with those of the step before: a tokenizer that drops a space at the
+        # beginning of a text drops it there. Both positions lie between whole characters.
+        self._context_start = 0
+        self._decoded_ids = 0
+        self._text = ""
+        self._given = 0
+        self.stopped = False
+
+    def add(self, ids: Sequence[int]) -> str:
+        """Take further tokens, and give out the text that nothing later can change.
+
+        Args:
+            ids: The next token ids.
+
+        Returns:
+            The new text; empty while characters or a possible stop text are incomplete.
+        """
+        if self.stopped:
+            return ""
+        self._ids += ids
+        self._decode(final=False)
+        return self._give(self._held_from())
+
+    def finish(self) -> str:
+        """Give out the rest, without the white space at its end."""
+        if not self.stopped:
+            self._decode(final=True)
+        return self._give(len(self._text.rstrip()))
+
+    def _decode(self, *, final: bool) -> None:
+        """Append the text of the tokens that are complete, and look for a stop in it."""
+        before = self._decode_ids(self._ids[self._context_start : self._decoded_ids])
+        after = self._decode_ids(self._ids[self._context_start :])
+        if after.endswith(_INCOMPLETE) and not final:
+            return
+        new = after[len(before) :] if after.startswith(before) else after
+        if new:
+            # Tokens without text (special ones) are no context: what follows them would lose its space.
+            self._context_start = self._decoded_ids
+        self._decoded_ids = len(self._ids)
+        searched = max(len(self._text) - max(map(len, self._stop), default=0), 0)
+        self._text += new
+        found = [(at + len(text), at) for text in self._stop if (at := self._text.find(text, searched)) >= 0]
+        if found:
+            # The stop text that is whole first ends the answer, whatever others began before it.
+            self._text = self._text[: min(found)[1]]
+            self.stopped = True
+
+    def _decode_ids(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _held_from(self) -> int:
+        """Where the text begins that may still be white space at the end or the beginning of a stop text."""
+        end = len(self._text.rstrip())
+        for text in self._stop:
+            for length in range(min(len(text) - 1, len(self._text)), 0, -1):
+                if self._text.endswith(text[:length]):
+                    end = min(end, len(self._text) - length)
+                    break
+        return len(self._text[:end].rstrip())
+
+    def _give(self, end: int) -> str:
+        """Give out the text up to a position, without the white space at the beginning of the answer."""
+        start = max(self._given, len(self._text) - len(self._text.lstrip()))
+        if end <= start:
+            return ""
+        self._given = end
+        return self._text[start:end]
+
+
+def assemble(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> tuple[str, bool]:
+    """Turn the tokens of a whole answer into its text.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        ids: The answer's token ids.
+        stop: Texts that end the answer.
+
+    Returns:
+        The text, and whether a stop text ended it.
+    """
+    whole = TextAssembler(tokenizer, stop)
+    text = whole.add(ids) + whole.finish()
+    if _INCOMPLETE not in text:
+        return text, whole.stopped
+    # Broken bytes: a tokenizer that falls back to bytes gives up a whole run of them when it decodes them at once.
+    # Step by step, the whole characters among them are kept, as they are in a stream.
+    steps = TextAssembler(tokenizer, stop)
+    text = "".join(steps.add([token]) for token in ids) + steps.finish()
+    return text, steps.stopped

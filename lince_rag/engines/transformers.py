@@ -1,0 +1,236 @@
+"""Models in this process, through transformers: batched, streamed, stopped, seeded."""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationSettings, check_window
+from lince_rag.engines.decoding import TextAssembler, assemble
+from lince_rag.engines.encoding import encode_prompt
+from lince_rag.engines.loading import LoadedModel, LoadingOptions, load_model, load_tokenizer
+from lince_rag.engines.sampling import generation_options, is_beam_search, is_sampling
+from lince_rag.engines.stopping import Cancellation, StopTexts
+from lince_rag.engines.streaming import TokenQueue
+from lince_rag.errors import ConfigurationError
+from lince_rag.registry import ModelSpec
+from lince_rag.templates import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+class TransformersEngine(Engine):
+    """Runs a model in this process.
+
+    Args:
+        spec: The model.
+        options: Where its weights are and how to load them.
+    """
+
+    def __init__(self, spec: ModelSpec, options: LoadingOptions) -> None:
+        self.spec = spec
+        self.options = options
+        # One generation at a time: the random state and the memory of the machine are shared.
+        self._lock = threading.Lock()
+        self._beams_said = False
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; loaded without the weights."""
+        return load_tokenizer(self.spec, self.options)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model, its weights loaded when they are first needed."""
+        return load_model(self.spec, self.options)
+
+    @property
+    def context_window(self) -> int:  # type: ignore[override]
+        """Tokens of prompt and answer together."""
+        return self.loaded.context_window
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text, without those that the tokenizer adds around it."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def count_prompt_tokens(self, prompt: Prompt) -> int:
+        """Count the tokens of a prompt as the model reads it."""
+        return len(self.encode(prompt))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return the token ids that the model reads."""
+        return encode_prompt(prompt, self.tokenizer)
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
+    ) -> list[list[Generation]]:
+        """Generate answers to several prompts in one batch.
+
+        Args:
+            prompts: The prompts.
+            settings: How to generate.
+            candidates: Answers a prompt.
+
+        Returns:
+            The candidates of each prompt.
+
+        Raises:
+            ContextWindowError: A prompt leaves no room for an answer.
+            ConfigurationError: Several candidates are asked of a greedy search.
+        """
+        options = generation_options(self.spec, settings)
+        self._check_candidates(options, candidates)
+        encoded = [self._checked(prompt) for prompt in prompts]
+        # A seed makes each answer reproducible by itself, so seeded sampling goes one by one; and so does a prompt
+        # whose answer the window would cut sooner if it were padded to the length of a longer one.
+        apart = settings.seed is not None and is_sampling(options)
+        longest = self.context_window - options["max_new_tokens"]
+        together = [at for at, ids in enumerate(encoded) if not apart and len(ids) <= longest]
+        generations = self._run([encoded[at] for at in together], options, settings, candidates)
+        found = dict(zip(together, generations, strict=True))
+        for at, ids in enumerate(encoded):
+            if at not in found:
+                (found[at],) = self._run([ids], options, settings, candidates)
+        return [found[at] for at in range(len(encoded))]
+
+    def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
+        """Generate token by token; a beam search cannot stream and decodes greedily instead."""
+        options = generation_options(self.spec, settings)
+        if is_beam_search(options):
+            if not self._beams_said:
+                logger.warning("%s: a beam search cannot stream; streams decode greedily.", self.spec.name)
+                self._beams_said = True
+            options = {**options, "num_beams": 1, "early_stopping": False}
+        ids = self._checked(prompt)
+        assembler = TextAssembler(self.tokenizer, self._stops(settings))
+        streamer = TokenQueue()
+        worker = threading.Thread(
+            target=self._run_streamed, args=(ids, options, settings, streamer), name="lince-stream", daemon=True
+        )
+        worker.start()
+        counted, ended = 0, False
+        try:
+            for token in streamer:
+                ended = token in self._end_ids
+                counted += not ended
+                if text := assembler.add([] if ended else [token]):
+                    yield Generation(text, len(ids), counted)
+                    counted = 0
+                if assembler.stopped or ended:
+                    break
+        finally:
+            streamer.cancelled.set()
+            worker.join()
+        reason: FinishReason = "stop" if ended or assembler.stopped else "length"
+        yield Generation(assembler.finish(), len(ids), counted, reason)
+
+    def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
+        """Generate the whole answer."""
+        return self.generate_batch([prompt], settings)[0][0]
+
+    @cached_property
+    def _end_ids(self) -> set[int]:
+        declared = self.loaded.model.generation_config.eos_token_id
+        ends = {declared} if isinstance(declared, int) else set(declared or ())
+        return ends | {self.tokenizer.eos_token_id} - {None}
+
+    def _stops(self, settings: GenerationSettings) -> tuple[str, ...]:
+        return (*settings.stop, *self.spec.stop)
+
+    def _checked(self, prompt: Prompt) -> list[int]:
+        """Encode a prompt that leaves room for at least one token of answer."""
+        ids = self.encode(prompt)
+        check_window(self.spec.name, len(ids), self.context_window)
+        return ids
+
+    def _check_candidates(self, options: dict[str, Any], candidates: int) -> None:
+        beams = options["num_beams"]
+        if candidates > 1 and not is_sampling(options) and candidates > beams:
+            raise ConfigurationError(
+                f"n={candidates} answers cannot come from a search with {beams} beams.",
+                hint="Set a temperature above 0, or at least as many beams.",
+            )
+
+    def _run(
+        self,
+        encoded: Sequence[Sequence[int]],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        candidates: int,
+    ) -> list[list[Generation]]:
+        """Run one batch and cut the answers out."""
+        if not encoded:
+            return []
+        longest = max(map(len, encoded))
+        output = self._generate_ids(
+            encoded,
+            {**options, "num_return_sequences": candidates},
+            settings,
+            StopTexts(self.tokenizer, self._stops(settings), longest),
+        )
+        generations = []
+        for row, answer in enumerate(output[:, longest:].tolist()):
+            generations.append(self._cut(answer, len(encoded[row // candidates]), settings))
+        return [generations[first : first + candidates] for first in range(0, len(generations), candidates)]
+
+    def _cut(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
+        """End an answer at its end token or its stop text."""
+        end = next((at for at, token in enumerate(ids) if token in self._end_ids), None)
+        answer = ids if end is None else ids[:end]
+        text, stopped = assemble(self.tokenizer, answer, self._stops(settings))
+        if not stopped and end is None:
+            # In a batch, an answer that a stop text ended is followed by padding.
+            pad = self.tokenizer.pad_token_id
+            while answer and answer[-1] == pad:
+                answer = answer[:-1]
+        reason: FinishReason = "length" if end is None and not stopped else "stop"
+        return Generation(text, input_tokens, len(answer), reason)
+
+    def _run_streamed(
+        self, ids: list[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
+    ) -> None:
+        """The worker of a stream; whatever goes wrong is raised where the stream is read."""
+        try:
+            self._generate_ids([ids], options, settings, Cancellation(streamer.cancelled), streamer)
+        except BaseException as error:
+            streamer.fail(error)
+        else:
+            streamer.end()
+
+    def _generate_ids(
+        self,
+        encoded: Sequence[Sequence[int]],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        criterion: Any,
+        streamer: Any = None,
+    ) -> Any:
+        """Call ``model.generate`` on a left-padded batch, under the seed; the global random state stays."""
+        import torch
+        from transformers import GenerationConfig
+        from transformers.generation.stopping_criteria import StoppingCriteriaList
+
+        model, tokenizer = self.loaded.model, self.tokenizer
+        batch = tokenizer.pad(
+            {"input_ids": [list(ids) for ids in encoded]}, padding_side="left", return_tensors="pt"
+        )
+        longest = batch["input_ids"].shape[1]
+        room = self.loaded.context_window - longest
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
+            **{**options, "max_new_tokens": min(options["max_new_tokens"], room)},
+            eos_token_id=sorted(self._end_ids),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        devices = [model.device] if model.device.type == "cuda" else []
+        seeded = torch.random.fork_rng(devices=devices, enabled=settings.seed is not None)
+        with self._lock, torch.inference_mode(), seeded:
+            if settings.seed is not None:
+                torch.manual_seed(settings.seed)
+            return model.generate(
+                input_ids=batch["input_ids"].to(model.device),
+                attention_mask=batch["attention_mask"].to(model.device),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([criterion]),
+                **({"streamer": streamer} if streamer else {}),
+            )

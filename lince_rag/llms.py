@@ -1,0 +1,88 @@
+"""LinceLLM: text in, text out; the text is the instruction of the model's own format."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseLLM, LanguageModelInput
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.prompt_values import PromptValue
+from pydantic import ConfigDict
+
+from lince_rag.engines import Generation as EngineGeneration
+from lince_rag.language import Language
+from lince_rag.messages import Instruction
+from lince_rag.native_model import NativeModel
+from lince_rag.templates import Prompt
+
+
+class LinceLLM(NativeModel, BaseLLM):
+    """Complete an instruction with a model of the registry, in exactly the prompt format it was trained on.
+
+    Its fields are those of ``NativeModel``. Several prompts run as one batch.
+
+    Example:
+        >>> llm = LinceLLM(model="…", model_path="…")
+        >>> llm.invoke("Dame una lista de lugares a visitar en España.")
+    """
+
+    # Of several bases' settings the last one's win, and LangChain's classes ignore unknown fields.
+    model_config = ConfigDict(extra="forbid")
+
+    @property
+    def _llm_type(self) -> str:
+        return "lince"
+
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        if isinstance(model_input, Instruction):
+            return model_input.to_prompt_value()
+        return super()._convert_input(model_input)
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        language: Language | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        settings = self._settings(stop, language, kwargs)
+        batch = self._generate_batch([self._prompt(text) for text in prompts], settings)
+        generations = [
+            [Generation(text=candidate.text, generation_info=self._info(candidate)) for candidate in candidates]
+            for candidates in batch
+        ]
+        usage = {
+            "input_tokens": sum(candidates[0].input_tokens for candidates in batch),
+            "output_tokens": sum(candidate.output_tokens for candidates in batch for candidate in candidates),
+        }
+        return LLMResult(generations=generations, llm_output={"model_name": self.model, "token_usage": usage})
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        language: Language | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        settings = self._settings(stop, language, kwargs)
+        for step in self._generate_stream(self._prompt(prompt), settings):
+            info = self._info(step) if step.finish_reason else None
+            chunk = GenerationChunk(text=step.text, generation_info=info)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    def _prompt(self, text: str) -> Prompt:
+        turn = {"role": "user", "content": str(text)}
+        documents = []
+        if isinstance(text, Instruction):
+            if text.input is not None:
+                turn["input"] = text.input
+            if text.context is not None:
+                documents = [{"text": text.context}]
+        return self.template.render([turn], documents)
+
+    def _info(self, generation: EngineGeneration) -> dict[str, Any]:
+        return {"finish_reason": generation.finish_reason, "abstained": generation.abstained}

@@ -1,0 +1,190 @@
+"""LangChain messages → what chat templates take, and the prompt template that fills the formats' own fields."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
+from langchain_core.prompt_values import PromptValue
+from langchain_core.prompts import BasePromptTemplate
+from langchain_core.prompts.string import get_template_variables
+from langchain_core.utils.formatting import formatter
+from pydantic import model_validator
+
+from lince_rag.context import as_template_documents
+from lince_rag.errors import TemplateError
+
+_ROLES: dict[type[BaseMessage], str] = {SystemMessage: "system", HumanMessage: "user", AIMessage: "assistant"}
+
+
+class Instruction(str):
+    """The text of an instruction, with the input and the context that go into fields of their own.
+
+    A string, so that it passes through LangChain's text-in text-out interface.
+
+    Attributes:
+        input: The format's Entrada, or ``None``.
+        context: The format's Contexto, or ``None``.
+    """
+
+    input: str | None = None
+    context: str | None = None
+
+    @classmethod
+    def of(cls, text: str, input_: str | None, context: str | None) -> "Instruction":
+        """Make an instruction with its fields."""
+        instruction = cls(text)
+        instruction.input, instruction.context = input_, context
+        return instruction
+
+    def to_prompt_value(self) -> "NativePromptValue":
+        """Return what LangChain hands on whole; of a text it hands on the text alone."""
+        return NativePromptValue(instruction=str(self), input=self.input, context=self.context)
+
+
+class NativePromptValue(PromptValue):
+    """A filled-in ``NativePrompt``: an ``Instruction`` for text models, a human message for chat models."""
+
+    type: Literal["NativePromptValue"] = "NativePromptValue"
+
+    instruction: str
+    input: str | None = None
+    context: str | None = None
+
+    def to_string(self) -> str:
+        """Return the instruction, its fields attached."""
+        return Instruction.of(self.instruction, self.input, self.context)
+
+    def to_messages(self) -> list[BaseMessage]:
+        """Return one human message: the context is a ``text-plain`` block, the input a field beside the text."""
+        blocks: list[str | dict[Any, Any]] = [{"type": "text", "text": self.instruction}]
+        if self.context is not None:
+            blocks.append({"type": "text-plain", "text": self.context, "mime_type": "text/plain"})
+        extra = {} if self.input is None else {"input": self.input}
+        return [HumanMessage(content=blocks, additional_kwargs=extra)]
+
+
+class NativePrompt(BasePromptTemplate[str]):
+    """A prompt template whose instruction, input and context reach the model's own fields.
+
+    The three are f-string templates; one that is ``None`` leaves its section out.
+
+    Args:
+        instruction: The instruction.
+        input: What goes into the format's Entrada.
+        context: What goes into the format's Contexto.
+
+    Example:
+        >>> prompt = NativePrompt(instruction="Resume en {n} frases.", context="{documento}")
+        >>> chain = prompt | LinceLLM(model=..., model_path=...)
+    """
+
+    instruction: str
+    input: str | None = None
+    context: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_variables(cls, values: Any) -> Any:
+        templates = [values.get(name) for name in ("instruction", "input", "context")]
+        found = {name for text in templates if text for name in get_template_variables(text, "f-string")}
+        return {**values, "input_variables": sorted(found - set(values.get("partial_variables") or {}))}
+
+    def format_prompt(self, **kwargs: Any) -> NativePromptValue:
+        """Fill in the variables."""
+        values = self._merge_partial_and_user_variables(**kwargs)
+        return NativePromptValue(
+            instruction=formatter.format(self.instruction, **values),
+            input=None if self.input is None else formatter.format(self.input, **values),
+            context=None if self.context is None else formatter.format(self.context, **values),
+        )
+
+    async def aformat_prompt(self, **kwargs: Any) -> NativePromptValue:
+        """Fill in the variables."""
+        return self.format_prompt(**kwargs)
+
+    def format(self, **kwargs: Any) -> str:
+        """Fill in the variables; the fields stay attached to the text."""
+        return self.format_prompt(**kwargs).to_string()
+
+    @property
+    def _prompt_type(self) -> str:
+        return "native-prompt"
+
+
+def to_template(
+    messages: Sequence[BaseMessage], documents: Sequence[Document] = ()
+) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """Turn messages and documents into what chat templates take.
+
+    Args:
+        messages: System, human and AI messages with text; a ``text-plain`` block is a document, and a human
+            message may have an ``input`` in its ``additional_kwargs``.
+        documents: Further documents, which come first.
+
+    Returns:
+        The messages and the documents of a template.
+
+    Raises:
+        TemplateError: A message or a block has no place in a text prompt.
+    """
+    converted = as_template_documents(documents)
+    turns = []
+    for message in messages:
+        turn = {"role": _role(message), "content": "".join(_texts(message, converted))}
+        if (entered := message.additional_kwargs.get("input")) is not None:
+            turn["input"] = entered
+        turns.append(turn)
+    return turns, converted
+
+
+def join_turns(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Make one turn of those of one role that follow each other, a blank line between their texts.
+
+    Args:
+        turns: The messages of a template.
+
+    Returns:
+        The messages, their roles alternating.
+    """
+    joined: list[dict[str, str]] = []
+    for turn in turns:
+        if not joined or joined[-1]["role"] != turn["role"]:
+            joined.append(dict(turn))
+            continue
+        before = joined[-1]
+        for key in ("content", "input"):
+            if key in turn:
+                before[key] = f"{before[key]}\n\n{turn[key]}" if key in before else turn[key]
+    return joined
+
+
+def _role(message: BaseMessage) -> str:
+    if isinstance(message, ChatMessage):
+        return message.role
+    for kind, role in _ROLES.items():
+        if isinstance(message, kind):
+            return role
+    raise TemplateError(
+        f"A message of type {message.type!r} has no place in these formats.",
+        hint="Use system, human and AI messages.",
+    )
+
+
+def _texts(message: BaseMessage, documents: list[dict[str, Any]]) -> list[str]:
+    """Return the texts of a message; its plain-text documents join the others."""
+    texts = []
+    for block in [message.content] if isinstance(message.content, str) else message.content:
+        if isinstance(block, str):
+            texts.append(block)
+        elif block.get("type") == "text":
+            texts.append(str(block["text"]))
+        elif block.get("type") == "text-plain" and isinstance(block.get("text"), str):
+            title = {"title": block["title"]} if block.get("title") else {}
+            documents.append({"text": block["text"], **title})
+        else:
+            raise TemplateError(
+                f"A content block of type {block.get('type')!r} cannot be written into a text prompt.",
+                hint="These models read text, and documents as text-plain blocks.",
+            )
+    return texts

@@ -1,0 +1,180 @@
+"""What the chat model and the text model share: which model, how it is loaded, how it generates."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOptions, create_engine
+from lince_rag.engines.sampling import DEFAULT_ANSWER_TOKENS
+from lince_rag.errors import ConfigurationError, TemplateError
+from lince_rag.language import Language
+from lince_rag.messages import join_turns
+from lince_rag.registry import ModelSpec, get_model, load_registry
+from lince_rag.templates import ChatTemplate, Prompt
+
+# The settings of a call, which `invoke(…, temperature=0)` may override.
+CALL_SETTINGS: Final = frozenset(
+    {"max_tokens", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty", "seed"}
+)
+
+
+class NativeModel(BaseModel):
+    """A model of the registry, or a checkpoint with a chat template of its own, and how to run it.
+
+    Args:
+        model: A registry name (``lince-rag models`` lists them), or the hub id or folder of a checkpoint whose
+            tokenizer has a chat template.
+        models_file: A models.toml of your own, whose rows join the built-in ones.
+        model_path: Folder or hub id of the weights, in place of the registry's.
+        base_model_path: Folder or hub id of the model that an adapter is applied to.
+        revision: Branch, tag or commit of a hub id; ``None`` takes the registry's.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        quantization: ``None``, ``"int8"`` or ``"int4"``.
+        max_tokens: Tokens of answer at most; ``None`` takes the model card's.
+        temperature: Sampling temperature; 0 decodes greedily; ``None`` does what the model card does.
+        top_p: Nucleus of probability to sample from.
+        top_k: Most probable tokens to sample from.
+        num_beams: Beams of a beam search.
+        repetition_penalty: Divides the scores of tokens that were used already.
+        stop: Texts that end the answer and are not part of it.
+        seed: Same seed, same text.
+        n: Candidate answers a prompt.
+        timeout: Seconds to wait for a model server; a model in this process has no use for it.
+        max_retries: How often to ask a model server again; likewise.
+        api_key: Key of a model server; likewise.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    model: str = "extractive"
+    models_file: Path | None = None
+    model_path: str | None = None
+    base_model_path: str | None = None
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    quantization: str | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0.0)
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    top_k: int | None = Field(default=None, ge=1)
+    num_beams: int | None = Field(default=None, ge=1)
+    repetition_penalty: float | None = Field(default=None, gt=0.0)
+    stop: list[str] | None = None
+    seed: int | None = None
+    n: int = Field(default=1, ge=1)
+    timeout: float | None = Field(default=None, gt=0.0)
+    max_retries: int | None = Field(default=None, ge=0)
+    api_key: SecretStr | None = None
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The model's row in the registry, or what its checkpoint says of itself."""
+        registry = load_registry(self.models_file)
+        if self.model not in registry and ("/" in self.model or Path(self.model).is_dir()):
+            from lince_rag.engines.loading import describe_checkpoint
+
+            return describe_checkpoint(self.model, self._loading)
+        return get_model(self.model, registry)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the model; weights are loaded when they are first needed."""
+        return create_engine(self.spec, self._loading)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's prompt format."""
+        return ChatTemplate.from_spec(self.spec)
+
+    @property
+    def context_window(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self.engine.context_window
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of answer at most."""
+        return self.max_tokens or int(self.spec.generation.get("max_new_tokens", DEFAULT_ANSWER_TOKENS))
+
+    @property
+    def _loading(self) -> LoadingOptions:
+        return LoadingOptions(
+            model_path=self.model_path,
+            base_model_path=self.base_model_path,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            quantization=self.quantization,
+        )
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        names = [*sorted(CALL_SETTINGS), "stop", "n", "model_path", "base_model_path", "dtype", "quantization"]
+        return {"model": self.model, **{name: getattr(self, name) for name in names}}
+
+    def get_num_tokens(self, text: str) -> int:
+        """Count the tokens of a text the way the model does.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The number of tokens.
+        """
+        return self.engine.count_tokens(text)
+
+    def _write(self, turns: Sequence[Mapping[str, str]], documents: Sequence[Mapping[str, Any]]) -> Prompt:
+        """Render a prompt; where the format's roles must alternate, neighbouring turns of one role are joined."""
+        try:
+            return self.template.render(turns, documents)
+        except TemplateError:
+            joined = join_turns(turns)
+            if len(joined) == len(turns):
+                raise
+            return self.template.render(joined, documents)
+
+    def _generate_batch(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> list[list[Generation]]:
+        """Generate, and mend the markers that were broken in the prompt and repeated in an answer."""
+        batch = self.engine.generate_batch(prompts, settings, self.n)
+        if not self.engine.repeats_neutralized:
+            return batch
+        return [
+            [replace(candidate, text=self.template.restore(candidate.text)) for candidate in candidates]
+            for candidates in batch
+        ]
+
+    def _generate_stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
+        """Stream, and mend broken markers: from a backslash on, text waits until a marker would be whole."""
+        longest = 2 * max(
+            map(len, [*self.spec.markers, *self.spec.line_markers, *self.spec.control_tokens]), default=0
+        )
+        raw, given = "", 0
+        for step in self.engine.stream(prompt, settings):
+            if not self.engine.repeats_neutralized:
+                yield step
+                continue
+            raw += step.text
+            backslash = raw.find("\\", max(len(raw) - longest, 0))
+            whole = raw if step.finish_reason or backslash < 0 else raw[:backslash]
+            text = self.template.restore(whole) if "\\" in whole else whole
+            yield replace(step, text=text[given:])
+            given = max(given, len(text))
+
+    def _settings(
+        self, stop: list[str] | None, language: Language | None, overrides: dict[str, Any]
+    ) -> GenerationSettings:
+        """Merge a call's settings into the fields."""
+        if unknown := overrides.keys() - CALL_SETTINGS:
+            raise ConfigurationError(
+                f"{type(self).__name__} takes no {', '.join(sorted(unknown))}.",
+                hint=f"It takes {', '.join(sorted(CALL_SETTINGS))}, stop, documents and language.",
+            )
+        values = {name: getattr(self, name) for name in CALL_SETTINGS}
+        settings = GenerationSettings(**values, language=language, stop=tuple(stop or self.stop or ()))
+        return replace(settings, **overrides)

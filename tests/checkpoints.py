@@ -1,0 +1,476 @@
+"""Tiny checkpoints of the true architectures: random weights, and a tokenizer of the same kind as the model's.
+
+Each one is a folder of the files a user would download (safetensors, tokenizer.json, the configurations), and
+loads through the same ``from_pretrained`` calls. What is true to the model: its architecture and its switches, its
+kind of tokenizer, its special tokens, no padding token where it has none. What is not: its size and what it says,
+which is word salad. The salad is made readable: unless they are asked for, special tokens, control characters and
+pieces of a character are next to impossible.
+"""
+
+import atexit
+import json
+import shutil
+import string
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+KINDS: Final = (
+    "lince-zero",
+    "aira-2-portuguese-1b7",
+    "llama-2-7b-spanish",
+    "alpaca-lora-ptbr-7b",
+    "falcon-40b-instruct",
+)
+
+# Matrices this small gain nothing from a second thread, and on a busy machine the threads wait for one another.
+torch.set_num_threads(1)
+
+# The class whose forward computes the tokens of a kind.
+MODEL_CLASSES: Final[dict[str, type[PreTrainedModel]]] = {
+    "lince-zero": FalconForCausalLM,
+    "aira-2-portuguese-1b7": BloomForCausalLM,
+    "llama-2-7b-spanish": LlamaForCausalLM,
+    "alpaca-lora-ptbr-7b": LlamaForCausalLM,
+    "falcon-40b-instruct": FalconForCausalLM,
+}
+
+CONTEXT_WINDOW: Final = 512
+
+# How likely what a trained model would not say is made: next to impossible.
+RARE: Final = 0.01
+
+_VOCABULARY_SIZE: Final = 900
+_HIDDEN_SIZE: Final = 64
+_LAYERS: Final = 2
+_HEADS: Final = 4
+
+_FALCON_TOKENS: Final = (
+    ">>TITLE<<",
+    ">>ABSTRACT<<",
+    ">>INTRODUCTION<<",
+    ">>SUMMARY<<",
+    ">>COMMENT<<",
+    ">>ANSWER<<",
+    ">>QUESTION<<",
+    ">>DOMAIN<<",
+    ">>PREFIX<<",
+    ">>SUFFIX<<",
+    ">>MIDDLE<<",
+    "<|endoftext|>",
+)
+_BLOOM_TOKENS: Final = ("<unk>", "<s>", "</s>", "<pad>")
+_AIRA_TOKENS: Final = ("<|startofinstruction|>", "<|endofinstruction|>", "<|endofcompletion|>")
+_LLAMA_TOKENS: Final = ("<unk>", "<s>", "</s>")
+
+SENTENCES: Final = (
+    "La universidad de Coímbra se fundó en Lisboa y pasó a Coímbra dos siglos después.",
+    "El contrato de alquiler vence el treinta de mayo, según la cláusula séptima.",
+    "¿Cuándo es la reunión de la junta de vecinos? Es el martes por la tarde.",
+    "Mañana lloverá en el norte de España, pero en Sevilla hará sol todo el día.",
+    "El gato duerme en el sofá mientras el perro ladra en el jardín.",
+    "Dame una lista de lugares que visitar en España durante el verano.",
+    "La caldera pierde presión cuando la válvula de seguridad está abierta.",
+    "Los niños comen pan con aceite y una pizca de sal antes de ir al colegio.",
+    "El médico le recetó un jarabe para la tos y tres días de descanso.",
+    "¿Qué documentos necesito para renovar el pasaporte en la oficina?",
+    "La sesión comenzó con la lectura del acta anterior, que se aprobó sin cambios.",
+    "El río nace en la montaña, cruza el valle y desemboca en el océano.",
+    "El señor Núñez compró una bicicleta pequeña para su sobrina.",
+    "La biblioteca abre de lunes a viernes, de nueve de la mañana a ocho de la tarde.",
+    "Hay que pagar la factura de la luz antes del final de mes.",
+    "Escribe una carta breve y amable para pedir un presupuesto.",
+    "El tren sale a las siete y llega a Madrid poco después del mediodía.",
+    "Según la póliza, el seguro cubre los daños por agua y por incendio.",
+    "A veces, la solución más sencilla es también la mejor.",
+    "Responde en español, con una frase corta, y cita el documento.",
+    "A continuación hay una instrucción que describe una tarea, junto con una entrada que da más contexto.",
+    "Escriba una respuesta que complete adecuadamente la solicitud.",
+    "A capital do Brasil é Brasília, mas a maior cidade do país é São Paulo.",
+    "Você sabe alguma coisa sobre a história da língua portuguesa?",
+    "Explique o que é a aprendizagem de máquina com um exemplo simples.",
+    "O pão de queijo é uma receita tradicional de Minas Gerais.",
+    "Amanhã não haverá aula, porque é feriado em toda a região.",
+    "O coração bombeia o sangue para todos os órgãos do corpo.",
+    "As eleições municipais acontecem em outubro, de quatro em quatro anos.",
+    "A anatomia de uma abelha é bastante intrincada: cabeça, tórax e abdômen.",
+    "Meu irmão trabalha em uma padaria perto da estação de trem.",
+    "Quais são os órgãos sensoriais que ficam na cabeça da abelha?",
+    "A chuva começou de manhã e só parou depois do jantar.",
+    "O regulamento diz que os livros devem ser devolvidos em quinze dias.",
+    "Uma alimentação saudável inclui frutas, legumes e muita água.",
+    "Ela viajou para o Alentejo com a mãe, a avó e dois primos.",
+    "A conta de eletricidade subiu por causa do aquecimento.",
+    "Escreva um poema curto sobre o mar, o vento e a saudade.",
+    "Não encontro essa informação nos documentos que me deste.",
+    "O menino pôs o chapéu, pegou a mochila e foi à escola.",
+    "Abaixo está uma instrução que descreve uma tarefa, emparelhada com uma entrada que fornece mais contexto.",
+    "Escreva uma resposta que conclua adequadamente a solicitação.",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Attributes:
+        kind: Its name in the registry.
+        path: The folder of the model, or of the adapter.
+        base_path: The folder of the model that the adapter is applied to, if it is one.
+        context_window: The tokens of prompt and answer that its configuration allows.
+    """
+
+    kind: str
+    path: Path
+    base_path: Path | None
+    context_window: int
+
+    @property
+    def chat_fields(self) -> dict[str, Any]:
+        """The fields of ``ChatLince`` that name this checkpoint."""
+        fields = {"model": self.kind, "model_path": str(self.path), "device": "cpu"}
+        return fields | ({"base_model_path": str(self.base_path)} if self.base_path else {})
+
+    def load(self) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+        """Load model and tokenizer the way the cards do, without this package."""
+        folder = self.base_path or self.path
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        if self.base_path:
+            model = PeftModel.from_pretrained(model, self.path)
+        return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def build_checkpoint(
+    kind: str,
+    folder: Path,
+    *,
+    seed: int = 0,
+    context_window: int = CONTEXT_WINDOW,
+    eos_scale: float = RARE,
+    special_scale: float = RARE,
+    fragment_scale: float = RARE,
+) -> Checkpoint:
+    """Build a tiny checkpoint.
+
+    The scales say how strongly the model is drawn to some tokens, or away from them: 1 is like any other token, 2
+    is a favourite, ``RARE`` is next to never.
+
+    Args:
+        kind: The registry name of the model that it stands for.
+        folder: Where to write it; the base of an adapter goes beside it.
+        seed: Seed of the weights.
+        context_window: The window that its configuration says.
+        eos_scale: How soon answers end by themselves.
+        special_scale: How often answers hold the other special tokens.
+        fragment_scale: How often answers hold control characters and pieces of a character's bytes.
+
+    Returns:
+        The checkpoint.
+    """
+    tokenizer = _TOKENIZERS[kind](context_window)
+    tokenizer.save_pretrained(folder)
+    _complete_tokenizer_config(folder, kind)
+    eos = tokenizer.eos_token_id
+    scales = dict.fromkeys(_fragments(tokenizer), fragment_scale)
+    scales |= dict.fromkeys(set(tokenizer.added_tokens_decoder), special_scale)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _MODELS[kind](tokenizer, context_window).float().eval()
+        _spread(model, scales | {eos: eos_scale})
+        model.generation_config = GenerationConfig(
+            bos_token_id=model.config.bos_token_id, eos_token_id=eos, pad_token_id=model.config.pad_token_id
+        )
+        if kind != "alpaca-lora-ptbr-7b":
+            model.save_pretrained(folder)
+            return Checkpoint(kind, folder, None, context_window)
+        base = folder.with_name(f"{folder.name}-base")
+        shutil.rmtree(base, ignore_errors=True)
+        folder.rename(base)
+        model.save_pretrained(base)
+        _save_adapter(model, folder)
+    return Checkpoint(kind, folder, base, context_window)
+
+
+@cache
+def shared_checkpoint(kind: str, **options: Any) -> Checkpoint:
+    """Build a checkpoint once for all tests of a run; the options are those of ``build_checkpoint``."""
+    parent = Path(tempfile.mkdtemp(prefix="lince-checkpoint-"))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    return build_checkpoint(kind, parent / kind, **options)
+
+
+# ---------------------------------------------------------------------------------------------------- tokenizers
+
+
+def _train(
+    tokenizer: Tokenizer, special_tokens: Sequence[str], alphabet: Sequence[str]
+) -> tuple[dict[str, int], list[Any]]:
+    """Learn merges on the sentences.
+
+    Returns:
+        Vocabulary and merges.
+    """
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY_SIZE,
+        special_tokens=list(special_tokens),
+        initial_alphabet=list(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
+
+
+@cache
+def _byte_level(kind: str) -> str:
+    """Train the byte-level BPE of Falcon or BLOOM, with its own way of splitting words.
+
+    Returns:
+        A tokenizer.json.
+    """
+    splitters = {
+        "falcon": [
+            pre_tokenizers.Punctuation("contiguous"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Digits(individual_digits=False),
+            pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
+        ],
+        "bloom": [
+            pre_tokenizers.Split(Regex(r" ?[^(\s|[.,!?…。，、।۔،])]+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ],
+    }
+    special_tokens = _FALCON_TOKENS if kind == "falcon" else _BLOOM_TOKENS
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splitters[kind])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=kind == "falcon")
+    _train(tokenizer, special_tokens, pre_tokenizers.ByteLevel.alphabet())
+    return tokenizer.to_str()
+
+
+def _falcon_tokenizer(context_window: int) -> PreTrainedTokenizerBase:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_byte_level("falcon")),
+        eos_token="<|endoftext|>",
+        additional_special_tokens=list(_FALCON_TOKENS[:-1]),
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=context_window,
+    )
+
+
+def _aira_tokenizer(context_window: int) -> PreTrainedTokenizerBase:
+    tokenizer = Tokenizer.from_str(_byte_level("bloom"))
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _AIRA_TOKENS])
+    bos, sep, eos = _AIRA_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token=bos,
+        sep_token=sep,
+        eos_token=eos,
+        pad_token="<pad>",
+        additional_special_tokens=["<s>", "</s>"],
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=context_window,
+    )
+
+
+@cache
+def _sentencepiece() -> tuple[dict[str, int], list[Any]]:
+    """Train the BPE of LLaMA: words start with "▁", and what has no piece falls back to its bytes."""
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    # LLaMA's own pieces hold all of printable ASCII; a newline falls back to its byte.
+    printable = string.ascii_letters + string.digits + string.punctuation
+    return _train(tokenizer, [*_LLAMA_TOKENS, *byte_tokens], ["▁", *printable])
+
+
+def _llama_tokenizer(context_window: int, legacy: bool = False) -> PreTrainedTokenizerBase:
+    vocabulary, merges = _sentencepiece()
+    return LlamaTokenizer(
+        vocab=dict(vocabulary),
+        merges=list(merges),
+        legacy=legacy,
+        add_bos_token=True,
+        model_max_length=context_window,
+    )
+
+
+def _legacy_llama_tokenizer(context_window: int) -> PreTrainedTokenizerBase:
+    """Of the first LLaMA: a text after a special token gets a "▁" before it, not only a text at the start."""
+    return _llama_tokenizer(context_window, legacy=True)
+
+
+_TOKENIZERS: Final = {
+    "lince-zero": _falcon_tokenizer,
+    "aira-2-portuguese-1b7": _aira_tokenizer,
+    "llama-2-7b-spanish": _llama_tokenizer,
+    "alpaca-lora-ptbr-7b": _legacy_llama_tokenizer,
+    "falcon-40b-instruct": _falcon_tokenizer,
+}
+
+# What published tokenizer_config.json files say and save_pretrained does not write.
+_TOKENIZER_CONFIGS: Final[dict[str, dict[str, Any]]] = {
+    "lince-zero": {"tokenizer_class": "PreTrainedTokenizerFast"},
+    "aira-2-portuguese-1b7": {"tokenizer_class": "BloomTokenizerFast"},
+    "llama-2-7b-spanish": {"tokenizer_class": "LlamaTokenizer", "legacy": False},
+    "alpaca-lora-ptbr-7b": {"tokenizer_class": "LlamaTokenizer", "legacy": True},
+    "falcon-40b-instruct": {"tokenizer_class": "PreTrainedTokenizerFast"},
+}
+
+
+def _complete_tokenizer_config(folder: Path, kind: str) -> None:
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | _TOKENIZER_CONFIGS[kind]
+    path.write_text(json.dumps(config, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def _fragments(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that are not whole printable characters: pieces of UTF-8 and control characters."""
+    texts = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    return [
+        token
+        for token, text in enumerate(texts)
+        if not text.replace("\n", " ").replace("▁", " ").isprintable() or "\ufffd" in text
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------- models
+
+
+def _falcon_7b(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+    """Falcon-7B, and so LINCE: one key and value head, one layer norm for attention and MLP."""
+    return FalconForCausalLM(
+        FalconConfig(
+            **_falcon_sizes(tokenizer, context_window),
+            new_decoder_architecture=False,
+            multi_query=True,
+        )
+    )
+
+
+def _falcon_40b(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+    """Falcon-40B: several key and value heads, a layer norm each for attention and MLP."""
+    return FalconForCausalLM(
+        FalconConfig(
+            **_falcon_sizes(tokenizer, context_window),
+            new_decoder_architecture=True,
+            num_kv_heads=_HEADS // 2,
+        )
+    )
+
+
+def _falcon_sizes(tokenizer: PreTrainedTokenizerBase, context_window: int) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": _HIDDEN_SIZE,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": _HEADS,
+        "max_position_embeddings": context_window,
+        "parallel_attn": True,
+        "alibi": False,
+        "bias": False,
+        "initializer_range": 0.2,
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def _bloom(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+    return BloomForCausalLM(
+        BloomConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=_HIDDEN_SIZE,
+            n_layer=_LAYERS,
+            n_head=_HEADS,
+            seq_length=context_window,
+            initializer_range=0.2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _llama(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=_HIDDEN_SIZE,
+            intermediate_size=2 * _HIDDEN_SIZE,
+            num_hidden_layers=_LAYERS,
+            num_attention_heads=_HEADS,
+            max_position_embeddings=context_window,
+            initializer_range=0.2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+_MODELS: Final = {
+    "lince-zero": _falcon_7b,
+    "aira-2-portuguese-1b7": _bloom,
+    "llama-2-7b-spanish": _llama,
+    "alpaca-lora-ptbr-7b": _llama,
+    "falcon-40b-instruct": _falcon_40b,
+}
+
+
+@torch.no_grad()
+def _spread(model: PreTrainedModel, scales: dict[int, float]) -> None:
+    """Make the model talkative.
+
+    Where the head is tied to the embeddings, a random model repeats its last token for ever: the token's own
+    embedding is still in the state that the head multiplies. A final norm with random signs hides it.
+    """
+    final_norm = next(
+        module
+        for name, module in model.named_modules()
+        if name.endswith(("transformer.ln_f", "model.norm")) and hasattr(module, "weight")
+    )
+    final_norm.weight.copy_(torch.randn_like(final_norm.weight))
+    head = model.get_output_embeddings().weight
+    head.copy_(torch.randn_like(head) * 0.25)
+    for token, scale in scales.items():
+        head[token] *= scale
+
+
+def _save_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Save a LoRA adapter that changes what the model says; it names its base as the published one does."""
+    config = LoraConfig(
+        r=8, lora_alpha=16, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
+    adapted = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn_like(weight) * 0.5)
+    adapted.peft_config["default"].base_model_name_or_path = "decapoda-research/llama-7b-hf"
+    # Else peft looks for the base's own configuration on the hub.
+    adapted.save_pretrained(folder, save_embedding_layers=False)

@@ -1,0 +1,177 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lince_rag.engines import memory
+from lince_rag.engines.describing import TemplateText
+from lince_rag.engines.memory import bytes_needed, check_memory, fits, memory_by_dtype
+from lince_rag.engines.tensors import read_tensors
+from lince_rag.errors import EngineError
+from lince_rag.registry import ModelSpec, get_model
+
+GB = 1_000_000_000
+
+
+def write_safetensors(file, tensors, cut=0):
+    """Write a safetensors file by the format's own rules: length, JSON header, data."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + bytes(end)
+    file.write_bytes(content[: len(content) - cut])
+    return file
+
+
+def model(memory_bytes):
+    return ModelSpec(
+        name="foo",
+        repo="foo/bar",
+        engine="transformers",
+        template="foo.jinja",
+        template_file=TemplateText(""),
+        context_window=10,
+        languages=(),
+        licence="",
+        parameters=1,
+        memory=memory_bytes,
+    )
+
+
+@pytest.fixture
+def available(monkeypatch):
+    """Set the bytes that are free."""
+    monkeypatch.setattr(memory, "_nvidia_bytes", lambda: None)
+
+    def available(size):
+        monkeypatch.setattr(memory, "available_bytes", lambda device="cpu": size)
+
+    return available
+
+
+def test_tensors_are_read_without_their_values(tmp_path):
+    file = write_safetensors(tmp_path / "a.safetensors", {"x": ("F32", [2, 3], 24), "q": ("U8", [7], 7)})
+    found = [(tensor.name, tensor.count, tensor.size, tensor.is_integer) for tensor in read_tensors(file)]
+    assert found == [("x", 6, 24, False), ("q", 7, 7, True)]
+
+
+@pytest.mark.parametrize("cut", [1, 10, 24, 40, 90])
+def test_a_truncated_file_is_refused(tmp_path, cut):
+    file = write_safetensors(tmp_path / "a.safetensors", {"x": ("F32", [2, 3], 24)}, cut)
+    with pytest.raises(EngineError, match=rf"a\.safetensors is cut short.* {file.stat().st_size} bytes"):
+        read_tensors(file)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"abc", b"\xff" * 200, b"\x02" + bytes(7) + b"[]", b"\x07" + bytes(7) + b'{"a":1}' + bytes(9)]
+)
+def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(EngineError, match="no safetensors file"):
+        read_tensors(file)
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(EngineError, match="Git LFS pointer"):
+        read_tensors(file)
+
+
+def test_bytes_needed_are_scaled_to_the_dtype(tmp_path):
+    one = write_safetensors(tmp_path / "1", {"x": ("BF16", [100, 100], 20_000)})
+    two = write_safetensors(tmp_path / "2", {"y": ("F32", [100, 100], 40_000), "q": ("I8", [10_000], 10_000)})
+    assert bytes_needed([one, two]) == 77_000
+    assert bytes_needed([one], "bfloat16") == bytes_needed([one], "float16") == 22_000
+    assert bytes_needed([one], "float32") == 44_000
+    assert bytes_needed([two], "bfloat16") == 33_000  # Whole numbers stay as they are.
+    assert bytes_needed([one], "int8") == 11_000
+    assert bytes_needed([one], "int4") == 5_500
+
+
+def test_the_estimate_agrees_with_the_registry():
+    spec = get_model("lince-zero")
+    assert memory_by_dtype(spec.parameters) == pytest.approx(dict(spec.memory), abs=2)
+    assert memory_by_dtype(0) == {}
+
+
+@pytest.mark.parametrize(("size", "expected"), [(99, False), (100, True), (101, True), (None, None)])
+def test_fits(available, size, expected):
+    available(size)
+    assert fits(model({"bfloat16": 100}), "bfloat16") is expected
+    assert fits(model({"bfloat16": 100}), "float16") is expected
+    assert fits(model({"bfloat16": 100}), "int8") is None
+
+
+def test_fits_needs_no_torch():
+    code = (
+        "import sys\nfrom lince_rag.engines.memory import fits\nfrom lince_rag.registry import load_registry\n"
+        "for spec in load_registry().values():\n    assert fits(spec, 'int8') is not None\n"
+        "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules)\nsys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_memory_that_is_unknown_is_not_checked():
+    check_memory("foo", None, 1, "float32")
+    check_memory("foo", 1, None, "float32")
+    check_memory("foo", 1, 1, "float32")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offered", "not_offered"),
+    [
+        ("float32", ["dtype='bfloat16'", "quantization='int8'", "quantization='int4'"], []),
+        ("bfloat16", ["quantization='int8'", "quantization='int4'"], ["dtype="]),
+        ("int8", ["quantization='int4'"], ["int8'", "dtype="]),
+        ("int4", [], ["quantization", "dtype="]),
+    ],
+)
+def test_what_does_not_fit_is_told_with_both_numbers(dtype, offered, not_offered):
+    with pytest.raises(EngineError) as caught:
+        check_memory("falcon", 100 * GB, 25_340_000_000, dtype)
+    assert caught.value.message == f"falcon in {dtype} needs 100.0 GB of memory and 25.3 GB are free."
+    assert "\n" not in str(caught.value)
+    assert all(text in caught.value.hint for text in [*offered, "a smaller model", "a server"])
+    assert not any(text in caught.value.hint for text in not_offered)
+
+
+def test_this_machines_memory_is_told():
+    assert memory.available_bytes("cpu") > 1_000_000
+    assert memory.machine_bytes() >= memory.available_bytes("cpu") * 0.5
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 300\n")
+    assert memory.available_bytes("cpu") == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_bytes("cpu") > 1_000_000
+
+
+def test_without_proc_all_memory_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "no-such-file")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.available_bytes("cpu") > 1_000_000
+
+
+def test_the_drivers_word_on_nvidia_devices(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '1000\\n500\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    memory._nvidia_bytes.cache_clear()
+    try:
+        assert memory._nvidia_bytes() == 1500 * 2**20
+        program.write_text("#!/bin/sh\nexit 9\n")
+        memory._nvidia_bytes.cache_clear()
+        assert memory._nvidia_bytes() is None
+    finally:
+        memory._nvidia_bytes.cache_clear()
