@@ -5,6 +5,7 @@ Everything heavy is imported inside the command that needs it, so that ``--help`
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -198,6 +199,9 @@ def main() -> None:
     """Run the command line: our errors are one line and exit status 2, unless ``--debug`` is given."""
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if not debug:
+        # Deprecations inside the libraries are nothing that a user can act on.
+        warnings.simplefilter("ignore")
     try:
         app(arguments, prog_name="lince-rag")
     except LinceError as error:

@@ -52,7 +52,8 @@ class TransformersEngine(Engine):
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that the tokenizer adds around it."""
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # verbose: a text longer than the window is what counting is for, not worth a warning.
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def count_prompt_tokens(self, prompt: Prompt) -> int:
         """Count the tokens of a prompt as the model reads it."""

@@ -80,7 +80,7 @@ def test_unknown_settings_are_errors() -> None:
         ChatLince(model="extractiv").invoke(QUESTION)
 
 
-def test_a_model_without_an_engine_says_so_and_still_renders() -> None:
+def test_a_model_without_its_weights_says_so_and_still_renders() -> None:
     chat = ChatLince(model="lince-zero")
     with pytest.raises(EngineError, match="lince-zero"):
         chat.invoke(QUESTION, documents=DOCUMENTS)
