@@ -30,7 +30,8 @@ def encode_prompt(prompt: Prompt, tokenizer: Any) -> list[int]:
     they do natively, and a tokenizer that puts a space before the beginning of a text does so there, as the
     reference code of LLaMA does for every turn. The tokenizer's automatic special tokens are off: the only BOS
     is the template's. Then the ids are checked: where content became a control id all the same (a token that
-    the registry does not know), only the template's own control tokens are looked for in that piece, and the rest is encoded as plain text.
+    the registry does not know), control tokens are looked for in that piece's stretches of template only, and the
+    rest of it is encoded as plain text.
 
     Args:
         prompt: The prompt.
@@ -66,7 +67,7 @@ def _encode_piece(segments: Sequence[Segment], tokenizer: Any) -> list[int]:
         return []
     if not tokenizer.is_fast:
         return [token for segment in segments for token in _encode_segment(segment, tokenizer)]
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoding["input_ids"]
     controls = control_ids(tokenizer)
     if not _content_controls(ids, encoding["offset_mapping"], segments, controls):
