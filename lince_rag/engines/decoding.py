@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 # What decoding shows for bytes that are not a whole character yet.
-_INCOMPLETE: Final = "\ufffd"
+INCOMPLETE: Final = "\ufffd"
 
 
 class TextAssembler:
@@ -52,7 +52,7 @@ class TextAssembler:
         """Append the text of the tokens that are complete, and look for a stop in it."""
         before = self._decode_ids(self._ids[self._context_start : self._decoded_ids])
         after = self._decode_ids(self._ids[self._context_start :])
-        if after.endswith(_INCOMPLETE) and not final:
+        if after.endswith(INCOMPLETE) and not final:
             return
         new = after[len(before) :] if after.startswith(before) else after
         if new:
@@ -103,7 +103,7 @@ def assemble(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> tuple[s
     """
     whole = TextAssembler(tokenizer, stop)
     text = whole.add(ids) + whole.finish()
-    if _INCOMPLETE not in text:
+    if INCOMPLETE not in text:
         return text, whole.stopped
     # Broken bytes: a tokenizer that falls back to bytes gives up a whole run of them when it decodes them at once.
     # Step by step, the whole characters among them are kept, as they are in a stream.

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from threading import Event
 from typing import Any, Final
 
+from lince_rag.engines.decoding import INCOMPLETE
+
 # Tokens looked at for a stop text beyond its own length in bytes: a token may begin before the stop.
 _STOP_MARGIN: Final = 4
 
@@ -15,11 +17,18 @@ class StopTexts:
         tokenizer: A transformers tokenizer.
         stop: The stop texts.
         prompt_length: Tokens in front of the answers.
+        token_texts: Texts of single tokens that are known already; the tokenizer's, so they may be kept.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_length: int) -> None:
+    def __init__(
+        self, tokenizer: Any, stop: Sequence[str], prompt_length: int, token_texts: dict[int, str] | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = [text for text in stop if text]
+        self._last_characters = {text[-1] for text in self._stop}
+        # White space at the beginning of a text, and so of a token by itself, is dropped by some tokenizers.
+        self._ends_anywhere = any(character.isspace() for character in self._last_characters)
+        self._token_texts = {} if token_texts is None else token_texts
         self._prompt_length = prompt_length
         self._tail = max((len(text.encode()) for text in self._stop), default=0) + _STOP_MARGIN
 
@@ -27,13 +36,27 @@ class StopTexts:
         """Tell which rows are done: a tensor of booleans, one a row."""
         import torch
 
-        done = [bool(self._stop) and self._has_stop(row) for row in input_ids]
+        done = [False] * len(input_ids)
+        if self._stop:
+            # Decoding takes its time, and most tokens cannot be the end of a stop text.
+            for row, token in enumerate(input_ids[:, -1].tolist()):
+                done[row] = self._may_end(token) and self._has_stop(input_ids[row])
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
+    def _may_end(self, token: int) -> bool:
+        """Tell whether a stop text may end in a token, or in a character that the token completes."""
+        if token not in self._token_texts:
+            self._token_texts[token] = self._decode([token])
+        text = self._token_texts[token]
+        return self._ends_anywhere or INCOMPLETE in text or not self._last_characters.isdisjoint(text)
+
     def _has_stop(self, row: Any) -> bool:
-        tail = row[self._prompt_length :][-self._tail :].tolist()
-        text = self._tokenizer.decode(tail, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self._decode(row[self._prompt_length :][-self._tail :].tolist())
         return any(stop in text for stop in self._stop)
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
 
 
 class Cancellation:

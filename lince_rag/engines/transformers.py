@@ -34,6 +34,7 @@ class TransformersEngine(Engine):
         # One generation at a time: the random state and the memory of the machine are shared.
         self._lock = threading.Lock()
         self._beams_said = False
+        self._token_texts: dict[int, str] = {}
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -168,7 +169,7 @@ class TransformersEngine(Engine):
             encoded,
             {**options, "num_return_sequences": candidates},
             settings,
-            StopTexts(self.tokenizer, self._stops(settings), longest),
+            StopTexts(self.tokenizer, self._stops(settings), longest, self._token_texts),
         )
         generations = []
         for row, answer in enumerate(output[:, longest:].tolist()):
