@@ -5,13 +5,14 @@ from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseLLM, LanguageModelInput
+from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
 from pydantic import ConfigDict
 
 from lince_rag.engines import Generation as EngineGeneration
 from lince_rag.language import Language
-from lince_rag.messages import Instruction
+from lince_rag.messages import Instruction, to_template
 from lince_rag.native_model import NativeModel
 from lince_rag.templates import Prompt
 
@@ -75,14 +76,8 @@ class LinceLLM(NativeModel, BaseLLM):
             yield chunk
 
     def _prompt(self, text: str) -> Prompt:
-        turn = {"role": "user", "content": str(text)}
-        documents = []
-        if isinstance(text, Instruction):
-            if text.input is not None:
-                turn["input"] = text.input
-            if text.context is not None:
-                documents = [{"text": text.context}]
-        return self.template.render([turn], documents)
+        messages = text.to_prompt_value().to_messages() if isinstance(text, Instruction) else [HumanMessage(text)]
+        return self._write(*to_template(messages))
 
     def _info(self, generation: EngineGeneration) -> dict[str, Any]:
         return {"finish_reason": generation.finish_reason, "abstained": generation.abstained}

@@ -11,6 +11,7 @@ from langchain_core.messages.utils import convert_to_messages, count_tokens_appr
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import patch_config
+from langchain_core.runnables.utils import add
 
 from lince_rag.answers import Answer, is_abstention
 from lince_rag.chat_models import ChatLince
@@ -120,7 +121,7 @@ class RagChain(Runnable[RagInput, Any]):
             chunks.append(cast(BaseMessageChunk, chunk))
             if text := str(chunk.text):
                 yield text
-        yield self._finish(request, prepared, _merge(chunks))
+        yield self._finish(request, prepared, add(chunks) or AIMessage(""))
 
     async def _astream_steps(
         self, inputs: AsyncIterator[RagInput], run_manager: Any, config: RunnableConfig
@@ -133,7 +134,7 @@ class RagChain(Runnable[RagInput, Any]):
             chunks.append(cast(BaseMessageChunk, chunk))
             if text := str(chunk.text):
                 yield text
-        yield self._finish(request, prepared, _merge(chunks))
+        yield self._finish(request, prepared, add(chunks) or AIMessage(""))
 
     def _read(self, given: RagInput) -> _Request:
         """Check the input and settle the language."""
@@ -262,12 +263,3 @@ def _with_context(question: str, documents: Sequence[Document]) -> str:
         for number, document in enumerate(documents, 1)
     ]
     return "\n\n".join([*numbered, question])
-
-
-def _merge(chunks: list[BaseMessageChunk]) -> BaseMessage:
-    if not chunks:
-        return AIMessage("")
-    merged = chunks[0]
-    for chunk in chunks[1:]:
-        merged = merged + chunk
-    return merged

@@ -67,15 +67,7 @@ class TransformersEngine(Engine):
     def generate_batch(
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
     ) -> list[list[Generation]]:
-        """Generate answers to several prompts in one batch.
-
-        Args:
-            prompts: The prompts.
-            settings: How to generate.
-            candidates: Answers a prompt.
-
-        Returns:
-            The candidates of each prompt.
+        """Generate answers to several prompts, together where that changes none of them.
 
         Raises:
             ContextWindowError: A prompt leaves no room for an answer.
