@@ -28,6 +28,10 @@ class GenerationSettings:
         seed: Same seed, same text.
         language: The reader's language, where the engine speaks in its own words; ``None`` takes the question's.
         minimum_support: Support of the documents (0 to 1) below which an engine that measures it abstains.
+        json_schema: A JSON schema, as JSON: the answer is JSON that meets it. Stop texts do not cut it, but do not
+            occur in its free strings.
+        text_allowed: Whether the answer to a JSON schema of objects may also be text, which stop texts cut; the
+            answer is JSON exactly where it begins with ``{``.
     """
 
     max_tokens: int | None = None
@@ -40,6 +44,8 @@ class GenerationSettings:
     seed: int | None = None
     language: Language | None = None
     minimum_support: float = EVEN_SUPPORT
+    json_schema: str | None = None
+    text_allowed: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,12 @@ class Engine(ABC):
         context_window: Tokens of prompt and answer together that fit.
         quotes: Whether its answers are text of the documents themselves, word for word; others may repeat it as
             it stands in the prompt, with its markers broken, or say something else.
+        constrains: Whether it can hold an answer to a JSON schema.
     """
 
     context_window: int
     quotes: bool = False
+    constrains: bool = False
 
     @abstractmethod
     def count_tokens(self, text: str) -> int:

@@ -13,11 +13,13 @@ class TextAssembler:
     Args:
         tokenizer: A transformers tokenizer.
         stop: Texts that end the answer; neither they nor what follows is given out.
+        uncut: An answer that begins with this is never cut, if it is not empty.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Any, stop: Sequence[str], uncut: str = "") -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(text for text in stop if text)
+        self._uncut = uncut
         self._ids: list[int] = []
         # New tokens are decoded together with those of the step before: a tokenizer that drops a space at the
         # beginning of a text drops it there. Both positions lie between whole characters.
@@ -61,6 +63,8 @@ class TextAssembler:
         self._decoded_ids = len(self._ids)
         searched = max(len(self._text) - max(map(len, self._stop), default=0), 0)
         self._text += new
+        if self._uncut and self._text.lstrip().startswith(self._uncut):
+            self._stop = ()
         found = [(at + len(text), at) for text in self._stop if (at := self._text.find(text, searched)) >= 0]
         if found:
             # The stop text that is whole first ends the answer, whatever others began before it.
@@ -90,23 +94,24 @@ class TextAssembler:
         return self._text[start:end]
 
 
-def assemble(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> tuple[str, bool]:
+def assemble(tokenizer: Any, ids: Sequence[int], stop: Sequence[str], uncut: str = "") -> tuple[str, bool]:
     """Turn the tokens of a whole answer into its text.
 
     Args:
         tokenizer: A transformers tokenizer.
         ids: The answer's token ids.
         stop: Texts that end the answer.
+        uncut: An answer that begins with this is never cut, if it is not empty.
 
     Returns:
         The text, and whether a stop text ended it.
     """
-    whole = TextAssembler(tokenizer, stop)
+    whole = TextAssembler(tokenizer, stop, uncut)
     text = whole.add(ids) + whole.finish()
     if INCOMPLETE not in text:
         return text, whole.stopped
     # Broken bytes: a tokenizer that falls back to bytes gives up a whole run of them when it decodes them at once.
     # Step by step, the whole characters among them are kept, as they are in a stream.
-    steps = TextAssembler(tokenizer, stop)
+    steps = TextAssembler(tokenizer, stop, uncut)
     text = "".join(steps.add([token]) for token in ids) + steps.finish()
     return text, steps.stopped

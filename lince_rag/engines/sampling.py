@@ -30,6 +30,9 @@ def generation_options(spec: ModelSpec, settings: GenerationSettings) -> dict[st
     }  # fmt: skip
     if settings.max_tokens is not None:
         options["max_new_tokens"] = settings.max_tokens
+    elif settings.json_schema is not None:
+        # The cards' limits are for text; a call of a tool takes a third of them before it says anything.
+        options["max_new_tokens"] = max(options["max_new_tokens"], DEFAULT_ANSWER_TOKENS)
     if settings.repetition_penalty is not None:
         options["repetition_penalty"] = settings.repetition_penalty
     asked = {name: value for name in _SAMPLING if (value := getattr(settings, name)) is not None}
@@ -45,6 +48,11 @@ def generation_options(spec: ModelSpec, settings: GenerationSettings) -> dict[st
     if options["num_beams"] == 1:
         options.pop("early_stopping", None)
     return options
+
+
+def without_beams(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options that differ in nothing but that there is one beam."""
+    return {name: value for name, value in options.items() if name != "early_stopping"} | {"num_beams": 1}
 
 
 def is_sampling(options: dict[str, Any]) -> bool:

@@ -18,10 +18,16 @@ class StopTexts:
         stop: The stop texts.
         prompt_length: Tokens in front of the answers.
         token_texts: Texts of single tokens that are known already; the tokenizer's, so they may be kept.
+        uncut: An answer that begins with this is never cut, if it is not empty.
     """
 
     def __init__(
-        self, tokenizer: Any, stop: Sequence[str], prompt_length: int, token_texts: dict[int, str] | None = None
+        self,
+        tokenizer: Any,
+        stop: Sequence[str],
+        prompt_length: int,
+        token_texts: dict[int, str] | None = None,
+        uncut: str = "",
     ) -> None:
         self._tokenizer = tokenizer
         self._stop = [text for text in stop if text]
@@ -30,6 +36,7 @@ class StopTexts:
         self._ends_anywhere = any(character.isspace() for character in self._last_characters)
         self._token_texts = {} if token_texts is None else token_texts
         self._prompt_length = prompt_length
+        self._uncut = uncut
         self._tail = max((len(text.encode()) for text in self._stop), default=0) + _STOP_MARGIN
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
@@ -51,8 +58,11 @@ class StopTexts:
         return self._ends_anywhere or INCOMPLETE in text or not self._last_characters.isdisjoint(text)
 
     def _has_stop(self, row: Any) -> bool:
-        text = self._decode(row[self._prompt_length :][-self._tail :].tolist())
-        return any(stop in text for stop in self._stop)
+        answer = row[self._prompt_length :].tolist()
+        text = self._decode(answer[-self._tail :])
+        if not any(stop in text for stop in self._stop):
+            return False
+        return not (self._uncut and self._decode(answer).lstrip().startswith(self._uncut))
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

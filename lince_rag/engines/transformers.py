@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationSettings, check_window
+from lince_rag.engines.constraints import OBJECT_START, Constraints
 from lince_rag.engines.decoding import TextAssembler, assemble
 from lince_rag.engines.encoding import encode_prompt
 from lince_rag.engines.loading import LoadedModel, LoadingOptions, load_model, load_tokenizer
-from lince_rag.engines.sampling import generation_options, is_beam_search, is_sampling
+from lince_rag.engines.sampling import generation_options, is_beam_search, is_sampling, without_beams
 from lince_rag.engines.stopping import Cancellation, StopTexts
 from lince_rag.engines.streaming import TokenQueue
 from lince_rag.errors import ConfigurationError
@@ -28,12 +29,14 @@ class TransformersEngine(Engine):
         options: Where its weights are and how to load them.
     """
 
+    constrains = True
+
     def __init__(self, spec: ModelSpec, options: LoadingOptions) -> None:
         self.spec = spec
         self.options = options
         # One generation at a time: the random state and the memory of the machine are shared.
         self._lock = threading.Lock()
-        self._beams_said = False
+        self._beams_said: set[str] = set()
         self._token_texts: dict[int, str] = {}
 
     @cached_property
@@ -71,9 +74,9 @@ class TransformersEngine(Engine):
 
         Raises:
             ContextWindowError: A prompt leaves no room for an answer.
-            ConfigurationError: Several candidates are asked of a greedy search.
+            ConfigurationError: Several candidates are asked of a greedy search, or a JSON schema does not fit.
         """
-        options = generation_options(self.spec, settings)
+        options = self._search(settings)
         self._check_candidates(options, candidates)
         encoded = [self._checked(prompt) for prompt in prompts]
         # A seed makes each answer reproducible by itself, so seeded sampling goes one by one; and so does a prompt
@@ -90,14 +93,9 @@ class TransformersEngine(Engine):
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Generate token by token; a beam search cannot stream and decodes greedily instead."""
-        options = generation_options(self.spec, settings)
-        if is_beam_search(options):
-            if not self._beams_said:
-                logger.warning("%s: a beam search cannot stream; streams decode greedily.", self.spec.name)
-                self._beams_said = True
-            options = {**options, "num_beams": 1, "early_stopping": False}
+        options = self._one_beam(self._search(settings), "stream")
         ids = self._checked(prompt)
-        assembler = TextAssembler(self.tokenizer, self._stops(settings))
+        assembler = TextAssembler(self.tokenizer, *self._stops(settings))
         streamer = TokenQueue()
         worker = threading.Thread(
             target=self._run_streamed, args=(ids, options, settings, streamer), name="lince-stream", daemon=True
@@ -129,8 +127,39 @@ class TransformersEngine(Engine):
         ends = {declared} if isinstance(declared, int) else set(declared or ())
         return ends | {self.tokenizer.eos_token_id} - {None}
 
-    def _stops(self, settings: GenerationSettings) -> tuple[str, ...]:
-        return (*settings.stop, *self.spec.stop)
+    @cached_property
+    def _constraints(self) -> Constraints:
+        return Constraints(self.tokenizer, sorted(self._end_ids))
+
+    def _search(self, settings: GenerationSettings) -> dict[str, Any]:
+        options = generation_options(self.spec, settings)
+        return options if settings.json_schema is None else self._one_beam(options, "hold to a JSON schema")
+
+    def _one_beam(self, options: dict[str, Any], purpose: str) -> dict[str, Any]:
+        """Give up a beam search, and say so once."""
+        if not is_beam_search(options):
+            return options
+        if purpose not in self._beams_said:
+            logger.warning("%s: a beam search cannot %s; one beam is decoded.", self.spec.name, purpose)
+            self._beams_said.add(purpose)
+        return without_beams(options)
+
+    def _stops(self, settings: GenerationSettings) -> tuple[tuple[str, ...], str]:
+        """The texts that cut an answer, and what one begins with that none of them cuts.
+
+        JSON is never cut, its strings are kept clear of stop texts instead.
+        """
+        texts = (*settings.stop, *self.spec.stop)
+        if settings.json_schema is None:
+            return texts, ""
+        return (texts, OBJECT_START) if settings.text_allowed else ((), "")
+
+    def _processors(self, settings: GenerationSettings, limit: int) -> list[Any]:
+        if settings.json_schema is None:
+            return []
+        forbidden = (*settings.stop, *self.spec.stop)
+        schema, text_allowed = settings.json_schema, settings.text_allowed
+        return [self._constraints.processor(schema, limit, forbidden, text_allowed=text_allowed)]
 
     def _checked(self, prompt: Prompt) -> list[int]:
         """Encode a prompt that leaves room for at least one token of answer."""
@@ -157,11 +186,12 @@ class TransformersEngine(Engine):
         if not encoded:
             return []
         longest = max(map(len, encoded))
+        stop, uncut = self._stops(settings)
         output = self._generate_ids(
             encoded,
             {**options, "num_return_sequences": candidates},
             settings,
-            StopTexts(self.tokenizer, self._stops(settings), longest, self._token_texts),
+            StopTexts(self.tokenizer, stop, longest, self._token_texts, uncut),
         )
         generations = []
         for row, answer in enumerate(output[:, longest:].tolist()):
@@ -172,8 +202,8 @@ class TransformersEngine(Engine):
         """End an answer at its end token or its stop text."""
         end = next((at for at, token in enumerate(ids) if token in self._end_ids), None)
         answer = ids if end is None else ids[:end]
-        text, stopped = assemble(self.tokenizer, answer, self._stops(settings))
-        if not stopped and end is None:
+        text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
+        if end is None:
             # In a batch, an answer that a stop text ended is followed by padding.
             pad = self.tokenizer.pad_token_id
             while answer and answer[-1] == pad:
@@ -203,6 +233,7 @@ class TransformersEngine(Engine):
         """Call ``model.generate`` on a left-padded batch, under the seed; the global random state stays."""
         import torch
         from transformers import GenerationConfig
+        from transformers.generation.logits_process import LogitsProcessorList
         from transformers.generation.stopping_criteria import StoppingCriteriaList
 
         model, tokenizer = self.loaded.model, self.tokenizer
@@ -210,9 +241,10 @@ class TransformersEngine(Engine):
             {"input_ids": [list(ids) for ids in encoded]}, padding_side="left", return_tensors="pt"
         )
         longest = batch["input_ids"].shape[1]
-        room = self.loaded.context_window - longest
+        limit = min(options["max_new_tokens"], self.loaded.context_window - longest)
+        processors = self._processors(settings, limit)
         config = GenerationConfig(  # type: ignore[no-untyped-call]
-            **{**options, "max_new_tokens": min(options["max_new_tokens"], room)},
+            **{**options, "max_new_tokens": limit},
             eos_token_id=sorted(self._end_ids),
             pad_token_id=tokenizer.pad_token_id,
         )
@@ -225,6 +257,7 @@ class TransformersEngine(Engine):
                 input_ids=batch["input_ids"].to(model.device),
                 attention_mask=batch["attention_mask"].to(model.device),
                 generation_config=config,
+                logits_processor=LogitsProcessorList(processors),
                 stopping_criteria=StoppingCriteriaList([criterion]),
                 **({"streamer": streamer} if streamer else {}),
             )

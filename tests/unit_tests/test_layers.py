@@ -18,9 +18,10 @@ LAYERS = [
     "templates analysis sentences questions support spans readers documents chunking embeddings context"
     " citations engines",
     "vectorstores filters lexical ledger stores",
-    "messages native_model llms chat_models",
+    "tool_calls answer_formats messages searching native_model llms replies structured_output chat_models",
     "rescoring retrievers verification ingestion index_settings index copying",
-    "answers grounding ranking candidates requests conversation prompting concluding streaming sessions rag",
+    "answers grounding ranking candidates requests conversation prompting concluding streaming sessions rag"
+    " agent_middleware agents",
     "evaluation mcp_server terminal demo cli_options eval_command chat_command mcp_command cli",
 ]
 ORDER = {name: position for position, name in enumerate(" ".join(LAYERS).split())}
@@ -32,7 +33,7 @@ QUESTION_SIDE -= set(LAYERS[-1].split())
 
 HEAVY = {"torch", "transformers", "sentence_transformers", "chromadb", "langchain_chroma", "tantivy", "pypdfium2"}
 HEAVY |= {"docx", "lxml", "numpy", "sentencex", "Stemmer", "py3langid", "matplotlib", "scipy", "sklearn"}
-HEAVY |= {"ir_measures"}
+HEAVY |= {"ir_measures", "jsonschema", "llguidance"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
