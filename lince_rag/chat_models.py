@@ -1,22 +1,51 @@
 """ChatLince: a LangChain chat model over the engines, in each model's own prompt format."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.documents import Document
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict
 
-from lince_rag.engines import Generation
-from lince_rag.language import Language
-from lince_rag.messages import Instruction, to_template
+from lince_rag.answer_formats import FORMATS, AnswerFormat, Tool
+from lince_rag.engines import Generation, GenerationSettings
+from lince_rag.engines.extractive import EXTRACTIVE
+from lince_rag.errors import ConfigurationError
+from lince_rag.language import Language, detect_language
+from lince_rag.messages import Instruction
 from lince_rag.native_model import NativeModel
+from lince_rag.registry import load_registry
+from lince_rag.replies import ReplyReader, read_reply
+from lince_rag.searching import last_question, next_search
+from lince_rag.structured_output import parse_structured
 from lince_rag.templates import Prompt
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A call, ready for the engine.
+
+    Attributes:
+        messages: The conversation.
+        prompt: It, as the model reads it.
+        settings: How to generate.
+        answer_format: What the answer may be.
+        may_call: Whether the engine's text may call tools.
+    """
+
+    messages: Sequence[BaseMessage]
+    prompt: Prompt
+    settings: GenerationSettings
+    answer_format: AnswerFormat
+    may_call: bool
 
 
 class ChatLince(NativeModel, BaseChatModel):
@@ -60,12 +89,21 @@ class ChatLince(NativeModel, BaseChatModel):
             return model_input.to_prompt_value()
         return super()._convert_input(model_input)
 
-    def render(self, messages: Sequence[BaseMessage], documents: Sequence[Document] = ()) -> Prompt:
+    def _resolve_model_profile(self) -> ModelProfile:
+        row = load_registry(self.models_file).get(self.model)
+        constrains = row is None or row.engine != EXTRACTIVE
+        profile = ModelProfile(tool_calling=True, tool_choice=True, structured_output=constrains)
+        return profile if row is None else {**profile, "max_input_tokens": row.context_window}
+
+    def render(
+        self, messages: Sequence[BaseMessage], documents: Sequence[Document] = (), **answer_format: Any
+    ) -> Prompt:
         """Write messages and documents the way the model reads them, without generating.
 
         Args:
-            messages: System, human and AI messages with text.
+            messages: System, human, AI and tool messages with text.
             documents: What goes into the format's Contexto or Entrada.
+            **answer_format: ``tools``, ``tool_choice``, ``parallel_tool_calls`` and ``response_format``.
 
         Returns:
             The prompt; its ``text`` is what the model sees.
@@ -73,26 +111,32 @@ class ChatLince(NativeModel, BaseChatModel):
         Raises:
             TemplateError: The format has no place for one of the messages.
         """
-        return self._write(*to_template(messages, documents))
+        return self._render(messages, documents, AnswerFormat.of(**answer_format))
 
-    def count_prompt_tokens(self, messages: Sequence[BaseMessage], documents: Sequence[Document] = ()) -> int:
+    def count_prompt_tokens(
+        self, messages: Sequence[BaseMessage], documents: Sequence[Document] = (), **answer_format: Any
+    ) -> int:
         """Count the tokens of a whole prompt, as the model reads it.
 
         Args:
-            messages: System, human and AI messages with text.
+            messages: System, human, AI and tool messages with text.
             documents: What goes into the format's Contexto or Entrada.
+            **answer_format: As of ``render``.
 
         Returns:
             The number of tokens.
         """
-        return self.engine.count_prompt_tokens(self.render(messages, documents))
+        return self.engine.count_prompt_tokens(self.render(messages, documents, **answer_format))
 
-    def encode(self, messages: Sequence[BaseMessage], documents: Sequence[Document] = ()) -> list[int]:
+    def encode(
+        self, messages: Sequence[BaseMessage], documents: Sequence[Document] = (), **answer_format: Any
+    ) -> list[int]:
         """Return the token ids that the model reads.
 
         Args:
-            messages: System, human and AI messages with text.
+            messages: System, human, AI and tool messages with text.
             documents: What goes into the format's Contexto or Entrada.
+            **answer_format: As of ``render``.
 
         Returns:
             The ids of the whole prompt.
@@ -100,7 +144,75 @@ class ChatLince(NativeModel, BaseChatModel):
         Raises:
             EngineError: The model has no tokenizer, or it cannot be loaded.
         """
-        return self.engine.encode(self.render(messages, documents))
+        return self.engine.encode(self.render(messages, documents, **answer_format))
+
+    def bind_tools(
+        self,
+        tools: Sequence[Tool],
+        *,
+        tool_choice: dict[str, Any] | str | bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the model call tools, by exact names and with valid arguments.
+
+        The tools are described to it in its own language; decoding lets through nothing but text or calls. The
+        embedded engine calls tools that take one text: it searches with the question.
+
+        Args:
+            tools: Tools, functions, pydantic classes or OpenAI's descriptions.
+            tool_choice: ``None`` or ``"auto"`` leaves it to the model, ``"any"`` (or ``True``) asks for a call,
+                ``"none"`` for text, a name for a call of that tool.
+            parallel_tool_calls: Whether an answer may be several calls; otherwise it is one.
+            **kwargs: More keywords of the call.
+
+        Returns:
+            The model with the tools bound.
+
+        Raises:
+            ConfigurationError: Two tools have one name, or the choice is none of them.
+        """
+        described = [convert_to_openai_tool(tool) for tool in tools]
+        AnswerFormat.of(described, tool_choice, parallel_tool_calls, kwargs.get("response_format"))
+        options = {"tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
+        given = {name: value for name, value in options.items() if value is not None}
+        return self.bind(tools=described, **given, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Any = None,
+        *,
+        include_raw: bool = False,
+        method: Literal["json_schema", "json_mode", "function_calling"] = "json_schema",
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return objects of a schema: decoding lets through nothing but JSON that meets it.
+
+        Args:
+            schema: A pydantic class, a TypedDict or a JSON schema; with ``json_mode`` it may be left out.
+            include_raw: Whether to return a dict of ``raw``, ``parsed`` and ``parsing_error``.
+            method: ``"json_schema"`` and ``"json_mode"`` do the same where there is a schema;
+                ``"function_calling"`` makes the model call a tool of that form.
+            **kwargs: More keywords of the call.
+
+        Returns:
+            A Runnable from a prompt to an object of the class, or a dict; streams give partial dicts.
+
+        Raises:
+            ConfigurationError: There is no schema.
+        """
+        if schema is None and method != "json_mode":
+            raise ConfigurationError(
+                f"method={method!r} needs a schema.", hint="Give one, or use method='json_mode'."
+            )
+        if method == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        # Grammars are always strict.
+        kwargs.pop("strict", None)
+        asked = {"type": "json_object"} if schema is None else schema
+        described = {"kwargs": {"method": method}, "schema": asked}
+        llm = self.bind(response_format=asked, ls_structured_output_format=described, **kwargs)
+        return parse_structured(llm, schema, include_raw=include_raw)
 
     def _generate(
         self,
@@ -111,10 +223,21 @@ class ChatLince(NativeModel, BaseChatModel):
         language: Language | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        settings = self._settings(stop, language, kwargs)
-        prompt = self.render(messages, documents)
-        (candidates,) = self._generate_batch([prompt], settings)
-        return ChatResult(generations=[self._chat_generation(candidate) for candidate in candidates])
+        asked = self._ask(messages, stop, documents, language, kwargs)
+        search = self._next_search(asked, abstained=False)
+        (candidates,) = [[search]] if search else self._generate_batch([asked.prompt], asked.settings)
+        if candidates[0].abstained and (search := self._next_search(asked, abstained=True)):
+            candidates = [search]
+        may_call = search is not None or asked.may_call
+        return ChatResult(
+            generations=[
+                ChatGeneration(
+                    message=read_reply(self.model, candidate, may_call=may_call),
+                    generation_info={"finish_reason": candidate.finish_reason},
+                )
+                for candidate in candidates
+            ]
+        )
 
     def _stream(
         self,
@@ -125,41 +248,40 @@ class ChatLince(NativeModel, BaseChatModel):
         language: Language | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        settings = self._settings(stop, language, kwargs)
-        input_tokens_said = False
-        for step in self._generate_stream(self.render(messages, documents), settings):
-            # Usage adds up over the chunks of a stream, so the prompt counts once.
-            input_tokens = 0 if input_tokens_said else step.input_tokens
-            input_tokens_said = True
-            message = AIMessageChunk(
-                content=step.text,
-                response_metadata=self._metadata(step) if step.finish_reason else {},
-                usage_metadata=_usage(input_tokens, step.output_tokens),
-                chunk_position="last" if step.finish_reason else None,
-            )
-            chunk = ChatGenerationChunk(message=message)
+        asked = self._ask(messages, stop, documents, language, kwargs)
+        search = self._next_search(asked, abstained=False)
+        steps = iter([search]) if search else self._generate_stream(asked.prompt, asked.settings)
+        first = next(steps)
+        if first.abstained and (search := self._next_search(asked, abstained=True)):
+            first, steps = search, iter(())
+        reader = ReplyReader(self.model, may_call=search is not None or asked.may_call)
+        for step in chain([first], steps):
+            chunk = ChatGenerationChunk(message=reader.take(step))
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
-    def _chat_generation(self, generation: Generation) -> ChatGeneration:
-        message = AIMessage(
-            content=generation.text,
-            response_metadata=self._metadata(generation),
-            usage_metadata=_usage(generation.input_tokens, generation.output_tokens),
-        )
-        return ChatGeneration(message=message, generation_info={"finish_reason": generation.finish_reason})
+    def _ask(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        documents: Sequence[Document],
+        language: Language | None,
+        options: dict[str, Any],
+    ) -> _Asked:
+        """Read the keywords of a call and write the prompt."""
+        answer_format = AnswerFormat.of(**{name: options.pop(name) for name in FORMATS if name in options})
+        settings = self._settings(stop, language, options, answer_format)
+        prompt = self._render(messages, documents, answer_format)
+        return _Asked(messages, prompt, settings, answer_format, bool(answer_format.tools) and not self.quotes)
 
-    def _metadata(self, generation: Generation) -> dict[str, Any]:
-        return {
-            "model_name": self.model,
-            "model_provider": "lince",
-            "finish_reason": generation.finish_reason,
-            "abstained": generation.abstained,
-        }
-
-
-def _usage(input_tokens: int, output_tokens: int) -> UsageMetadata:
-    return UsageMetadata(
-        input_tokens=input_tokens, output_tokens=output_tokens, total_tokens=input_tokens + output_tokens
-    )
+    def _next_search(self, asked: _Asked, *, abstained: bool) -> Generation | None:
+        """Return the call that an engine makes which only quotes: one with weights decides by itself."""
+        if not self.quotes:
+            return None
+        language = asked.settings.language or detect_language(last_question(asked.messages))
+        call = next_search(asked.answer_format, asked.messages, language, abstained=abstained)
+        if call is None:
+            return None
+        count = self.engine.count_tokens
+        return Generation(call, count(asked.prompt.text), count(call), "stop")

@@ -10,9 +10,10 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
 from pydantic import ConfigDict
 
+from lince_rag.answer_formats import AnswerFormat
 from lince_rag.engines import Generation as EngineGeneration
 from lince_rag.language import Language
-from lince_rag.messages import Instruction, to_template
+from lince_rag.messages import Instruction
 from lince_rag.native_model import NativeModel
 from lince_rag.templates import Prompt
 
@@ -20,7 +21,8 @@ from lince_rag.templates import Prompt
 class LinceLLM(NativeModel, BaseLLM):
     """Complete an instruction with a model of the registry, in exactly the prompt format it was trained on.
 
-    Its fields are those of ``NativeModel``. Several prompts run as one batch.
+    Its fields are those of ``NativeModel``. Several prompts run as one batch. A ``response_format`` in the call (a
+    JSON schema or a pydantic class) holds the answers to it.
 
     Example:
         >>> llm = LinceLLM(model="…", model_path="…")
@@ -47,8 +49,9 @@ class LinceLLM(NativeModel, BaseLLM):
         language: Language | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        settings = self._settings(stop, language, kwargs)
-        batch = self._generate_batch([self._prompt(text) for text in prompts], settings)
+        answer_format = AnswerFormat.of(response_format=kwargs.pop("response_format", None))
+        settings = self._settings(stop, language, kwargs, answer_format)
+        batch = self._generate_batch([self._prompt(text, answer_format) for text in prompts], settings)
         generations = [
             [Generation(text=candidate.text, generation_info=self._info(candidate)) for candidate in candidates]
             for candidates in batch
@@ -67,17 +70,18 @@ class LinceLLM(NativeModel, BaseLLM):
         language: Language | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        settings = self._settings(stop, language, kwargs)
-        for step in self._generate_stream(self._prompt(prompt), settings):
+        answer_format = AnswerFormat.of(response_format=kwargs.pop("response_format", None))
+        settings = self._settings(stop, language, kwargs, answer_format)
+        for step in self._generate_stream(self._prompt(prompt, answer_format), settings):
             info = self._info(step) if step.finish_reason else None
             chunk = GenerationChunk(text=step.text, generation_info=info)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
-    def _prompt(self, text: str) -> Prompt:
+    def _prompt(self, text: str, answer_format: AnswerFormat) -> Prompt:
         messages = text.to_prompt_value().to_messages() if isinstance(text, Instruction) else [HumanMessage(text)]
-        return self._write(*to_template(messages))
+        return self._render(messages, answer_format=answer_format)
 
     def _info(self, generation: EngineGeneration) -> dict[str, Any]:
         return {"finish_reason": generation.finish_reason, "abstained": generation.abstained}

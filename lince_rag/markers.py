@@ -4,6 +4,7 @@ Every marker and control token in the text is broken by one backslash after its 
 reversibly: ``[INST]`` becomes ``[\INST]``.
 """
 
+import json
 import re
 import unicodedata
 from bisect import bisect_right
@@ -20,6 +21,8 @@ BACKSLASH: Final = "\\"
 _SPACE: Final = "[\\s\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
 
 _IS_SPACE: Final = re.compile(_SPACE)
+
+_JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 _LINE_BREAKS: Final = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
 
@@ -148,6 +151,39 @@ def restore(text: str, patterns: MarkerPatterns) -> str:
         pieces.append(text[start:cut])
         start = cut + text.startswith(BACKSLASH, cut)
     return "".join([*pieces, text[start:]])
+
+
+def restore_json(text: str, patterns: MarkerPatterns) -> str:
+    """Undo ``neutralize`` in the strings of a JSON text, where a backslash is written as two.
+
+    Args:
+        text: JSON, or the beginning of it; a string that is still open is left as it is.
+        patterns: The patterns that what it quotes was neutralised with.
+
+    Returns:
+        The JSON.
+    """
+
+    def restored(match: re.Match[str]) -> str:
+        value = json.loads(match.group())
+        original = restore(value, patterns)
+        return match.group() if original == value else json.dumps(original, ensure_ascii=False)
+
+    return _JSON_STRING.sub(restored, text)
+
+
+def find_open_string(text: str) -> int:
+    """Find where the string that is still open in the beginning of a JSON text starts.
+
+    Args:
+        text: The beginning of a JSON text.
+
+    Returns:
+        The position of its quotation mark; the length of the text where none is open.
+    """
+    end = max((match.end() for match in _JSON_STRING.finditer(text)), default=0)
+    start = text.find('"', end)
+    return len(text) if start < 0 else start
 
 
 def break_joints(segments: list[Segment], patterns: MarkerPatterns) -> list[Segment]:

@@ -4,17 +4,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.prompts.string import get_template_variables
 from langchain_core.utils.formatting import formatter
 from pydantic import model_validator
 
+from lince_rag.answer_formats import instruction
 from lince_rag.context import as_template_documents
 from lince_rag.errors import TemplateError
+from lince_rag.language import DEFAULT_LANGUAGE, Language
+from lince_rag.tool_calls import write_calls
 
-_ROLES: dict[type[BaseMessage], str] = {SystemMessage: "system", HumanMessage: "user", AIMessage: "assistant"}
+_ROLES: dict[type[BaseMessage], str] = {
+    SystemMessage: "system",
+    HumanMessage: "user",
+    AIMessage: "assistant",
+    ToolMessage: "user",
+}
+
+# Blocks of an AI message that say what its tool_calls say.
+_CALL_BLOCKS = frozenset({"tool_use", "tool_call"})
 
 
 class Instruction(str):
@@ -113,14 +131,20 @@ class NativePrompt(BasePromptTemplate[str]):
 
 
 def to_template(
-    messages: Sequence[BaseMessage], documents: Sequence[Document] = ()
+    messages: Sequence[BaseMessage],
+    documents: Sequence[Document] = (),
+    language: Language = DEFAULT_LANGUAGE,
 ) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
     """Turn messages and documents into what chat templates take.
 
+    The calls of an AI message are written as the model writes them. The results of tools, errors too, become the
+    input of a user turn.
+
     Args:
-        messages: System, human and AI messages with text; a ``text-plain`` block is a document, and a human
+        messages: System, human, AI and tool messages with text; a ``text-plain`` block is a document, and a human
             message may have an ``input`` in its ``additional_kwargs``.
         documents: Further documents, which come first.
+        language: The language of the sentence that the results of tools follow.
 
     Returns:
         The messages and the documents of a template.
@@ -129,13 +153,40 @@ def to_template(
         TemplateError: A message or a block has no place in a text prompt.
     """
     converted = as_template_documents(documents)
-    turns = []
-    for message in messages:
-        turn = {"role": _role(message), "content": "".join(_texts(message, converted))}
+    calls = [call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
+    names = {call["id"]: call["name"] for call in calls}
+    turns: list[dict[str, str]] = []
+    for before, message in zip([None, *messages], messages, strict=False):
+        content = "".join(_texts(message, converted))
+        if isinstance(message, ToolMessage):
+            name = message.name or names.get(message.tool_call_id) or message.tool_call_id
+            label = instruction("error", language, name=name) if message.status == "error" else name
+            if not isinstance(before, ToolMessage):
+                turns.append({"role": "user", "content": instruction("results", language)})
+            earlier = f"{turns[-1]['input']}\n\n" if "input" in turns[-1] else ""
+            turns[-1]["input"] = f"{earlier}{label}: {content}"
+            continue
+        if isinstance(message, AIMessage) and message.tool_calls:
+            content = "\n".join(filter(None, (content, write_calls(message.tool_calls))))
+        turn = {"role": _role(message), "content": content}
         if (entered := message.additional_kwargs.get("input")) is not None:
             turn["input"] = entered
         turns.append(turn)
     return turns, converted
+
+
+def with_instructions(messages: Sequence[BaseMessage], instructions: SystemMessage) -> list[BaseMessage]:
+    """Put instructions after the system message, or first where there is none.
+
+    Args:
+        messages: A conversation.
+        instructions: The instructions.
+
+    Returns:
+        The conversation with them.
+    """
+    system = [message for message in messages[:1] if isinstance(message, SystemMessage)]
+    return [*system, instructions, *messages[len(system) :]]
 
 
 def join_turns(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
@@ -167,7 +218,7 @@ def _role(message: BaseMessage) -> str:
             return role
     raise TemplateError(
         f"A message of type {message.type!r} has no place in these formats.",
-        hint="Use system, human and AI messages.",
+        hint="Use system, human, AI and tool messages.",
     )
 
 
@@ -182,7 +233,7 @@ def _texts(message: BaseMessage, documents: list[dict[str, Any]]) -> list[str]:
         elif block.get("type") == "text-plain" and isinstance(block.get("text"), str):
             title = {"title": block["title"]} if block.get("title") else {}
             documents.append({"text": block["text"], **title})
-        else:
+        elif not (isinstance(message, AIMessage) and block.get("type") in _CALL_BLOCKS):
             raise TemplateError(
                 f"A content block of type {block.get('type')!r} cannot be written into a text prompt.",
                 hint="These models read text, and documents as text-plain blocks.",

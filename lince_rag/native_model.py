@@ -6,14 +6,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from langchain_core.documents import Document
+from langchain_core.messages import BaseMessage, SystemMessage
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from lince_rag.answer_formats import FORMATS, AnswerFormat
 from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOptions, create_engine
 from lince_rag.engines.sampling import DEFAULT_ANSWER_TOKENS
-from lince_rag.errors import ConfigurationError, TemplateError
-from lince_rag.language import Language
-from lince_rag.messages import join_turns
+from lince_rag.errors import ConfigurationError, EngineError, TemplateError
+from lince_rag.language import LANGUAGES, Language, detect_language
+from lince_rag.markers import find_open_string
+from lince_rag.messages import join_turns, to_template, with_instructions
 from lince_rag.registry import ModelSpec, get_model, load_registry
+from lince_rag.searching import last_question, read_results
 from lince_rag.templates import ChatTemplate, Prompt
 
 # The settings of a call, which `invoke(…, temperature=0)` may override.
@@ -143,6 +148,27 @@ class NativeModel(BaseModel):
         """
         return self.engine.count_tokens(text)
 
+    def _render(
+        self,
+        messages: Sequence[BaseMessage],
+        documents: Sequence[Document] = (),
+        answer_format: AnswerFormat = AnswerFormat(),  # noqa: B008
+    ) -> Prompt:
+        """Write messages and documents in the format of the model, and what its answer may be in its language."""
+        if self.quotes:
+            messages, found = read_results(messages)
+            return self._write(*to_template(messages, [*documents, *found]))
+        language = self._language_for(last_question(messages))
+        if told := answer_format.instructions(language):
+            messages = with_instructions(messages, SystemMessage(told))
+        return self._write(*to_template(messages, documents, language))
+
+    def _language_for(self, question: str) -> Language:
+        """Return the question's language if the model knows it, else the one of ours that it knows best."""
+        language = detect_language(question)
+        known = [each for each in LANGUAGES if each in self.spec.languages]
+        return language if language in known or not known else min(known, key=self.spec.languages.index)
+
     def _write(self, turns: Sequence[Mapping[str, str]], documents: Sequence[Mapping[str, Any]]) -> Prompt:
         """Render a prompt; where the format's roles must alternate, neighbouring turns of one role are joined."""
         try:
@@ -159,7 +185,7 @@ class NativeModel(BaseModel):
         if self.engine.quotes:
             return batch
         return [
-            [replace(candidate, text=self.template.restore(candidate.text)) for candidate in candidates]
+            [replace(candidate, text=self._restore(candidate.text, settings)) for candidate in candidates]
             for candidates in batch
         ]
 
@@ -174,21 +200,42 @@ class NativeModel(BaseModel):
                 yield step
                 continue
             raw += step.text
-            backslash = raw.find("\\", max(len(raw) - longest, 0))
-            whole = raw if step.finish_reason or backslash < 0 else raw[:backslash]
-            text = self.template.restore(whole) if "\\" in whole else whole
+            first = find_open_string(raw) if _is_json(raw, settings) else max(len(raw) - longest, 0)
+            backslash = raw.find("\\", first)
+            held = first if _is_json(raw, settings) else backslash
+            whole = raw if step.finish_reason or backslash < 0 else raw[:held]
+            text = self._restore(whole, settings) if "\\" in whole else whole
             yield replace(step, text=text[given:])
             given = max(given, len(text))
 
+    def _restore(self, text: str, settings: GenerationSettings) -> str:
+        return self.template.restore_json(text) if _is_json(text, settings) else self.template.restore(text)
+
     def _settings(
-        self, stop: list[str] | None, language: Language | None, overrides: dict[str, Any]
+        self,
+        stop: list[str] | None,
+        language: Language | None,
+        overrides: dict[str, Any],
+        answer_format: AnswerFormat = AnswerFormat(),  # noqa: B008
     ) -> GenerationSettings:
         """Merge a call's settings into the fields."""
         if unknown := overrides.keys() - CALL_SETTINGS - {"minimum_support"}:
             raise ConfigurationError(
                 f"{type(self).__name__} takes no {', '.join(sorted(unknown))}.",
-                hint=f"It takes {', '.join(sorted(CALL_SETTINGS))}, stop, documents and language.",
+                hint=f"It takes {', '.join(sorted([*CALL_SETTINGS, *FORMATS]))}, stop, documents and language.",
             )
         values = {name: getattr(self, name) for name in CALL_SETTINGS}
         settings = GenerationSettings(**values, language=language, stop=tuple(stop or self.stop or ()))
+        if self.quotes and answer_format.schema is not None:
+            raise EngineError(
+                "The embedded engine quotes documents and cannot write JSON of a schema.",
+                hint="Choose a model with weights: lince-rag models.",
+            )
+        if not self.quotes and (schema := answer_format.json_schema()) is not None:
+            settings = replace(settings, json_schema=schema, text_allowed=answer_format.text_allowed)
         return replace(settings, **overrides)
+
+
+def _is_json(text: str, settings: GenerationSettings) -> bool:
+    """Tell whether an answer, or the beginning of one, is JSON."""
+    return settings.json_schema is not None and (not settings.text_allowed or text.lstrip().startswith("{"))

@@ -8,9 +8,11 @@ from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.tools import BaseTool
 
 from lince_rag.candidates import BestOf
 from lince_rag.context import PackedContext, pack_context
+from lince_rag.engines.sampling import DEFAULT_ANSWER_TOKENS
 from lince_rag.language import message
 from lince_rag.requests import Request
 from lince_rag.support import EVEN_SUPPORT
@@ -31,7 +33,9 @@ class DocumentReader(Protocol):
     def answer_tokens(self) -> int:
         """Tokens of answer at most."""
 
-    def count_prompt_tokens(self, messages: Sequence[BaseMessage], documents: Sequence[Document] = ()) -> int:
+    def count_prompt_tokens(
+        self, messages: Sequence[BaseMessage], documents: Sequence[Document] = (), **answer_format: Any
+    ) -> int:
         """Count the tokens of a whole prompt."""
 
     def get_num_tokens(self, text: str) -> int:
@@ -67,6 +71,9 @@ def prepare(
     *,
     max_context_tokens: int | None,
     minimum_support: float,
+    following: Sequence[BaseMessage] = (),
+    further_instructions: str = "",
+    tools: Sequence[BaseTool] = (),
 ) -> Prepared:
     """Fit history and chunks into the window, and write the messages.
 
@@ -76,30 +83,36 @@ def prepare(
         documents: The retrieved chunks, best first.
         max_context_tokens: Tokens that the chunks may take; ``None`` takes what the window leaves.
         minimum_support: Support below which an engine that measures it abstains.
+        following: What came after the question: calls of tools and their results.
+        further_instructions: What to tell the model besides how to answer.
+        tools: The tools that the model will be told of.
 
     Returns:
         What the model gets.
     """
-    instructions = SystemMessage(
-        load_answer_instructions(request.language, message("abstention", request.language))
-    )
+    told = load_answer_instructions(request.language, message("abstention", request.language))
+    instructions = SystemMessage("\n".join(filter(None, (told, further_instructions))))
     # A model that only quotes goes by the words of the question; others read the conversation itself.
     asked = request.standalone if getattr(llm, "quotes", False) else request.question
     question = HumanMessage("\n".join(filter(None, (asked, request.reminder))))
     history = _whole_turns(request.history)
     while True:
-        messages: list[BaseMessage] = [instructions, *history, question]
-        budget = _budget(llm, messages, max_context_tokens)
+        messages: list[BaseMessage] = [instructions, *history, question, *following]
+        budget = _budget(llm, messages, max_context_tokens, tools)
         # A history may take half of what is left for it and the documents together.
-        if not history or budget >= _budget(llm, [instructions, question], max_context_tokens) / 2:
+        without = [instructions, question, *following]
+        if not history or budget >= _budget(llm, without, max_context_tokens, tools) / 2:
             break
         history = history[2:]
-    packed = _pack(llm, messages, documents, budget)
+    packed = _pack(llm, messages, documents, budget, tools)
     options: dict[str, Any] = {}
     if reads_documents(llm):
         options = {"documents": packed.documents, "language": request.language}
         if minimum_support != EVEN_SUPPORT:
             options["minimum_support"] = minimum_support
+    elif following:
+        # The results of tools hold the documents.
+        packed = PackedContext(list(documents))
     else:
         messages[-1] = HumanMessage(_with_context(str(question.text), packed.documents))
         if isinstance(llm, BestOf):
@@ -114,24 +127,44 @@ def _whole_turns(history: list[BaseMessage]) -> list[BaseMessage]:
     return history[first:]
 
 
-def _budget(llm: BaseChatModel, messages: list[BaseMessage], max_context_tokens: int | None) -> int:
+def _budget(
+    llm: BaseChatModel, messages: list[BaseMessage], max_context_tokens: int | None, tools: Sequence[BaseTool]
+) -> int:
     """Tokens left for documents."""
     if not reads_documents(llm):
         return max_context_tokens or DEFAULT_CONTEXT_TOKENS
-    left = llm.context_window - llm.answer_tokens - llm.count_prompt_tokens(messages)
+    left = _room(llm, tools) - _length(llm, messages, (), tools)
     return left if max_context_tokens is None else min(left, max_context_tokens)
 
 
+def _room(llm: DocumentReader, tools: Sequence[BaseTool]) -> int:
+    """Tokens of the window that the answer does not take."""
+    return llm.context_window - max(llm.answer_tokens, DEFAULT_ANSWER_TOKENS if tools else 0)
+
+
+def _length(
+    llm: DocumentReader,
+    messages: list[BaseMessage],
+    documents: Sequence[Document],
+    tools: Sequence[BaseTool],
+) -> int:
+    return llm.count_prompt_tokens(messages, documents, **({"tools": tools} if tools else {}))
+
+
 def _pack(
-    llm: BaseChatModel, messages: list[BaseMessage], documents: Sequence[Document], budget: int
+    llm: BaseChatModel,
+    messages: list[BaseMessage],
+    documents: Sequence[Document],
+    budget: int,
+    tools: Sequence[BaseTool],
 ) -> PackedContext:
     """Pack the documents; the whole prompt is measured, and packed tighter while it is too long."""
     if not reads_documents(llm):
         return pack_context(documents, budget, lambda text: count_tokens_approximately([HumanMessage(text)]))
-    room = llm.context_window - llm.answer_tokens
+    room = _room(llm, tools)
     while True:
         packed = pack_context(documents, budget, llm.get_num_tokens)
-        length = llm.count_prompt_tokens(messages, packed.documents)
+        length = _length(llm, messages, packed.documents, tools)
         if length <= room or not packed.documents:
             return packed
         budget -= length - room

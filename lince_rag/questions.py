@@ -118,6 +118,25 @@ def points_back(question: str, language: Language) -> bool:
 
 
 @cache
+def _openings() -> dict[Language, re.Pattern[str]]:
+    return {language: re.compile(_data()["openings"][language]) for language in LANGUAGES}
+
+
+def question_proper(text: str, language: Language) -> str:
+    """Leave out what is said before a question: a greeting, "quisiera saber".
+
+    Args:
+        text: What was said.
+        language: Its language.
+
+    Returns:
+        The text from its first question word on; all of it where there is none.
+    """
+    opening = _openings()[language].search(text)
+    return text[opening.start() :] if opening else text
+
+
+@cache
 def replaceable_patterns() -> tuple[re.Pattern[str], ...]:
     """Return what a follow-up may put in the place of its like in the question before."""
     return tuple(re.compile(row["pattern"]) for row in _data()["replaceable"])

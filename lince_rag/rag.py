@@ -11,12 +11,11 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import patch_config
 
 from lince_rag.answers import Answer
-from lince_rag.chat_models import ChatLince
-from lince_rag.concluding import Conclusion, conclude, refuse
+from lince_rag.concluding import Conclusion, advance, check_options, conclude, refuse
 from lince_rag.conversation import REWRITING_TOKENS, REWRITINGS, Rewriter, Rewriting
 from lince_rag.errors import ConfigurationError
-from lince_rag.grounding import POLICIES, OnUnsupported
-from lince_rag.language import LANGUAGES, Language
+from lince_rag.grounding import OnUnsupported
+from lince_rag.language import Language
 from lince_rag.prompting import Prepared, prepare, reads_documents
 from lince_rag.requests import RagInput, Request, read_request
 from lince_rag.streaming import OutgoingText
@@ -191,15 +190,15 @@ class RagChain(Runnable[RagInput, Any]):
 
     def _finish(self, conclusion: Conclusion, config: RunnableConfig) -> Answer:
         """Turn the model's reply into the answer, asking the model again where that is wanted."""
-        step = _advance(conclusion, None)
+        step = advance(conclusion, None)
         while isinstance(step, Prepared):
-            step = _advance(conclusion, self.llm.invoke(step.messages, config, **step.options))
+            step = advance(conclusion, self.llm.invoke(step.messages, config, **step.options))
         return step
 
     async def _afinish(self, conclusion: Conclusion, config: RunnableConfig) -> Answer:
-        step = _advance(conclusion, None)
+        step = advance(conclusion, None)
         while isinstance(step, Prepared):
-            step = _advance(conclusion, await self.llm.ainvoke(step.messages, config, **step.options))
+            step = advance(conclusion, await self.llm.ainvoke(step.messages, config, **step.options))
         return step
 
 
@@ -249,17 +248,9 @@ def create_rag_chain(
         >>> answer = chain.invoke("¿Cuándo vence el contrato?")
         >>> answer.text, answer.citations[0].source
     """
-    if language is not None and language not in LANGUAGES:
-        raise ConfigurationError(f"language={language!r} is not one of {', '.join(LANGUAGES)}.")
-    if on_unsupported not in POLICIES:
-        raise ConfigurationError(f"on_unsupported={on_unsupported!r} is not one of {', '.join(POLICIES)}.")
+    check_options(llm, language, on_unsupported, minimum_support)
     if rewriting not in REWRITINGS:
         raise ConfigurationError(f"rewriting={rewriting!r} is not one of {', '.join(REWRITINGS)}.")
-    if not 0.0 <= minimum_support <= 1.0:
-        raise ConfigurationError(f"minimum_support={minimum_support} is not between 0 and 1.")
-    if isinstance(llm, ChatLince):
-        # A wrong name is an error now, not at the first question that the documents hold an answer to.
-        llm.check()
     return RagChain(
         llm,
         retriever,
@@ -269,12 +260,3 @@ def create_rag_chain(
         minimum_support=minimum_support,
         rewriting=rewriting,
     )
-
-
-def _advance(conclusion: Conclusion, reply: BaseMessage | None) -> Prepared | Answer:
-    """Go on to the next question for the model, or to the answer."""
-    try:
-        return conclusion.send(reply)
-    except StopIteration as stop:
-        answer: Answer = stop.value
-        return answer

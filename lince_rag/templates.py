@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from lince_rag.errors import ConfigurationError, TemplateError, UnusedDocumentsError
 from lince_rag.language import LANGUAGES, Language
-from lince_rag.markers import break_joints, compile_patterns, neutralize, restore
+from lince_rag.markers import break_joints, compile_patterns, neutralize, restore, restore_json
 from lince_rag.registry import ModelSpec
 from lince_rag.sandbox import JinjaTemplate
 from lince_rag.segments import ContentWrapper, Segment
@@ -108,6 +108,10 @@ class ChatTemplate:
     def restore(self, text: str) -> str:
         """Undo ``neutralize``."""
         return restore(text, self.patterns)
+
+    def restore_json(self, text: str) -> str:
+        """Undo ``neutralize`` in the strings of a JSON text."""
+        return restore_json(text, self.patterns)
 
     def render(
         self,

@@ -1,6 +1,6 @@
 import pytest
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, FunctionMessage, HumanMessage, SystemMessage
 from pydantic import ValidationError
 
 from lince_rag import ChatLince
@@ -104,8 +104,8 @@ def test_messages() -> None:
     assert ChatLince().invoke(blocks, documents=DOCUMENTS).text == ANSWER
     with pytest.raises(TemplateError, match="image"):
         ChatLince().invoke([HumanMessage([{"type": "image", "url": "x"}])])
-    with pytest.raises(TemplateError, match="tool"):
-        ChatLince().invoke([HumanMessage("x"), ToolMessage("y", tool_call_id="1")])
+    with pytest.raises(TemplateError, match="function"):
+        ChatLince().invoke([HumanMessage("x"), FunctionMessage("y", name="f")])
 
 
 def test_markers_in_documents_come_back_as_they_were() -> None:
