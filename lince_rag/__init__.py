@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lince_rag.agents import create_document_agent
     from lince_rag.answers import Answer
     from lince_rag.candidates import BestOf
     from lince_rag.chat_models import ChatLince
@@ -27,6 +28,7 @@ __all__ = [
     "LinceError",
     "LinceLLM",
     "NativePrompt",
+    "create_document_agent",
     "create_rag_chain",
 ]
 
@@ -42,6 +44,7 @@ _MODULES = {
     "LinceError": "errors",
     "LinceLLM": "llms",
     "NativePrompt": "messages",
+    "create_document_agent": "agents",
     "create_rag_chain": "rag",
 }
 

@@ -1,0 +1,85 @@
+"""An agent over an index: LangChain's ``create_agent``, which searches, answers with citations, and abstains."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
+from langchain_core.language_models import BaseChatModel
+from langchain_core.tools import BaseTool
+from langgraph.graph.state import CompiledStateGraph
+
+from lince_rag.agent_middleware import SEARCH_TOOL, AnswerFromDocuments
+from lince_rag.concluding import check_options
+from lince_rag.errors import ConfigurationError
+from lince_rag.grounding import OnUnsupported
+from lince_rag.index import Index
+from lince_rag.language import Language
+from lince_rag.searching import MOST_SEARCHES
+from lince_rag.support import EVEN_SUPPORT
+
+
+def create_document_agent(
+    llm: BaseChatModel,
+    index: Index,
+    tools: Sequence[BaseTool | Callable[..., Any]] = (),
+    *,
+    language: Language | None = None,
+    system_prompt: str = "",
+    max_searches: int = MOST_SEARCHES,
+    on_unsupported: OnUnsupported = "flag",
+    minimum_support: float = EVEN_SUPPORT,
+    max_context_tokens: int | None = None,
+    search_options: dict[str, Any] | None = None,
+    middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
+    **options: Any,
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """Make an agent that answers questions about the documents of an index.
+
+    It decides whether to search, searches again in other words where what it found holds no answer, and then
+    answers with citations or abstains. The embedded default searches with the question and with less around it;
+    models with weights are held to valid calls while they decode.
+
+    Args:
+        llm: A ``ChatLince`` or any other chat model that calls tools.
+        index: The documents.
+        tools: More tools for the model.
+        language: Answer in this language whatever the question's.
+        system_prompt: More instructions for the model.
+        max_searches: Searches for one question at most; all tools together are called at most 8 times.
+        on_unsupported: ``"flag"``, ``"drop"`` or ``"extract"``, as in ``create_rag_chain``.
+        minimum_support: As in ``create_rag_chain``; below it the agent searches again, and then abstains.
+        max_context_tokens: Tokens that the chunks may take; ``None`` takes what the window leaves.
+        search_options: Fields of the ``HybridRetriever`` behind the search: ``k``, ``filter`` …
+        middleware: More of LangChain's agent middleware.
+        **options: Keywords of ``langchain.agents.create_agent``: ``checkpointer``, ``store``, ``name`` …
+
+    Returns:
+        A LangGraph graph. Its state has ``messages`` and, in the end, ``answer``, an ``Answer``. It streams its
+        steps (``stream_mode="updates"``) and its tokens (``"messages"``); with a ``checkpointer`` it remembers.
+
+    Raises:
+        ConfigurationError: A number is out of its range.
+        UnknownModelError: The ``ChatLince`` names no model.
+
+    Example:
+        >>> agent = create_document_agent(ChatLince(), index)
+        >>> agent.invoke({"messages": [("human", "¿Cuándo vence el contrato?")]})["answer"].text
+    """
+    if max_searches < 1:
+        raise ConfigurationError(f"max_searches={max_searches} is less than 1.", hint="Let it search once.")
+    check_options(llm, language, on_unsupported, minimum_support)
+    answering = AnswerFromDocuments(
+        llm,
+        language=language,
+        system_prompt=system_prompt,
+        max_searches=max_searches,
+        on_unsupported=on_unsupported,
+        minimum_support=minimum_support,
+        max_context_tokens=max_context_tokens,
+    )
+    search = index.as_tool(name=SEARCH_TOOL, **(search_options or {}))
+    graph: CompiledStateGraph[Any, Any, Any, Any] = create_agent(
+        llm, [search, *tools], middleware=[*middleware, answering], **options
+    )
+    return graph

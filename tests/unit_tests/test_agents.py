@@ -1,0 +1,210 @@
+"""The document agent on the embedded default: it searches, cites, searches again, abstains and remembers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import Runnable
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+
+from lince_rag import Answer, ChatLince, Index, create_document_agent
+from lince_rag.agent_middleware import SEARCH_TOOL
+from lince_rag.errors import ConfigurationError, UnknownModelError
+from lince_rag.language import message
+from tests.unit_tests.chain_samples import QUESTION, TEXTS
+
+ANSWER = "El comité lo preside Amalia Ortuño."
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    folder = tmp_path_factory.mktemp("agent")
+    documents = folder / "documents"
+    documents.mkdir()
+    for name, text in TEXTS.items():
+        (documents / f"{name}.md").write_text(text, encoding="utf-8")
+    with Index.open(folder / "index") as opened:
+        opened.ingest(documents)
+        yield opened
+
+
+class Scripted(GenericFakeChatModel):
+    """Another package's model, which calls tools: it says what it was told to, and keeps what it was asked."""
+
+    asked: list[list[BaseMessage]]
+    bound: list[dict[str, Any]]
+
+    def bind_tools(self, tools: Any, **options: Any) -> Runnable[Any, AIMessage]:
+        self.bound.append({"tools": [each.name for each in tools], **options})
+        return self
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+        self.asked.append(messages)
+        return super()._generate(messages, *args, **kwargs)
+
+
+def scripted(*replies: AIMessage) -> Scripted:
+    return Scripted(messages=iter(replies), asked=[], bound=[])
+
+
+def search(query: str) -> AIMessage:
+    call = {"name": SEARCH_TOOL, "args": {"query": query}, "id": query, "type": "tool_call"}
+    return AIMessage("", tool_calls=[call])  # type: ignore[list-item]
+
+
+def asked(question: str) -> dict[str, Any]:
+    return {"messages": [HumanMessage(question)]}
+
+
+def kinds(messages: list[BaseMessage]) -> list[str]:
+    return ["call" if isinstance(each, AIMessage) and each.tool_calls else each.type for each in messages]
+
+
+def test_it_searches_and_cites(index: Index) -> None:
+    state = create_document_agent(ChatLince(), index).invoke(asked(QUESTION))
+    assert kinds(state["messages"]) == ["human", "call", "tool", "ai"]
+    answer = state["answer"]
+    assert isinstance(answer, Answer)
+    assert answer.text == state["messages"][-1].text == ANSWER
+    assert answer.grounded
+    (citation,) = answer.citations
+    assert index.text(citation.source)[citation.start : citation.end] == citation.quote == ANSWER
+    assert answer.usage is not None
+    last = state["messages"][-1].usage_metadata
+    assert answer.usage["output_tokens"] > last["output_tokens"]
+
+
+async def test_the_async_twin_says_the_same(index: Index) -> None:
+    agent = create_document_agent(ChatLince(), index)
+    state = await agent.ainvoke(asked(QUESTION))
+    assert state["answer"].text == ANSWER
+    assert state["answer"].citations == agent.invoke(asked(QUESTION))["answer"].citations
+
+
+def test_it_searches_again_in_other_words(index: Index) -> None:
+    question = "Buenas tardes, tendrías la amabilidad de confirmarme quién preside el comité"
+    state = create_document_agent(ChatLince(), index).invoke(asked(question))
+    assert kinds(state["messages"]) == ["human", "call", "tool", "call", "tool", "ai"]
+    assert state["answer"].text == ANSWER
+
+
+def test_it_abstains(index: Index) -> None:
+    state = create_document_agent(ChatLince(), index).invoke(asked("¿Quién pintó el Guernica?"))
+    assert kinds(state["messages"]).count("call") == 2
+    answer = state["answer"]
+    assert answer.abstained
+    assert answer.text == message("abstention", "es")
+    assert answer.citations == []
+
+
+def test_steps_are_bounded(index: Index) -> None:
+    agent = create_document_agent(ChatLince(), index, max_searches=1)
+    assert kinds(agent.invoke(asked("¿Quién pintó el Guernica?"))["messages"]) == ["human", "call", "tool", "ai"]
+
+
+def test_it_streams_its_steps_and_its_tokens(index: Index) -> None:
+    agent = create_document_agent(ChatLince(), index)
+    steps = [name for update in agent.stream(asked(QUESTION), stream_mode="updates") for name in update]
+    assert [step for step in steps if step in ("model", "tools")] == ["model", "tools", "model"]
+    tokens = [
+        chunk.text
+        for chunk, _ in agent.stream(asked(QUESTION), stream_mode="messages")
+        if isinstance(chunk, AIMessageChunk)
+    ]
+    assert "".join(tokens) == ANSWER
+    assert len(list(filter(None, tokens))) > 3
+
+
+def test_it_remembers(index: Index, caplog: pytest.LogCaptureFixture) -> None:
+    agent = create_document_agent(ChatLince(), index, checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "una"}}
+    assert agent.invoke(asked("¿Cuándo es la reunión del comité?"), thread)["answer"].grounded
+    followed = agent.invoke(asked("¿Y quién lo preside?"), thread)
+    assert followed["answer"].text == ANSWER
+    assert "comité" in followed["answer"].standalone
+    assert kinds(followed["messages"]).count("human") == 2
+    other = agent.invoke(asked("¿Y quién lo preside?"), {"configurable": {"thread_id": "otra"}})
+    assert other["answer"].standalone == "¿Y quién lo preside?"
+    # A checkpoint holds nothing that a later version of LangGraph would refuse to read.
+    assert "unregistered" not in caplog.text
+
+
+def test_the_language_is_the_askers(index: Index) -> None:
+    agent = create_document_agent(ChatLince(), index)
+    assert agent.invoke(asked("Quem pintou o Guernica?"))["answer"].text == message("abstention", "pt")
+    fixed = create_document_agent(ChatLince(), index, language="en")
+    assert fixed.invoke(asked("Quem pintou o Guernica?"))["answer"].text == message("abstention", "en")
+
+
+def test_a_model_of_another_package(index: Index) -> None:
+    llm = scripted(search("quién preside"), AIMessage("Lo preside Amalia Ortuño y es muy alta según dicen todos."))
+    state = create_document_agent(llm, index).invoke(asked(QUESTION))
+    system, human, call, result = llm.asked[1]
+    assert message("abstention", "es") in system.text
+    assert SEARCH_TOOL in system.text
+    assert (human.text, kinds([call])) == (QUESTION, ["call"])
+    # What was found stays in the result of the tool.
+    assert ANSWER in result.text
+    assert not state["answer"].grounded
+    assert state["answer"].unsupported
+
+
+def test_what_is_unsupported_is_quoted_instead(index: Index) -> None:
+    llm = scripted(search(QUESTION), AIMessage("Lo preside Blas Piñar desde el año 1971 en Toledo."))
+    agent = create_document_agent(llm, index, on_unsupported="extract")
+    state = agent.invoke(asked(QUESTION))
+    assert state["answer"].corrections == ["quoted_instead"]
+    assert state["answer"].text == state["messages"][-1].text == ANSWER
+    assert len(state["messages"]) == 4
+
+
+def test_a_model_is_made_to_search_again_and_not_asked_for_what_is_not_there(index: Index) -> None:
+    llm = scripted(search("Guernica"), search("cuadro de Picasso"))
+    state = create_document_agent(llm, index).invoke(asked("¿Quién pintó el Guernica?"))
+    assert [bound["tool_choice"] for bound in llm.bound] == [None, SEARCH_TOOL]
+    assert state["answer"].abstained
+    assert state["messages"][-1].text == message("abstention", "es")
+
+
+def test_more_tools_are_called_and_their_errors_read(index: Index) -> None:
+    @tool
+    def sumar(a: int, b: int) -> int:
+        """Suma dos números."""
+        return a + b
+
+    call = {"name": "sumar", "args": {"a": 2, "b": 3}, "id": "1", "type": "tool_call"}
+    llm = scripted(AIMessage("", tool_calls=[call]), AIMessage("Son 5."))  # type: ignore[list-item]
+    state = create_document_agent(llm, index, [sumar]).invoke(asked("¿Cuánto es 2 más 3?"))
+    assert llm.bound[0]["tools"] == [SEARCH_TOOL, "sumar"]
+    assert [each.text for each in state["messages"] if isinstance(each, ToolMessage)] == ["5"]
+    assert state["answer"].text == "Son 5."
+
+
+def test_a_model_that_never_stops_calling_has_to_answer(index: Index) -> None:
+    @tool
+    def eco(texto: str) -> str:
+        """Repite un texto."""
+        return texto
+
+    calls = [
+        AIMessage("", tool_calls=[{"name": "eco", "args": {"texto": str(at)}, "id": str(at), "type": "tool_call"}])
+        for at in range(8)
+    ]
+    llm = scripted(*calls, AIMessage("Ya."))
+    state = create_document_agent(llm, index, [eco]).invoke(asked("Repite."))
+    assert len(llm.bound) == 8
+    assert state["answer"].text == "Ya."
+
+
+def test_wrong_arguments(index: Index) -> None:
+    with pytest.raises(ConfigurationError, match="max_searches=0"):
+        create_document_agent(ChatLince(), index, max_searches=0)
+    with pytest.raises(ConfigurationError, match="minimum_support=2"):
+        create_document_agent(ChatLince(), index, minimum_support=2)
+    with pytest.raises(ConfigurationError, match="on_unsupported='ignore'"):
+        create_document_agent(ChatLince(), index, on_unsupported="ignore")  # type: ignore[arg-type]
+    with pytest.raises(UnknownModelError, match="gtp"):
+        create_document_agent(ChatLince(model="gtp"), index)
