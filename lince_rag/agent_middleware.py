@@ -21,11 +21,11 @@ from lince_rag.answer_formats import instruction
 from lince_rag.answers import Answer
 from lince_rag.concluding import Conclusion, advance, conclude, refuse
 from lince_rag.conversation import Rewriter
-from lince_rag.grounding import OnUnsupported
 from lince_rag.language import Language
 from lince_rag.prompting import Prepared, prepare, reads_documents
 from lince_rag.requests import Request, read_request
 from lince_rag.searching import current_turn, found_documents, last_question, without_calls
+from lince_rag.steps import ChainSettings
 
 SEARCH_TOOL: Final = "search_documents"
 
@@ -49,35 +49,21 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
 
     Args:
         llm: The model.
-        language: Answer in this language whatever the question's.
+        settings: How it answers.
         system_prompt: More instructions.
         max_searches: Searches for one question at most.
-        on_unsupported: What to do with an answer of which some sentence is in no document.
-        minimum_support: Support of what was found, below which the agent searches again and then abstains.
-        max_context_tokens: Tokens that the chunks may take; ``None`` takes what the window leaves.
     """
 
     state_schema = DocumentAgentState
 
     def __init__(
-        self,
-        llm: BaseChatModel,
-        *,
-        language: Language | None,
-        system_prompt: str,
-        max_searches: int,
-        on_unsupported: OnUnsupported,
-        minimum_support: float,
-        max_context_tokens: int | None,
+        self, llm: BaseChatModel, settings: ChainSettings, *, system_prompt: str, max_searches: int
     ) -> None:
         super().__init__()
         self.llm = llm
-        self.language = language
+        self.settings = settings
         self.system_prompt = system_prompt
         self.max_searches = max_searches
-        self.on_unsupported = on_unsupported
-        self.minimum_support = minimum_support
-        self.max_context_tokens = max_context_tokens
         self._quotes = bool(getattr(llm, "quotes", False))
 
     def before_agent(self, state: DocumentAgentState, runtime: Runtime[Any]) -> dict[str, Any]:
@@ -144,7 +130,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         """Read the last question; for a model that only quotes, a follow-up is made whole by rules."""
         before = messages[: len(messages) - len(current_turn(messages)) - 1]
         request = read_request(
-            {"question": last_question(messages), "history": without_calls(before)}, self.language
+            {"question": last_question(messages), "history": without_calls(before)}, self.settings.language
         )
         return Rewriter("rules" if self._quotes else "off", self._quotes).rewrite(request, None)
 
@@ -154,7 +140,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
             return False
         supports = [each.metadata.get("support") for each in found_documents(turn)]
         measured = [float(support) for support in supports if support is not None]
-        return not supports or (bool(measured) and max(measured) < self.minimum_support)
+        return not supports or (bool(measured) and max(measured) < self.settings.minimum_support)
 
     def _prepare(self, request: Request, turn: Sequence[BaseMessage], tools: Sequence[BaseTool]) -> Prepared:
         # A model that reads documents gets them there; what a search returned is only counted here.
@@ -164,8 +150,8 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
             self.llm,
             request,
             found_documents(turn),
-            max_context_tokens=self.max_context_tokens,
-            minimum_support=self.minimum_support,
+            max_context_tokens=self.settings.max_context_tokens,
+            minimum_support=self.settings.minimum_support,
             following=following if reads_documents(self.llm) else turn,
             further_instructions="\n".join(filter(None, (*told, self.system_prompt))),
             tools=tools,
@@ -185,7 +171,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
             return self._prepare(request, turn, ())
 
         request = self._read(before)
-        return conclude(request, prepared(request), reply, self.on_unsupported, prepared)
+        return conclude(request, prepared(request), reply, self.settings.on_unsupported, prepared)
 
 
 def _holds_documents(message: ToolMessage) -> bool:

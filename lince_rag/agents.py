@@ -10,13 +10,14 @@ from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 
 from lince_rag.agent_middleware import SEARCH_TOOL, AnswerFromDocuments
-from lince_rag.concluding import check_options
 from lince_rag.errors import ConfigurationError
 from lince_rag.grounding import OnUnsupported
 from lince_rag.index import Index
 from lince_rag.language import Language
 from lince_rag.searching import MOST_SEARCHES
+from lince_rag.steps import ChainSettings
 from lince_rag.support import EVEN_SUPPORT
+from lince_rag.wrappers import check_model
 
 
 def create_document_agent(
@@ -68,16 +69,9 @@ def create_document_agent(
     """
     if max_searches < 1:
         raise ConfigurationError(f"max_searches={max_searches} is less than 1.", hint="Let it search once.")
-    check_options(llm, language, on_unsupported, minimum_support)
-    answering = AnswerFromDocuments(
-        llm,
-        language=language,
-        system_prompt=system_prompt,
-        max_searches=max_searches,
-        on_unsupported=on_unsupported,
-        minimum_support=minimum_support,
-        max_context_tokens=max_context_tokens,
-    )
+    settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_support, rewriting="auto")
+    check_model(llm)
+    answering = AnswerFromDocuments(llm, settings, system_prompt=system_prompt, max_searches=max_searches)
     search = index.as_tool(name=SEARCH_TOOL, **(search_options or {}))
     graph: CompiledStateGraph[Any, Any, Any, Any] = create_agent(
         llm, [search, *tools], middleware=[*middleware, answering], **options

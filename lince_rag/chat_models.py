@@ -16,6 +16,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict
 
 from lince_rag.answer_formats import FORMATS, AnswerFormat, Tool
+from lince_rag.context import as_template_documents
 from lince_rag.engines import Generation, GenerationSettings
 from lince_rag.engines.extractive import EXTRACTIVE
 from lince_rag.errors import ConfigurationError
@@ -83,6 +84,17 @@ class ChatLince(NativeModel, BaseChatModel):
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "lince"
         return params
+
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        # LangChain's own says stop=None where the field says otherwise.
+        return super()._get_invocation_params(stop=stop or self.stop, **kwargs)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """Name the model and the settings of a call: with the messages, the key of a cached answer."""
+        if documents := kwargs.get("documents"):
+            # What the model reads of them; scores and the like are other with every question.
+            kwargs["documents"] = as_template_documents(documents)
+        return str(sorted(self._get_invocation_params(stop=stop, **kwargs).items()))
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         if isinstance(model_input, Instruction):

@@ -3,47 +3,19 @@
 from collections.abc import Callable, Generator
 from dataclasses import replace
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
 from lince_rag.answers import Answer, Correction, is_abstention
 from lince_rag.chat_models import ChatLince
-from lince_rag.errors import ConfigurationError
-from lince_rag.grounding import POLICIES, OnUnsupported, drop_unsupported, ground, slips_from
-from lince_rag.language import LANGUAGES, Language, message
+from lince_rag.grounding import OnUnsupported, drop_unsupported, ground, slips_from
+from lince_rag.language import message
 from lince_rag.prompting import Prepared
 from lince_rag.requests import Request
 from lince_rag.spans import find_short_answer
 
 # Yields what the model is to be asked again, is sent its reply, and returns the answer.
 Conclusion = Generator[Prepared, BaseMessage | None, Answer]
-
-
-def check_options(
-    llm: BaseChatModel, language: Language | None, on_unsupported: OnUnsupported, minimum_support: float
-) -> None:
-    """Check what a chain and an agent have in common.
-
-    Args:
-        llm: The model.
-        language: The language to answer in.
-        on_unsupported: What to do with an answer of which some sentence is in no document.
-        minimum_support: Support below which to abstain.
-
-    Raises:
-        ConfigurationError: A value is out of its range.
-        UnknownModelError: The ``ChatLince`` names no model.
-    """
-    if language is not None and language not in LANGUAGES:
-        raise ConfigurationError(f"language={language!r} is not one of {', '.join(LANGUAGES)}.")
-    if on_unsupported not in POLICIES:
-        raise ConfigurationError(f"on_unsupported={on_unsupported!r} is not one of {', '.join(POLICIES)}.")
-    if not 0.0 <= minimum_support <= 1.0:
-        raise ConfigurationError(f"minimum_support={minimum_support} is not between 0 and 1.")
-    if isinstance(llm, ChatLince):
-        # A wrong name is an error now, not at the first question that the documents hold an answer to.
-        llm.check()
 
 
 def refuse(request: Request, support: float | None) -> Answer:

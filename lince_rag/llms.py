@@ -8,13 +8,13 @@ from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PrivateAttr
 
 from lince_rag.answer_formats import AnswerFormat
 from lince_rag.engines import Generation as EngineGeneration
 from lince_rag.language import Language
 from lince_rag.messages import Instruction
-from lince_rag.native_model import NativeModel
+from lince_rag.native_model import CALL_SETTINGS, NativeModel
 from lince_rag.templates import Prompt
 
 
@@ -32,9 +32,37 @@ class LinceLLM(NativeModel, BaseLLM):
     # Of several bases' settings the last one's win, and LangChain's classes ignore unknown fields.
     model_config = ConfigDict(extra="forbid")
 
+    _call: dict[str, Any] = PrivateAttr(default_factory=dict)
+
     @property
     def _llm_type(self) -> str:
         return "lince"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {**super()._identifying_params, **self._call}
+
+    def generate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """Generate, one answer or more a prompt; see ``BaseLLM.generate``."""
+        llm = self._noting(kwargs)
+        return super(LinceLLM, llm).generate(prompts, stop or self.stop, callbacks, **kwargs)
+
+    async def agenerate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """Generate, one answer or more a prompt; see ``BaseLLM.agenerate``."""
+        llm = self._noting(kwargs)
+        return await super(LinceLLM, llm).agenerate(prompts, stop or self.stop, callbacks, **kwargs)
+
+    def _noting(self, kwargs: dict[str, Any]) -> "LinceLLM":
+        """Make a copy that knows the settings of a call, which LangChain leaves out of a cached answer's key."""
+        # A copy shares the engine that there is, not one to come.
+        _ = self.engine
+        copy = self.model_copy()
+        copy._call = {name: kwargs[name] for name in sorted(kwargs) if name in CALL_SETTINGS | {"language"}}
+        return copy
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         if isinstance(model_input, Instruction):

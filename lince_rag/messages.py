@@ -1,5 +1,6 @@
 """LangChain messages → what chat templates take, and the prompt template that fills the formats' own fields."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -36,28 +37,33 @@ _CALL_BLOCKS = frozenset({"tool_use", "tool_call"})
 
 
 class Instruction(str):
-    """The text of an instruction, with the input and the context that go into fields of their own.
+    """An instruction with the input and the context that go into fields of their own.
 
-    A string, so that it passes through LangChain's text-in text-out interface.
+    A string, so that it passes through LangChain's text-in text-out interface: where there are fields it is a
+    JSON object of all three, so that caches, traces and other packages' models see them, too.
 
     Attributes:
+        instruction: The instruction alone.
         input: The format's Entrada, or ``None``.
         context: The format's Contexto, or ``None``.
     """
 
+    instruction: str
     input: str | None = None
     context: str | None = None
 
     @classmethod
     def of(cls, text: str, input_: str | None, context: str | None) -> "Instruction":
         """Make an instruction with its fields."""
-        instruction = cls(text)
-        instruction.input, instruction.context = input_, context
-        return instruction
+        fields = {"instruction": text, "input": input_, "context": context}
+        given = {name: value for name, value in fields.items() if value is not None}
+        made = cls(json.dumps(given, ensure_ascii=False) if len(given) > 1 else text)
+        made.instruction, made.input, made.context = text, input_, context
+        return made
 
     def to_prompt_value(self) -> "NativePromptValue":
         """Return what LangChain hands on whole; of a text it hands on the text alone."""
-        return NativePromptValue(instruction=str(self), input=self.input, context=self.context)
+        return NativePromptValue(instruction=self.instruction, input=self.input, context=self.context)
 
 
 class NativePromptValue(PromptValue):
@@ -68,6 +74,11 @@ class NativePromptValue(PromptValue):
     instruction: str
     input: str | None = None
     context: str | None = None
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Say where ``langchain_core.load`` finds the class: not among LangChain's own prompts."""
+        return cls.__module__.split(".")
 
     def to_string(self) -> str:
         """Return the instruction, its fields attached."""
@@ -100,6 +111,11 @@ class NativePrompt(BasePromptTemplate[str]):
     instruction: str
     input: str | None = None
     context: str | None = None
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Say where ``langchain_core.load`` finds the class: not among LangChain's own prompts."""
+        return cls.__module__.split(".")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.runnables import RunnableSerializable
+from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from lince_rag.answer_formats import FORMATS, AnswerFormat
@@ -134,8 +136,48 @@ class NativeModel(BaseModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        names = [*sorted(CALL_SETTINGS), "stop", "n", "model_path", "base_model_path", "dtype", "quantization"]
-        return {"model": self.model, **{name: getattr(self, name) for name in names}}
+        names = [*sorted(CALL_SETTINGS), "stop", "n", "revision", "device", "dtype", "quantization"]
+        paths = {name: getattr(self, name) for name in ("models_file", "model_path", "base_model_path")}
+        return {
+            "model": self.model,
+            **{name: None if path is None else str(path) for name, path in paths.items()},
+            **{name: getattr(self, name) for name in names},
+        }
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Say that ``langchain_core.load`` may write the settings down; it leaves the key of a server out."""
+        return True
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """What is a secret, and what it is called."""
+        return {"api_key": "LINCE_API_KEY"}
+
+    @property
+    def lc_attributes(self) -> dict[str, Any]:
+        """What is no JSON as it is."""
+        return {} if self.models_file is None else {"models_file": str(self.models_file)}
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave the engine and the compiled template behind: a copy in another process makes its own."""
+        state = super().__getstate__()
+        fields = {name: value for name, value in state["__dict__"].items() if name in type(self).model_fields}
+        return {**state, "__dict__": fields}
+
+    def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[Any, Any]:
+        """Make fields of the model settings of a call: ``config={"configurable": …}``.
+
+        Args:
+            **kwargs: A ``ConfigurableField`` by field.
+
+        Returns:
+            The model; configured copies share its weights.
+        """
+        # LangChain makes a new model for every configured call; it finds this engine while this model lives.
+        _ = self.engine
+        configurable: RunnableSerializable[Any, Any] = super().configurable_fields(**kwargs)  # type: ignore[misc]
+        return configurable
 
     def get_num_tokens(self, text: str) -> int:
         """Count the tokens of a text the way the model does.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeGuard
 
 from langchain_core.documents import Document
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
 from lince_rag.candidates import BestOf
@@ -65,7 +65,7 @@ class Prepared:
 
 
 def prepare(
-    llm: BaseChatModel,
+    llm: Runnable[Any, Any],
     request: Request,
     documents: Sequence[Document],
     *,
@@ -128,7 +128,7 @@ def _whole_turns(history: list[BaseMessage]) -> list[BaseMessage]:
 
 
 def _budget(
-    llm: BaseChatModel, messages: list[BaseMessage], max_context_tokens: int | None, tools: Sequence[BaseTool]
+    llm: Runnable[Any, Any], messages: list[BaseMessage], max_context_tokens: int | None, tools: Sequence[BaseTool]
 ) -> int:
     """Tokens left for documents."""
     if not reads_documents(llm):
@@ -152,7 +152,7 @@ def _length(
 
 
 def _pack(
-    llm: BaseChatModel,
+    llm: Runnable[Any, Any],
     messages: list[BaseMessage],
     documents: Sequence[Document],
     budget: int,

@@ -1,60 +1,81 @@
 """The question side as one LangChain Runnable: question → retrieve → pack → generate → cite → ``Answer``."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
-from langchain_core.documents import Document
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage, BaseMessageChunk
-from langchain_core.retrievers import BaseRetriever
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import BaseMessageChunk
+from langchain_core.retrievers import RetrieverLike
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import patch_config
+from langchain_core.runnables.config import ensure_config, patch_config
+from langchain_core.runnables.graph import Graph
+from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 
 from lince_rag.answers import Answer
-from lince_rag.concluding import Conclusion, advance, check_options, conclude, refuse
-from lince_rag.conversation import REWRITING_TOKENS, REWRITINGS, Rewriter, Rewriting
-from lince_rag.errors import ConfigurationError
+from lince_rag.concluding import Conclusion, advance
+from lince_rag.conversation import Rewriting
 from lince_rag.grounding import OnUnsupported
 from lince_rag.language import Language
-from lince_rag.prompting import Prepared, prepare, reads_documents
-from lince_rag.requests import RagInput, Request, read_request
-from lince_rag.streaming import OutgoingText
+from lince_rag.prompting import Prepared
+from lince_rag.requests import Conversation, RagInput, Request, read_request
+from lince_rag.steps import ChainSettings, Steps
 from lince_rag.support import EVEN_SUPPORT
+from lince_rag.wrappers import AnyModel, check_model, innermost, is_settled, settle, unwrap
 
 
 class RagChain(Runnable[RagInput, Any]):
     """Made by ``create_rag_chain``, which says what it takes and gives."""
 
-    def __init__(
-        self,
-        llm: BaseChatModel,
-        retriever: BaseRetriever,
-        *,
-        language: Language | None,
-        max_context_tokens: int | None,
-        on_unsupported: OnUnsupported,
-        minimum_support: float,
-        rewriting: Rewriting,
-    ) -> None:
+    def __init__(self, llm: AnyModel, retriever: RetrieverLike, settings: ChainSettings) -> None:
         self.llm = llm
         self.retriever = retriever
-        self.language = language
-        self.max_context_tokens = max_context_tokens
-        self.on_unsupported = on_unsupported
-        self.minimum_support = minimum_support
-        self.rewriting = rewriting
-        self._quotes = bool(getattr(llm, "quotes", False))
-        self._rewriter = Rewriter(rewriting, self._quotes)
+        self.settings = settings
+        self._is_settled = is_settled(llm)
+        self._steps = Steps(unwrap(llm), settings)
+
+    def __repr__(self) -> str:
+        return f"RagChain(llm={self.llm!r}, retriever={self.retriever!r}, settings={self.settings!r})"
+
+    @property
+    def InputType(self) -> Any:  # noqa: N802 - LangChain's name.
+        """A question, or a dict with it and what was said before."""
+        return str | Conversation
+
+    @property
+    def OutputType(self) -> type[Answer]:  # noqa: N802 - LangChain's name.
+        """What ``invoke`` gives, and a stream gives last."""
+        return Answer
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """What of the model and of the retriever can be configured."""
+        return get_unique_config_specs([*self.llm.config_specs, *self.retriever.config_specs])
+
+    def get_graph(self, config: RunnableConfig | None = None) -> Graph:
+        """Draw retriever and model, with their fallbacks, between the question and the answer."""
+        graph, config = Graph(), ensure_config(config)
+        question, answer = map(graph.add_node, (self.get_input_schema(config), self.get_output_schema(config)))
+        models = [graph.add_node(each) for each in innermost(self.llm, config)]
+        for retriever in [graph.add_node(each) for each in innermost(self.retriever, config)]:
+            graph.add_edge(question, retriever)
+            graph.add_edge(retriever, answer, "abstains", conditional=True)
+            for model in models:
+                graph.add_edge(retriever, model)
+        for model in models:
+            graph.add_edge(model, answer)
+        return graph
 
     def invoke(self, input: RagInput, config: RunnableConfig | None = None, **kwargs: Any) -> Answer:  # noqa: A002
         """Answer a question."""
-        answer: Answer = self._call_with_config(self._invoke, input, config, **kwargs)
-        return answer
+        if not self._is_settled:
+            return cast(Answer, self._settled(config).invoke(input, config, **kwargs))
+        return cast(Answer, self._call_with_config(self._invoke, input, config, **kwargs))
 
     async def ainvoke(self, input: RagInput, config: RunnableConfig | None = None, **kwargs: Any) -> Answer:  # noqa: A002
         """Answer a question."""
-        answer: Answer = await self._acall_with_config(self._ainvoke, input, config, **kwargs)
-        return answer
+        if not self._is_settled:
+            return cast(Answer, await self._settled(config).ainvoke(input, config, **kwargs))
+        return cast(Answer, await self._acall_with_config(self._ainvoke, input, config, **kwargs))
 
     def stream(
         self,
@@ -63,7 +84,10 @@ class RagChain(Runnable[RagInput, Any]):
         **kwargs: Any,
     ) -> Iterator[str | Answer]:
         """Yield the text of the answer as it is made, then the ``Answer``."""
-        yield from self._transform_stream_with_config(iter([input]), self._stream_steps, config, **kwargs)
+        if self._is_settled:
+            yield from self._transform_stream_with_config(iter([input]), self._stream_steps, config, **kwargs)
+        else:
+            yield from self._settled(config).stream(input, config, **kwargs)
 
     async def astream(
         self,
@@ -76,117 +100,87 @@ class RagChain(Runnable[RagInput, Any]):
         async def inputs() -> AsyncIterator[RagInput]:
             yield input
 
-        steps = self._atransform_stream_with_config(inputs(), self._astream_steps, config, **kwargs)
+        if self._is_settled:
+            steps = self._atransform_stream_with_config(inputs(), self._astream_steps, config, **kwargs)
+        else:
+            steps = self._settled(config).astream(input, config, **kwargs)
         async for step in steps:
             yield step
 
     def _invoke(self, given: RagInput, run_manager: Any, config: RunnableConfig) -> Answer:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = self._whole(read_request(given, self.language), child)
+        request = self._whole(read_request(given, self.settings.language), child)
         documents = self.retriever.invoke(request.standalone, child)
-        if (refusal := self._refuse(request, documents)) is not None:
+        if (refusal := self._steps.refuse(request, documents)) is not None:
             return refusal
-        prepared = self._prepare(request, documents)
+        prepared = self._steps.prepare(request, documents)
         reply = self.llm.invoke(prepared.messages, child, **prepared.options)
-        return self._finish(self._conclude(request, prepared, documents, reply), child)
+        return self._finish(self._steps.conclude(request, prepared, documents, reply), child)
 
     async def _ainvoke(self, given: RagInput, run_manager: Any, config: RunnableConfig) -> Answer:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = await self._awhole(read_request(given, self.language), child)
+        request = await self._awhole(read_request(given, self.settings.language), child)
         documents = await self.retriever.ainvoke(request.standalone, child)
-        if (refusal := self._refuse(request, documents)) is not None:
+        if (refusal := self._steps.refuse(request, documents)) is not None:
             return refusal
-        prepared = self._prepare(request, documents)
+        prepared = self._steps.prepare(request, documents)
         reply = await self.llm.ainvoke(prepared.messages, child, **prepared.options)
-        return await self._afinish(self._conclude(request, prepared, documents, reply), child)
+        return await self._afinish(self._steps.conclude(request, prepared, documents, reply), child)
 
     def _stream_steps(
         self, inputs: Iterator[RagInput], run_manager: Any, config: RunnableConfig
     ) -> Iterator[str | Answer]:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = self._whole(read_request(next(inputs), self.language), child)
+        request = self._whole(read_request(next(inputs), self.settings.language), child)
         documents = self.retriever.invoke(request.standalone, child)
-        if (refusal := self._refuse(request, documents)) is not None:
+        if (refusal := self._steps.refuse(request, documents)) is not None:
             yield from (refusal.text, refusal)
             return
-        prepared = self._prepare(request, documents)
-        outgoing = self._outgoing(request, prepared)
+        prepared = self._steps.prepare(request, documents)
+        outgoing = self._steps.outgoing(request, prepared)
         for chunk in self.llm.stream(prepared.messages, child, **prepared.options):
             if text := outgoing.take(cast(BaseMessageChunk, chunk)):
                 yield text
             if outgoing.slipped:
                 break
-        answer = self._finish(self._conclude(request, prepared, documents, outgoing.reply), child)
+        answer = self._finish(self._steps.conclude(request, prepared, documents, outgoing.reply), child)
         yield from outgoing.finish(answer)
 
     async def _astream_steps(
         self, inputs: AsyncIterator[RagInput], run_manager: Any, config: RunnableConfig
     ) -> AsyncIterator[str | Answer]:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = await self._awhole(read_request(await anext(inputs), self.language), child)
+        request = await self._awhole(read_request(await anext(inputs), self.settings.language), child)
         documents = await self.retriever.ainvoke(request.standalone, child)
-        if (refusal := self._refuse(request, documents)) is not None:
+        if (refusal := self._steps.refuse(request, documents)) is not None:
             yield refusal.text
             yield refusal
             return
-        prepared = self._prepare(request, documents)
-        outgoing = self._outgoing(request, prepared)
+        prepared = self._steps.prepare(request, documents)
+        outgoing = self._steps.outgoing(request, prepared)
         async for chunk in self.llm.astream(prepared.messages, child, **prepared.options):
             if text := outgoing.take(cast(BaseMessageChunk, chunk)):
                 yield text
             if outgoing.slipped:
                 break
-        answer = await self._afinish(self._conclude(request, prepared, documents, outgoing.reply), child)
+        answer = await self._afinish(self._steps.conclude(request, prepared, documents, outgoing.reply), child)
         for step in outgoing.finish(answer):
             yield step
 
     def _whole(self, request: Request, config: RunnableConfig) -> Request:
         """Make a follow-up question whole."""
-        asked = self._rewriter.prompt(request)
-        reply = self.llm.invoke(asked, config, **self._rewriting_options) if asked else None
-        return self._rewriter.rewrite(request, reply)
+        asked = self._steps.ask_to_rewrite(request)
+        reply = self.llm.invoke(asked[0], config, **asked[1]) if asked else None
+        return self._steps.rewrite(request, reply)
 
     async def _awhole(self, request: Request, config: RunnableConfig) -> Request:
-        asked = self._rewriter.prompt(request)
-        reply = await self.llm.ainvoke(asked, config, **self._rewriting_options) if asked else None
-        return self._rewriter.rewrite(request, reply)
+        asked = self._steps.ask_to_rewrite(request)
+        reply = await self.llm.ainvoke(asked[0], config, **asked[1]) if asked else None
+        return self._steps.rewrite(request, reply)
 
-    @property
-    def _rewriting_options(self) -> dict[str, Any]:
-        return {"max_tokens": REWRITING_TOKENS} if reads_documents(self.llm) else {}
-
-    def _refuse(self, request: Request, documents: Sequence[Document]) -> Answer | None:
-        """Abstain without asking the model, where the retriever says that the chunks do not hold an answer.
-
-        A question that follows others is often only half of one ("¿Y en 2020?"): unless it was made whole, the
-        model decides there.
-        """
-        if not self.minimum_support or (request.history and self.rewriting == "off"):
-            return None
-        supports = [float(support) for each in documents if (support := each.metadata.get("support")) is not None]
-        if not documents or (supports and max(supports) < self.minimum_support):
-            return refuse(request, max(supports, default=None))
-        return None
-
-    def _prepare(self, request: Request, documents: Sequence[Document]) -> Prepared:
-        return prepare(
-            self.llm,
-            request,
-            documents,
-            max_context_tokens=self.max_context_tokens,
-            minimum_support=self.minimum_support,
-        )
-
-    def _outgoing(self, request: Request, prepared: Prepared) -> OutgoingText:
-        documents = prepared.packed.documents
-        return OutgoingText(request.language, documents, self.on_unsupported, quotes=self._quotes)
-
-    def _conclude(
-        self, request: Request, prepared: Prepared, documents: Sequence[Document], reply: BaseMessage
-    ) -> Conclusion:
-        return conclude(
-            request, prepared, reply, self.on_unsupported, lambda reminded: self._prepare(reminded, documents)
-        )
+    def _settled(self, config: RunnableConfig | None) -> Runnable[RagInput, Any]:
+        """The chain over the model that is meant by a configuration, with its fallbacks."""
+        return settle(self.llm, ensure_config(config), lambda llm: RagChain(llm, self.retriever, self.settings))
 
     def _finish(self, conclusion: Conclusion, config: RunnableConfig) -> Answer:
         """Turn the model's reply into the answer, asking the model again where that is wanted."""
@@ -203,8 +197,8 @@ class RagChain(Runnable[RagInput, Any]):
 
 
 def create_rag_chain(
-    llm: BaseChatModel,
-    retriever: BaseRetriever,
+    llm: Runnable[LanguageModelInput, Any],
+    retriever: RetrieverLike,
     *,
     language: Language | None = None,
     max_context_tokens: int | None = None,
@@ -220,7 +214,8 @@ def create_rag_chain(
 
     Args:
         llm: A ``ChatLince``, which gets the chunks in its native Contexto or Entrada, or any other LangChain
-            chat model, which gets them in the human message.
+            chat model, which gets them in the human message. What ``bind``, ``with_retry``, ``with_fallbacks``,
+            ``configurable_fields`` and the like make of one is as good.
         retriever: What finds the chunks: a ``HybridRetriever`` or any other.
         language: Answer in this language whatever the question's.
         max_context_tokens: Tokens that the chunks may take; ``None`` takes what the window leaves
@@ -248,15 +243,6 @@ def create_rag_chain(
         >>> answer = chain.invoke("¿Cuándo vence el contrato?")
         >>> answer.text, answer.citations[0].source
     """
-    check_options(llm, language, on_unsupported, minimum_support)
-    if rewriting not in REWRITINGS:
-        raise ConfigurationError(f"rewriting={rewriting!r} is not one of {', '.join(REWRITINGS)}.")
-    return RagChain(
-        llm,
-        retriever,
-        language=language,
-        max_context_tokens=max_context_tokens,
-        on_unsupported=on_unsupported,
-        minimum_support=minimum_support,
-        rewriting=rewriting,
-    )
+    settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_support, rewriting)
+    check_model(llm)
+    return RagChain(llm, retriever, settings)

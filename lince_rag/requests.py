@@ -1,16 +1,32 @@
 """One question on its way through the chain: read from the chain's input."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage
-from langchain_core.messages.utils import convert_to_messages
+from langchain_core.messages.utils import MessageLikeRepresentation, convert_to_messages
+from pydantic import BaseModel, ConfigDict
 
 from lince_rag.errors import ConfigurationError
 from lince_rag.language import DEFAULT_LANGUAGE, Language, detect_language
 
-RagInput = str | Mapping[str, Any]
+
+class Conversation(BaseModel):
+    """The input of a chain where there is more than a question; a dict of the same keys is as good.
+
+    Attributes:
+        question: The question.
+        history: The messages before it, in any form that LangChain takes them.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: str
+    history: Sequence[MessageLikeRepresentation] = ()
+
+
+RagInput = str | Mapping[str, Any] | Conversation
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,8 @@ def read_request(given: RagInput, language: Language | None) -> Request:
     """
     if isinstance(given, str):
         given = {"question": given}
+    elif isinstance(given, Conversation):
+        given = dict(given)
     question = given.get("question")
     if not isinstance(question, str) or not question.strip():
         raise ConfigurationError(

@@ -8,7 +8,8 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.retrievers import BaseRetriever
+from langchain_core.retrievers import BaseRetriever, RetrieverLike
+from langchain_core.runnables import Runnable
 
 from lince_rag.evaluation.questions import Question
 from lince_rag.index import Index
@@ -23,17 +24,21 @@ def describe(chain: RagChain) -> dict[str, Any]:
     return {
         "model": _describe_model(chain.llm),
         "retriever": _describe_retriever(chain.retriever),
-        "chain": {name: value for name, value in vars(chain).items() if name[0] != "_" and _is_plain(value)},
+        "chain": asdict(chain.settings),
     }
 
 
-def _describe_model(llm: BaseChatModel) -> dict[str, Any]:
+def _describe_model(llm: Runnable[Any, Any]) -> dict[str, Any]:
+    if not isinstance(llm, BaseChatModel):
+        return {"class": type(llm).__name__, "repr": repr(llm)}
     # LangChain's own key for caching: what identifies a model, and no secret among it.
     identity = {name: value for name, value in llm._identifying_params.items() if _is_plain(value)}
     return {"class": type(llm).__name__, **identity}
 
 
-def _describe_retriever(retriever: BaseRetriever) -> dict[str, Any]:
+def _describe_retriever(retriever: RetrieverLike) -> dict[str, Any]:
+    if not isinstance(retriever, BaseRetriever):
+        return {"class": type(retriever).__name__, "repr": repr(retriever)}
     names = type(retriever).model_fields.keys() - _UNRELATED_FIELDS
     fields = {name: getattr(retriever, name) for name in sorted(names)}
     return {

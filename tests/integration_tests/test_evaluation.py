@@ -70,6 +70,7 @@ class Scripted:
     def __init__(self, index: Index, answers: dict[str, Answer], failing: dict[str, BaseException] | None = None):
         self.llm = ChatLince()
         self.retriever = index.as_retriever(k=2)
+        self.settings = extractive(index).settings
         self._answers = answers
         self._failing = failing or {}
         self._asked: list[str] = []

@@ -3,6 +3,7 @@
 Prompts are compared as the token ids that reach ``model.generate``, and with prompts written here by hand.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -258,7 +259,8 @@ async def test_a_native_prompt_in_async_and_in_batches(model_of):
 @pytest.mark.parametrize("model_of", [llm, chat])
 def test_a_formatted_native_prompt_keeps_its_fields(model_of):
     text = NativePrompt(instruction="{x}", input=INPUT, context=CONTEXT).format(x=INSTRUCTION)
-    assert text == INSTRUCTION
+    assert text.instruction == INSTRUCTION
+    assert json.loads(text) == {"instruction": INSTRUCTION, "input": INPUT, "context": CONTEXT}
     with prompts_of(model_of()) as calls:
         model_of().invoke(text)
         list(model_of().stream(text))

@@ -20,8 +20,8 @@ LAYERS = [
     "vectorstores filters lexical ledger stores",
     "tool_calls answer_formats messages searching native_model llms replies structured_output chat_models",
     "rescoring retrievers verification ingestion index_settings index copying",
-    "answers grounding ranking candidates requests conversation prompting concluding streaming sessions rag"
-    " agent_middleware agents",
+    "answers grounding ranking candidates requests conversation prompting concluding streaming sessions wrappers"
+    " steps rag agent_middleware agents",
     "evaluation mcp_server terminal demo cli_options eval_command chat_command mcp_command cli",
 ]
 ORDER = {name: position for position, name in enumerate(" ".join(LAYERS).split())}
