@@ -30,10 +30,12 @@ format: $(VENV)/.all
 	$(BIN)/ruff format .
 
 # DATA is a folder with xquad.es.json and faquad.json (SQuAD format); the benchmarks say so where it is absent.
+# BENCHMARKS may be one file of them; the tables of the others stay.
 DATA ?= ../shared/data
+BENCHMARKS ?= tests/benchmarks
 # The peers to measure against are in a folder that only the benchmarks see: some of their requirements contradict ours.
 bench: $(VENV)/.peers
-	PYTHONPATH=$(abspath $(VENV))/peers HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/benchmarks \
+	PYTHONPATH=$(abspath $(VENV))/peers HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(BENCHMARKS) \
 	  --data $(DATA) --results tests/benchmarks/RESULTS.md -s
 
 $(VENV)/.peers: $(VENV)/.all tests/benchmarks/peers.txt

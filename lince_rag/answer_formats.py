@@ -71,12 +71,10 @@ class AnswerFormat:
             The format.
 
         Raises:
-            ConfigurationError: A tool has no name, two have the same, or the choice is none of them.
+            ConfigurationError: The choice is none of the tools.
         """
         described = [_describe(tool) for tool in tools or ()]
         names = [function["name"] for function in described]
-        if len(set(names)) < len(names):
-            raise ConfigurationError(f"Two tools have the same name: {', '.join(names)}.", hint="Rename one.")
         chosen = _read_choice(tool_choice, names)
         kept = [] if chosen == "none" else [each for each in described if chosen in ("auto", "any", each["name"])]
         return cls(
@@ -98,9 +96,15 @@ class AnswerFormat:
 
         Returns:
             The schema as JSON; ``None`` where the answer can only be text.
+
+        Raises:
+            ConfigurationError: Two tools have the same name.
         """
         if not self.tools:
             return None if self.schema is None else json.dumps(self.schema)
+        names = [function["name"] for function in self.tools]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"Two tools have the same name: {', '.join(names)}.", hint="Rename one.")
         definitions, options = {}, []
         for number, function in enumerate(self.tools):
             parameters = function.get("parameters") or {}

@@ -182,7 +182,7 @@ class ChatLince(NativeModel, BaseChatModel):
             The model with the tools bound.
 
         Raises:
-            ConfigurationError: Two tools have one name, or the choice is none of them.
+            ConfigurationError: The choice is none of the tools.
         """
         described = [convert_to_openai_tool(tool) for tool in tools]
         AnswerFormat.of(described, tool_choice, parallel_tool_calls, kwargs.get("response_format"))

@@ -26,24 +26,25 @@ def data(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def results(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """Sections of Markdown; printed, and written to --results when all benchmarks have run."""
+    """Sections of Markdown; printed, and written to --results when the benchmarks have run."""
     sections: list[str] = []
     yield sections
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     machine = (
         f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
     )
-    text = "\n\n".join(
-        [
-            "# Results",
-            "Printed by `make bench`; the data is XQuAD-es and FaQuAD.",
-            f"{versions}; {machine}.",
-            *sections,
-        ]
-    )
-    print("\n" + text)
+    head = f"# Results\n\nPrinted by `make bench`; the data is XQuAD-es and FaQuAD.\n\n{versions}; {machine}."
+    print("\n\n".join([f"\n{head}", *sections]))
     if path := request.config.getoption("--results"):
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        kept = Path(path).read_text(encoding="utf-8").split("\n\n## ")[1:] if Path(path).is_file() else []
+        Path(path).write_text("\n\n".join([head, *merge_sections(kept, sections)]) + "\n", encoding="utf-8")
+
+
+def merge_sections(kept: list[str], new: list[str]) -> list[str]:
+    """Put new sections in the place of those with their headings, the others behind: one file can run alone."""
+    merged = {section.partition("\n")[0]: f"## {section.strip()}" for section in kept}
+    merged |= {section.removeprefix("## ").partition("\n")[0]: section for section in new}
+    return list(merged.values())
 
 
 def table(header: list[str], rows: list[list[object]]) -> str:

@@ -38,7 +38,7 @@ NAMES: Final = ["ChatLince", "LinceLLM", "ChatHuggingFace", "HuggingFacePipeline
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama whose tokenizer has the format's chat template, which ChatHuggingFace needs."""
-    checkpoint = build_checkpoint(KIND, tmp_path_factory.mktemp("peers") / "llama")
+    checkpoint = build_checkpoint(KIND, tmp_path_factory.mktemp("peers") / "llama", context_window=2048)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
     template = Path(lince_rag.__file__).parent.parent / "prompts" / f"{KIND}.jinja"
     tokenizer.chat_template = template.read_text(encoding="utf-8")
@@ -258,9 +258,9 @@ PARAMETERS = json.loads(os.environ["SUITE_PARAMETERS"])
 
 
 class TestModel(ChatModelIntegrationTests):
-    """Switched off for both: what models of text, never trained on tools, do not have."""
+    """Switched off for both: what models of text do not have."""
 
-    has_tool_calling = has_tool_choice = has_structured_output = supports_json_mode = False
+    has_tool_calling = has_tool_choice = has_structured_output = supports_json_mode = True
     supports_image_inputs = supports_image_urls = supports_pdf_inputs = supports_audio_inputs = False
     supports_video_inputs = supports_image_tool_message = supports_pdf_tool_message = False
     supports_anthropic_inputs = supports_model_override = enable_vcr_tests = False
@@ -283,6 +283,18 @@ class TestModel(ChatModelIntegrationTests):
 
         return {"llm": HuggingFacePipeline.from_model_id(**PARAMETERS["fields"])}
 '''
+
+
+# The suite describes its tools and reads JSON, so it needs more tokens than the rest.
+SUITE_TOKENS: Final = 128
+
+# What asks for the right words, not the right form.
+JUDGEMENT: Final = (
+    "test_tool_calling",
+    "test_tool_calling_async",
+    "test_agent_loop",
+    "test_unicode_tool_call_integration",
+)
 
 
 def run_suite(folder: Path, fields: dict[str, Any], *, peer: bool) -> tuple[dict[str, int], list[str]]:
@@ -308,10 +320,10 @@ def run_suite(folder: Path, fields: dict[str, Any], *, peer: bool) -> tuple[dict
 
 
 def test_standard_suite(folder: Path, tmp_path: Path, results: list[str]) -> None:
-    ours = {"model": KIND, "model_path": str(folder), "device": "cpu", "max_tokens": 16}
+    ours = {"model": KIND, "model_path": str(folder), "device": "cpu", "max_tokens": SUITE_TOKENS}
     theirs = {
         "model_id": str(folder), "task": "text-generation",
-        "pipeline_kwargs": {"max_new_tokens": 16, "do_sample": False},
+        "pipeline_kwargs": {"max_new_tokens": SUITE_TOKENS, "do_sample": False},
     }  # fmt: skip
     found = {
         "ChatLince": run_suite(tmp_path, ours, peer=False),
@@ -324,10 +336,12 @@ def test_standard_suite(folder: Path, tmp_path: Path, results: list[str]) -> Non
     header = ["", "passed", "failed", "skipped", "which failed"]
     note = (
         f"ChatModelIntegrationTests of langchain-tests {version('langchain-tests')}, the same features switched "
-        "off for both (tools, structured output, images, audio, PDF); HuggingFacePipeline by itself is no chat "
-        "model. Both have the same chat template, in which the roles must alternate."
+        "on for both (tools, tool choice, structured output, JSON mode) and off (images, audio, PDF); "
+        "HuggingFacePipeline by itself is no chat model. Both have the same chat template, in which the roles "
+        f"must alternate, and random weights: {', '.join(JUDGEMENT)} ask for the right words, which these cannot "
+        "find (a checkpoint that is taught them passes all: tests/integration_tests/test_chat_suites.py)."
     )
     results.append(f"## Peers: LangChain's standard suite\n\n{table(header, rows)}\n\n{note}")
     counts, failed = found["ChatLince"]
-    assert counts["passed"] > 10
-    assert not failed
+    assert counts["passed"] > 30
+    assert {name.partition("[")[0] for name in failed} <= set(JUDGEMENT)

@@ -97,7 +97,7 @@ def test_a_choice_of_no_tool_is_an_error(choice: Any) -> None:
 
 def test_wrong_tools_are_errors() -> None:
     with pytest.raises(ConfigurationError, match="same name: hora, hora"):
-        AnswerFormat.of([hora, hora])
+        AnswerFormat.of([hora, hora]).json_schema()
     with pytest.raises(ConfigurationError, match="there is none"):
         AnswerFormat.of([], "any")
     with pytest.raises(ConfigurationError, match="web_search"):

@@ -1,7 +1,7 @@
-"""LangChain's own unit tests of chat models, unchanged, on the engine that needs no weights.
+"""LangChain's own unit tests of chat models, unchanged, on the engine without weights and on all five models.
 
-Nothing of the suite is overridden but what says which features there are. It skips ``test_init_from_env`` by
-itself: no setting is read from an environment variable. Of ``test_serdes`` the half that writes down passes.
+Tool calling and structured output are on. It skips ``test_init_from_env`` by itself: no setting is read from an
+environment variable. Of ``test_serdes`` the half that writes down passes.
 """
 
 from typing import Any
@@ -13,22 +13,16 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from lince_rag import ChatLince
 
 
-class TestChatLince(ChatModelUnitTests):
+class Suite(ChatModelUnitTests):
+    model_name: str
+
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatLince
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "extractive"}
-
-    @property
-    def has_tool_calling(self) -> bool:
-        return False  # There is no bind_tools yet: these models were never trained to call tools.
-
-    @property
-    def has_structured_output(self) -> bool:
-        return False  # It would need tool calling, or decoding under a grammar; neither is there yet.
+        return {"model": self.model_name}
 
     @pytest.mark.xfail(
         reason="It loads what langchain-core lists, and there are no other packages on its list; with"
@@ -38,3 +32,27 @@ class TestChatLince(ChatModelUnitTests):
     )
     def test_serdes(self, model: BaseChatModel, snapshot: Any) -> None:
         super().test_serdes(model, snapshot)
+
+
+class TestExtractive(Suite):
+    model_name = "extractive"
+
+
+class TestLinceZero(Suite):
+    model_name = "lince-zero"
+
+
+class TestAira(Suite):
+    model_name = "aira-2-portuguese-1b7"
+
+
+class TestLlama(Suite):
+    model_name = "llama-2-7b-spanish"
+
+
+class TestAlpaca(Suite):
+    model_name = "alpaca-lora-ptbr-7b"
+
+
+class TestFalcon(Suite):
+    model_name = "falcon-40b-instruct"
