@@ -113,6 +113,9 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         asked = self._read(request.messages)
         may_search = SEARCH_TOOL in map(_name, tools)
         choice = request.tool_choice
+        if self.settings.on_unsupported != "flag" and not calls and not self._quotes:
+            # What is said without a search would be supported by nothing.
+            choice = SEARCH_TOOL
         if len(searches) == len(calls) and self._is_unsupported(turn) and not self._quotes:
             if not may_search:
                 return AIMessage(refuse(asked, None).text)

@@ -48,7 +48,8 @@ def create_document_agent(
         language: Answer in this language whatever the question's.
         system_prompt: More instructions for the model.
         max_searches: Searches for one question at most; all tools together are called at most 8 times.
-        on_unsupported: ``"flag"``, ``"drop"`` or ``"extract"``, as in ``create_rag_chain``.
+        on_unsupported: ``"flag"``, ``"drop"`` or ``"extract"``, as in ``create_rag_chain``. But for the first, the
+            agent begins with a search.
         minimum_support: As in ``create_rag_chain``; below it the agent searches again, and then abstains.
         max_context_tokens: Tokens that the chunks may take; ``None`` takes what the window leaves.
         search_options: Fields of the ``HybridRetriever`` behind the search: ``k``, ``filter`` …

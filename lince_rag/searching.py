@@ -140,10 +140,11 @@ def next_search(
 def _queries(question: str, language: Language) -> list[str]:
     """Return what to search for, one after the other: the question, and less and less around its content."""
     ignored = function_words(language)
-    content = [word for word in words(question, language) if word.folded not in ignored]
-    bare = " ".join(question[word.start : word.end] for word in content)
-    queries = (question, question_proper(question, language), bare)
-    return [query for query in dict.fromkeys(queries) if query.strip()]
+    bare = [question[word.start : word.end] for word in words(question, language) if word.folded not in ignored]
+    queries = (question, question_proper(question, language), " ".join(bare))
+    # Questions of the same words find the same.
+    different = {" ".join(word.folded for word in words(query, language)): query for query in reversed(queries)}
+    return [query for query in reversed(different.values()) if query.strip()]
 
 
 def _text_argument(tool: Mapping[str, Any]) -> str | None:

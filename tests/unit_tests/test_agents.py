@@ -156,6 +156,8 @@ def test_what_is_unsupported_is_quoted_instead(index: Index) -> None:
     llm = scripted(search(QUESTION), AIMessage("Lo preside Blas Piñar desde el año 1971 en Toledo."))
     agent = create_document_agent(llm, index, on_unsupported="extract")
     state = agent.invoke(asked(QUESTION))
+    # What is said without a search would be supported by nothing.
+    assert [bound["tool_choice"] for bound in llm.bound] == [SEARCH_TOOL, None]
     assert state["answer"].corrections == ["quoted_instead"]
     assert state["answer"].text == state["messages"][-1].text == ANSWER
     assert len(state["messages"]) == 4

@@ -83,6 +83,12 @@ def test_it_searches_again_with_less_and_then_abstains() -> None:
     assert ended.tool_calls == []
 
 
+def test_a_search_is_not_repeated_for_its_punctuation() -> None:
+    chat = ChatLince().bind_tools([buscar])
+    again = chat.invoke(asked("¿Quién ganó la carrera?", found("¿Quién ganó la carrera?", *chunks())))
+    assert queries(again) == ["ganó carrera"]
+
+
 def test_streams_say_the_same() -> None:
     chat = ChatLince().bind_tools([buscar])
     for messages in (

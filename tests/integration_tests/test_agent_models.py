@@ -113,5 +113,6 @@ def test_random_weights_end_with_an_answer(kind: str, index: Index) -> None:
     answer = state["answer"]
     assert state["messages"][-1].text == answer.text
     searched = [message for message in state["messages"] if message.type == "tool"]
-    assert len(searched) <= 2
-    assert answer.grounded == (answer.text == ANSWER) == bool(searched)
+    assert 1 <= len(searched) <= 2
+    # It searches for word salad: what it finds holds the answer, or the agent abstains.
+    assert answer.abstained or (answer.grounded and answer.text == ANSWER)
