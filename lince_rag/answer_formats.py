@@ -78,7 +78,7 @@ class AnswerFormat:
         chosen = _read_choice(tool_choice, names)
         kept = [] if chosen == "none" else [each for each in described if chosen in ("auto", "any", each["name"])]
         return cls(
-            tuple(kept), chosen not in ("auto", "none"), bool(parallel_tool_calls), _schema(response_format)
+            tuple(kept), chosen not in ("auto", "none"), bool(parallel_tool_calls), read_schema(response_format)
         )
 
     @property
@@ -183,8 +183,18 @@ def _read_choice(choice: Any, names: Sequence[str]) -> str:
     return str(chosen)
 
 
-def _schema(response_format: Any) -> Mapping[str, Any] | None:
-    """Return the JSON schema that a response format asks for."""
+def read_schema(response_format: Any) -> Mapping[str, Any] | None:
+    """Read the JSON schema that a response format asks for.
+
+    Args:
+        response_format: As of ``AnswerFormat.of``.
+
+    Returns:
+        The schema; ``None`` where it asks for text.
+
+    Raises:
+        ConfigurationError: It has none.
+    """
     if response_format is None or response_format == {"type": "text"}:
         return None
     if isinstance(response_format, type) and issubclass(response_format, BaseModel):

@@ -28,7 +28,7 @@ from lince_rag.engines import GenerationSettings
 from lince_rag.engines.extractive import EXTRACTIVE
 from lince_rag.engines.sampling import generation_options, is_beam_search, is_sampling
 from lince_rag.language import Language, detect_language, message
-from lince_rag.native_model import CALL_SETTINGS
+from lince_rag.model_fields import CALL_SETTINGS
 from lince_rag.ranking import Ranking, Task, TextScorer, guard, rank
 
 # Where the model would give the same answer every time: what the card of the registry's sampling model says.

@@ -3,30 +3,25 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.documents import Document
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.language_models import LangSmithParams, LanguageModelInput
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict
 
-from lince_rag.answer_formats import FORMATS, AnswerFormat, Tool
+from lince_rag.answer_formats import FORMATS, AnswerFormat
 from lince_rag.context import as_template_documents
 from lince_rag.engines import Generation, GenerationSettings
-from lince_rag.engines.extractive import EXTRACTIVE
-from lince_rag.errors import ConfigurationError
 from lince_rag.language import Language, detect_language
 from lince_rag.messages import Instruction
 from lince_rag.native_model import NativeModel
-from lince_rag.registry import load_registry
 from lince_rag.replies import ReplyReader, read_reply
 from lince_rag.searching import last_question, next_search
-from lince_rag.structured_output import parse_structured
+from lince_rag.structured_output import FormatBinding
 from lince_rag.templates import Prompt
 
 
@@ -49,12 +44,12 @@ class _Asked:
     may_call: bool
 
 
-class ChatLince(NativeModel, BaseChatModel):
+class ChatLince(NativeModel, FormatBinding):
     """Chat with a model of the registry, in exactly the prompt format it was trained on.
 
     The default, ``"extractive"``, needs no weights: it answers with sentences of the documents it is given.
 
-    Its fields are those of ``NativeModel``, and one of its own.
+    Its fields are those of ``ModelFields``, and one of its own.
 
     Args:
         streaming: Whether ``invoke`` generates as a stream, too, for callbacks that want every token.
@@ -91,6 +86,9 @@ class ChatLince(NativeModel, BaseChatModel):
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """Name the model and the settings of a call: with the messages, the key of a cached answer."""
+        if (asked := kwargs.get("response_format")) is not None:
+            # Classes of one name are not one schema.
+            kwargs["response_format"] = AnswerFormat.of(response_format=asked).json_schema()
         if documents := kwargs.get("documents"):
             # What the model reads of them; scores and the like are other with every question.
             kwargs["documents"] = as_template_documents(documents)
@@ -100,12 +98,6 @@ class ChatLince(NativeModel, BaseChatModel):
         if isinstance(model_input, Instruction):
             return model_input.to_prompt_value()
         return super()._convert_input(model_input)
-
-    def _resolve_model_profile(self) -> ModelProfile:
-        row = load_registry(self.models_file).get(self.model)
-        constrains = row is None or row.engine != EXTRACTIVE
-        profile = ModelProfile(tool_calling=True, tool_choice=True, structured_output=constrains)
-        return profile if row is None else {**profile, "max_input_tokens": row.context_window}
 
     def render(
         self, messages: Sequence[BaseMessage], documents: Sequence[Document] = (), **answer_format: Any
@@ -157,74 +149,6 @@ class ChatLince(NativeModel, BaseChatModel):
             EngineError: The model has no tokenizer, or it cannot be loaded.
         """
         return self.engine.encode(self.render(messages, documents, **answer_format))
-
-    def bind_tools(
-        self,
-        tools: Sequence[Tool],
-        *,
-        tool_choice: dict[str, Any] | str | bool | None = None,
-        parallel_tool_calls: bool | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Let the model call tools, by exact names and with valid arguments.
-
-        The tools are described to it in its own language; decoding lets through nothing but text or calls. The
-        embedded engine calls tools that take one text: it searches with the question.
-
-        Args:
-            tools: Tools, functions, pydantic classes or OpenAI's descriptions.
-            tool_choice: ``None`` or ``"auto"`` leaves it to the model, ``"any"`` (or ``True``) asks for a call,
-                ``"none"`` for text, a name for a call of that tool.
-            parallel_tool_calls: Whether an answer may be several calls; otherwise it is one.
-            **kwargs: More keywords of the call.
-
-        Returns:
-            The model with the tools bound.
-
-        Raises:
-            ConfigurationError: The choice is none of the tools.
-        """
-        described = [convert_to_openai_tool(tool) for tool in tools]
-        AnswerFormat.of(described, tool_choice, parallel_tool_calls, kwargs.get("response_format"))
-        options = {"tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
-        given = {name: value for name, value in options.items() if value is not None}
-        return self.bind(tools=described, **given, **kwargs)
-
-    def with_structured_output(
-        self,
-        schema: Any = None,
-        *,
-        include_raw: bool = False,
-        method: Literal["json_schema", "json_mode", "function_calling"] = "json_schema",
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, Any]:
-        """Return objects of a schema: decoding lets through nothing but JSON that meets it.
-
-        Args:
-            schema: A pydantic class, a TypedDict or a JSON schema; with ``json_mode`` it may be left out.
-            include_raw: Whether to return a dict of ``raw``, ``parsed`` and ``parsing_error``.
-            method: ``"json_schema"`` and ``"json_mode"`` do the same where there is a schema;
-                ``"function_calling"`` makes the model call a tool of that form.
-            **kwargs: More keywords of the call.
-
-        Returns:
-            A Runnable from a prompt to an object of the class, or a dict; streams give partial dicts.
-
-        Raises:
-            ConfigurationError: There is no schema.
-        """
-        if schema is None and method != "json_mode":
-            raise ConfigurationError(
-                f"method={method!r} needs a schema.", hint="Give one, or use method='json_mode'."
-            )
-        if method == "function_calling":
-            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
-        # Grammars are always strict.
-        kwargs.pop("strict", None)
-        asked = {"type": "json_object"} if schema is None else schema
-        described = {"kwargs": {"method": method}, "schema": asked}
-        llm = self.bind(response_format=asked, ls_structured_output_format=described, **kwargs)
-        return parse_structured(llm, schema, include_raw=include_raw)
 
     def _generate(
         self,

@@ -14,14 +14,15 @@ from lince_rag.answer_formats import AnswerFormat
 from lince_rag.engines import Generation as EngineGeneration
 from lince_rag.language import Language
 from lince_rag.messages import Instruction
-from lince_rag.native_model import CALL_SETTINGS, NativeModel
+from lince_rag.model_fields import CALL_SETTINGS
+from lince_rag.native_model import NativeModel
 from lince_rag.templates import Prompt
 
 
 class LinceLLM(NativeModel, BaseLLM):
     """Complete an instruction with a model of the registry, in exactly the prompt format it was trained on.
 
-    Its fields are those of ``NativeModel``. Several prompts run as one batch. A ``response_format`` in the call (a
+    Its fields are those of ``ModelFields``. Several prompts run as one batch. A ``response_format`` in the call (a
     JSON schema or a pydantic class) holds the answers to it.
 
     Example:

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from lince_rag import ChatLince
 from lince_rag.answer_formats import AnswerFormat
@@ -162,3 +162,13 @@ def test_what_a_model_is_told() -> None:
     assert "responde con texto" not in AnswerFormat.of([clima], "any").instructions("es")
     assert AnswerFormat.of([clima], "none").instructions("es") == ""
     assert '"añil"' in AnswerFormat.of(response_format=Node).instructions("pt")
+
+
+def test_classes_of_one_name_are_not_one_schema() -> None:
+    """What a cached answer is kept under has the schema in it, not the name of its class."""
+
+    def described(kind: type) -> str:
+        return ChatLince()._get_llm_string(response_format=create_model("Dato", valor=(kind, ...)))
+
+    assert described(int) == described(int)
+    assert described(int) != described(str)

@@ -18,7 +18,8 @@ LAYERS = [
     "templates analysis sentences questions support spans readers documents chunking embeddings context"
     " citations engines",
     "vectorstores filters lexical ledger stores",
-    "tool_calls answer_formats messages searching native_model llms replies structured_output chat_models",
+    "tool_calls answer_formats messages searching model_fields native_model llms replies structured_output"
+    " chat_models",
     "rescoring retrievers verification ingestion index_settings index copying",
     "answers grounding ranking candidates requests conversation prompting concluding streaming sessions wrappers"
     " steps rag agent_middleware agents",
