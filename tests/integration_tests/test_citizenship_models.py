@@ -6,31 +6,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.caches import InMemoryCache
-from langchain_core.callbacks import (
-    BaseCallbackHandler,
-    CallbackManagerForRetrieverRun,
-    UsageMetadataCallbackHandler,
-)
+from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage
-from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField
 
 from lince_rag import ChatLince, LinceLLM, create_rag_chain
 from lince_rag.engines.transformers import TransformersEngine
 from tests.checkpoints import KINDS, shared_checkpoint
-
-
-class Fixed(BaseRetriever):
-    """Gives the same chunks whatever the question."""
-
-    documents: list[Document]
-
-    def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
-    ) -> list[Document]:
-        return self.documents
-
+from tests.unit_tests.chain_samples import Fixed
 
 QUESTION = "¿Cuánto es la fianza?"
 DOCUMENTS = [Document("La fianza es de 815 euros.", metadata={"source": "a", "start": 0})]
