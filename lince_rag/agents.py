@@ -44,7 +44,8 @@ def create_document_agent(
     Args:
         llm: A ``ChatLince`` or any other chat model that calls tools.
         index: The documents.
-        tools: More tools for the model.
+        tools: More tools for the model; the embedded default only searches. An answer may rest on what they
+            return: its citation then has the tool's name for a source.
         language: Answer in this language whatever the question's.
         system_prompt: More instructions for the model.
         max_searches: Searches for one question at most; all tools together are called at most 8 times.
@@ -68,8 +69,13 @@ def create_document_agent(
         >>> agent = create_document_agent(ChatLince(), index)
         >>> agent.invoke({"messages": [("human", "¿Cuándo vence el contrato?")]})["answer"].text
     """
-    if max_searches < 1:
-        raise ConfigurationError(f"max_searches={max_searches} is less than 1.", hint="Let it search once.")
+    if not isinstance(llm, BaseChatModel) or type(llm).bind_tools is BaseChatModel.bind_tools:
+        raise ConfigurationError(
+            f"{type(llm).__name__} is no chat model that calls tools.",
+            hint="Give a ChatLince, or one that does.",
+        )
+    if not isinstance(max_searches, int) or max_searches < 1:
+        raise ConfigurationError(f"max_searches={max_searches!r} is no number from 1 up.", hint="Let it search.")
     settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_support, rewriting="auto")
     check_model(llm)
     answering = AnswerFromDocuments(llm, settings, system_prompt=system_prompt, max_searches=max_searches)

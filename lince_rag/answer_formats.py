@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
@@ -117,7 +117,12 @@ class AnswerFormat:
         calls = _object(tool_calls={"type": "array", "items": {"anyOf": options}, "minItems": 1, "maxItems": most})
         if self.schema is None or self.must_call:
             return json.dumps({"$defs": definitions, **calls})
-        definitions["answer"] = _moved(dict(self.schema), "#/$defs/answer")
+        answer = dict(self.schema)
+        if not answer.keys() & _COMBINED:
+            # What is a call is not an answer, too: else arguments could be anything.
+            open_ = {} if answer.get("properties") else {"additionalProperties": True}
+            answer = {**open_, **answer, "properties": {"tool_calls": False, **answer.get("properties", {})}}
+        definitions["answer"] = _moved(answer, "#/$defs/answer")
         return json.dumps({"$defs": definitions, "anyOf": [calls, {"$ref": "#/$defs/answer"}]})
 
     def instructions(self, language: Language) -> str:
@@ -161,7 +166,12 @@ def _texts() -> dict[str, dict[str, str]]:
 
 
 def _describe(tool: Tool) -> Mapping[str, Any]:
-    description: Mapping[str, Any] | None = convert_to_openai_tool(tool).get("function")
+    try:
+        description: Mapping[str, Any] | None = convert_to_openai_tool(tool).get("function")
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{tool!r} is no tool.", hint="Give a list of tools, functions, pydantic classes or descriptions."
+        ) from error
     if description is None:
         raise ConfigurationError(f"{tool!r} is a tool of some server.", hint="Give tools that run here.")
     return description
@@ -200,8 +210,18 @@ def read_schema(response_format: Any) -> Mapping[str, Any] | None:
     if isinstance(response_format, type) and issubclass(response_format, BaseModel):
         # LangChain's conversion below writes references out, and leaves those of a class to itself open.
         return response_format.model_json_schema()
-    if not isinstance(response_format, Mapping):
-        return convert_to_json_schema(response_format)
+    if (
+        not isinstance(response_format, Mapping)
+        or "parameters" in response_format
+        or "function" in response_format
+    ):
+        try:
+            return convert_to_json_schema(cast(Any, response_format))
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"response_format={response_format!r} is no schema.",
+                hint="Give a pydantic class, a TypedDict or a JSON schema.",
+            ) from error
     if response_format.get("type") == "json_object" and "properties" not in response_format:
         return {"type": "object"}
     if response_format.get("type") == "json_schema":

@@ -208,7 +208,7 @@ class ChatLince(NativeModel, FormatBinding):
         """Read the keywords of a call and write the prompt."""
         answer_format = AnswerFormat.of(**{name: options.pop(name) for name in FORMATS if name in options})
         settings = self._settings(stop, language, options, answer_format)
-        prompt = self._render(messages, documents, answer_format)
+        prompt = self._render(messages, documents, answer_format, language)
         return _Asked(messages, prompt, settings, answer_format, bool(answer_format.tools) and not self.quotes)
 
     def _next_search(self, asked: _Asked, *, abstained: bool) -> Generation | None:

@@ -9,13 +9,13 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from lince_rag.analysis import words
 from lince_rag.grounding import slips_from
 from lince_rag.language import Language, message
-from lince_rag.questions import function_words, points_back, replaceable_patterns
+from lince_rag.questions import function_words, names_its_subject, points_back, replaceable_patterns
 from lince_rag.requests import Request
 
 Rewriting = Literal["auto", "model", "rules", "off"]
 REWRITINGS: Final[tuple[Rewriting, ...]] = ("auto", "model", "rules", "off")
 
-# A question of fewer content words, after others, is taken to be half of one.
+# A question of fewer content words, after others, is taken to be half of one, unless it names what it is about.
 WHOLE_QUESTION_WORDS: Final = 2
 
 # Tokens that a model may take to make a question whole.
@@ -92,11 +92,11 @@ def needs_rewriting(question: str, history: Sequence[BaseMessage], language: Lan
         language: The question's language.
 
     Returns:
-        Whether there are earlier questions and it points back or is very short.
+        Whether there are earlier questions and it points back, or is very short and names nothing.
     """
     if not asked_before(history):
         return False
-    return points_back(question, language) or len(_content_words(question, language)) < WHOLE_QUESTION_WORDS
+    return _is_half(question, language)
 
 
 def rewrite_by_rules(question: str, history: Sequence[BaseMessage], language: Language) -> str:
@@ -118,7 +118,7 @@ def rewrite_by_rules(question: str, history: Sequence[BaseMessage], language: La
         return question
     previous = ""
     for earlier in asked_before(history):
-        previous = _join(earlier, previous, language) if previous and _follows(earlier, language) else earlier
+        previous = _join(earlier, previous, language) if previous and _is_half(earlier, language) else earlier
     return _join(question, previous, language)
 
 
@@ -163,8 +163,11 @@ def accept_rewriting(reply: str, question: str, history: Sequence[BaseMessage], 
     return line
 
 
-def _follows(question: str, language: Language) -> bool:
-    return points_back(question, language) or len(_content_words(question, language)) < WHOLE_QUESTION_WORDS
+def _is_half(question: str, language: Language) -> bool:
+    if points_back(question, language):
+        return True
+    short = len(_content_words(question, language)) < WHOLE_QUESTION_WORDS
+    return short and not names_its_subject(question, language)
 
 
 def _content_words(question: str, language: Language) -> list[str]:

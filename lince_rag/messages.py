@@ -23,7 +23,7 @@ from lince_rag.answer_formats import instruction
 from lince_rag.context import as_template_documents
 from lince_rag.errors import TemplateError
 from lince_rag.language import DEFAULT_LANGUAGE, Language
-from lince_rag.tool_calls import write_calls
+from lince_rag.tool_calls import to_json, write_calls
 
 _ROLES: dict[type[BaseMessage], str] = {
     SystemMessage: "system",
@@ -169,20 +169,20 @@ def to_template(
         TemplateError: A message or a block has no place in a text prompt.
     """
     converted = as_template_documents(documents)
-    calls = [call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
-    names = {call["id"]: call["name"] for call in calls}
+    names: dict[str | None, str] = {}
     turns: list[dict[str, str]] = []
     for before, message in zip([None, *messages], messages, strict=False):
         content = "".join(_texts(message, converted))
         if isinstance(message, ToolMessage):
             name = message.name or names.get(message.tool_call_id) or message.tool_call_id
-            label = instruction("error", language, name=name) if message.status == "error" else name
             if not isinstance(before, ToolMessage):
                 turns.append({"role": "user", "content": instruction("results", language)})
-            earlier = f"{turns[-1]['input']}\n\n" if "input" in turns[-1] else ""
-            turns[-1]["input"] = f"{earlier}{label}: {content}"
+            # As JSON, so that no result can look like another's.
+            result = to_json({"name": name, "error" if message.status == "error" else "result": content})
+            turns[-1]["input"] = "\n".join(filter(None, (turns[-1].get("input"), result)))
             continue
         if isinstance(message, AIMessage) and message.tool_calls:
+            names |= {call["id"]: call["name"] for call in message.tool_calls}
             content = "\n".join(filter(None, (content, write_calls(message.tool_calls))))
         turn = {"role": _role(message), "content": content}
         if (entered := message.additional_kwargs.get("input")) is not None:

@@ -28,19 +28,19 @@ class NativeModel(ModelFields):
         messages: Sequence[BaseMessage],
         documents: Sequence[Document] = (),
         answer_format: AnswerFormat = _TEXT,
+        language: Language | None = None,
     ) -> Prompt:
         """Write messages and documents in the format of the model, and what its answer may be in its language."""
         if self.quotes:
             messages, found = read_results(messages)
             return self._write(*to_template(messages, [*documents, *found]))
-        language = self._language_for(last_question(messages))
+        language = self._known(language or detect_language(last_question(messages)))
         if told := answer_format.instructions(language):
             messages = with_instructions(messages, SystemMessage(told))
         return self._write(*to_template(messages, documents, language))
 
-    def _language_for(self, question: str) -> Language:
-        """Return the question's language if the model knows it, else the one of ours that it knows best."""
-        language = detect_language(question)
+    def _known(self, language: Language) -> Language:
+        """Return the language if the model knows it, else the one of ours that it knows best."""
         known = [each for each in LANGUAGES if each in self.spec.languages]
         return language if language in known or not known else min(known, key=self.spec.languages.index)
 

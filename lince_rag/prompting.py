@@ -103,7 +103,7 @@ def prepare(
         without = [instructions, question, *following]
         if not history or budget >= _budget(llm, without, max_context_tokens, tools) / 2:
             break
-        history = history[2:]
+        history = _whole_turns(history[1:])
     packed = _pack(llm, messages, documents, budget, tools)
     options: dict[str, Any] = {}
     if reads_documents(llm):

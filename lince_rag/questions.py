@@ -118,6 +118,24 @@ def points_back(question: str, language: Language) -> bool:
 
 
 @cache
+def _named() -> dict[Language, re.Pattern[str]]:
+    return {language: re.compile(_data()["named"][language]) for language in LANGUAGES}
+
+
+def names_its_subject(question: str, language: Language) -> bool:
+    """Tell whether a question, however short, says what it is about: "¿Cuánto es la fianza?".
+
+    Args:
+        question: The question.
+        language: Its language.
+
+    Returns:
+        Whether it has a question word and a noun with its article.
+    """
+    return _named()[language].search(question) is not None
+
+
+@cache
 def _openings() -> dict[Language, re.Pattern[str]]:
     return {language: re.compile(_data()["openings"][language]) for language in LANGUAGES}
 

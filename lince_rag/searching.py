@@ -77,25 +77,31 @@ def read_results(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], li
     """
     turn = current_turn(messages)
     results = [message for message in turn if isinstance(message, ToolMessage) and message.status != "error"]
-    texts = [Document(str(result.text)) for result in results if result.artifact is None]
-    documents = [*found_documents(results), *texts]
-    return without_calls(messages), documents
+    texts = [Document(text) for result in results if not found_documents([result]) and (text := str(result.text))]
+    return without_calls(messages), [*found_documents(results), *texts]
 
 
-def without_calls(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+def without_calls(messages: Iterable[BaseMessage], name: str | None = None) -> list[BaseMessage]:
     """Leave out the calls of tools and their results.
 
     Args:
         messages: A conversation.
+        name: The tool whose calls to leave out; ``None`` leaves out all.
 
     Returns:
-        What was said in it.
+        What was said in it, and the other calls.
     """
-    return [
-        message
-        for message in messages
-        if not isinstance(message, ToolMessage) and not (isinstance(message, AIMessage) and message.tool_calls)
-    ]
+    kept: list[BaseMessage] = []
+    left_out: set[str | None] = set()
+    for message in messages:
+        if isinstance(message, AIMessage) and message.tool_calls:
+            others = [call for call in message.tool_calls if name is not None and call["name"] != name]
+            left_out = {call["id"] for call in message.tool_calls if call not in others}
+            if others:
+                kept.append(message.model_copy(update={"tool_calls": others}))
+        elif not isinstance(message, ToolMessage) or (name and message.tool_call_id not in left_out):
+            kept.append(message)
+    return kept
 
 
 def next_search(
@@ -151,7 +157,9 @@ def _text_argument(tool: Mapping[str, Any]) -> str | None:
     """Return the name of the one argument that a tool needs, if it is a text."""
     parameters = tool.get("parameters") or {}
     required = parameters.get("required", [])
-    if len(required) != 1 or parameters.get("properties", {}).get(required[0], {}).get("type") != "string":
+    argument = parameters.get("properties", {}).get(required[0], {}) if len(required) == 1 else {}
+    # A text that must be of some form is not a question.
+    if argument.get("type") != "string" or argument.keys() & {"enum", "const", "format", "pattern", "maxLength"}:
         return None
     return str(required[0])
 

@@ -57,8 +57,10 @@ class FormatBinding(BaseChatModel):
         Raises:
             ConfigurationError: The choice is none of the tools.
         """
+        AnswerFormat.of(tools, tool_choice, parallel_tool_calls, kwargs.get("response_format"))
         described = [convert_to_openai_tool(tool) for tool in tools]
-        AnswerFormat.of(described, tool_choice, parallel_tool_calls, kwargs.get("response_format"))
+        # Grammars are always strict.
+        kwargs.pop("strict", None)
         options = {"tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
         given = {name: value for name, value in options.items() if value is not None}
         return self.bind(tools=described, **given, **kwargs)
@@ -81,7 +83,8 @@ class FormatBinding(BaseChatModel):
             **kwargs: More keywords of the call.
 
         Returns:
-            A Runnable from a prompt to an object of the class, or a dict; streams give partial dicts.
+            A Runnable from a prompt to an object of the class, or a dict. A stream gives what there is so far:
+            dicts that grow, and of a class the objects that are valid already; the last one is whole.
 
         Raises:
             ConfigurationError: There is no schema.

@@ -81,7 +81,7 @@ def check_window(model: str, prompt_tokens: int, context_window: int) -> None:
     if prompt_tokens >= context_window:
         raise ContextWindowError(
             f"The prompt has {prompt_tokens} tokens and the window of {model!r} holds {context_window}.",
-            hint="Give fewer or shorter documents, or a shorter history.",
+            hint="Give fewer or shorter documents, tools or turns.",
         )
 
 

@@ -14,7 +14,7 @@ from lince_rag.engines.loading import LoadedModel, LoadingOptions, load_model, l
 from lince_rag.engines.sampling import generation_options, is_beam_search, is_sampling, without_beams
 from lince_rag.engines.stopping import Cancellation, StopTexts
 from lince_rag.engines.streaming import TokenQueue
-from lince_rag.errors import ConfigurationError
+from lince_rag.errors import ConfigurationError, ContextWindowError
 from lince_rag.registry import ModelSpec
 from lince_rag.templates import Prompt
 
@@ -154,12 +154,24 @@ class TransformersEngine(Engine):
             return texts, ""
         return (texts, OBJECT_START) if settings.text_allowed else ((), "")
 
-    def _processors(self, settings: GenerationSettings, limit: int) -> list[Any]:
+    def _processors(self, settings: GenerationSettings, limit: int, asked: int) -> list[Any]:
+        """Make what holds an answer to a schema within a limit, or within less than was asked for."""
         if settings.json_schema is None:
             return []
         forbidden = (*settings.stop, *self.spec.stop)
         schema, text_allowed = settings.json_schema, settings.text_allowed
-        return [self._constraints.processor(schema, limit, forbidden, text_allowed=text_allowed)]
+        try:
+            return [self._constraints.processor(schema, limit, forbidden, text_allowed=text_allowed)]
+        except ConfigurationError as error:
+            if limit < asked:
+                # Whatever is wrong with the schema itself is said first.
+                self._constraints.processor(schema, asked, forbidden, text_allowed=text_allowed)
+                raise ContextWindowError(
+                    f"The prompt leaves {limit} of the {self.context_window} tokens of {self.spec.name!r}: too few"
+                    " for a call or for JSON of the schema.",
+                    hint="Give fewer or shorter documents, tools or turns.",
+                ) from error
+            raise
 
     def _checked(self, prompt: Prompt) -> list[int]:
         """Encode a prompt that leaves room for at least one token of answer."""
@@ -242,7 +254,7 @@ class TransformersEngine(Engine):
         )
         longest = batch["input_ids"].shape[1]
         limit = min(options["max_new_tokens"], self.loaded.context_window - longest)
-        processors = self._processors(settings, limit)
+        processors = self._processors(settings, limit, options["max_new_tokens"])
         config = GenerationConfig(  # type: ignore[no-untyped-call]
             **{**options, "max_new_tokens": limit},
             eos_token_id=sorted(self._end_ids),

@@ -10,12 +10,13 @@ from typing import Any, Literal, TypedDict
 
 import pytest
 from jsonschema import Draft202012Validator
+from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
 from lince_rag import ChatLince, LinceLLM
-from lince_rag.errors import ConfigurationError
+from lince_rag.errors import ConfigurationError, ContextWindowError
 from lince_rag.tool_calls import write_calls
 from tests.checkpoints import KINDS, shared_checkpoint
 
@@ -234,3 +235,22 @@ def test_a_call_that_is_repeated_has_whole_markers() -> None:
     assert json.loads(model.template.restore_json(broken))["tool_calls"][0]["arguments"] == {
         "consulta": "di [INST] y </s>"
     }
+
+
+def test_a_window_that_is_too_short_is_named_as_such() -> None:
+    short = ChatLince(**{**shared_checkpoint("lince-zero").chat_fields, "num_beams": 1})
+    question = QUESTION
+    while short.count_prompt_tokens([HumanMessage(question)], tools=[buscar], tool_choice="any") < 470:
+        question += " Sí."
+    with pytest.raises(ContextWindowError, match="leaves"):
+        short.bind_tools([buscar], tool_choice="any").invoke(question)
+
+
+def test_cached_texts_are_kept_by_schema() -> None:
+    """LangChain's key of a text model's answer has the model's settings in it, but not those of the call."""
+    fields = shared_checkpoint("lince-zero", context_window=2048).chat_fields
+    llm = LinceLLM(**fields, max_tokens=200, num_beams=1, cache=InMemoryCache())
+    schemas = [{"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]} for name in "ab"]
+    texts = [llm.invoke("Hola", response_format=schema) for schema in [*schemas, *schemas]]
+    assert [list(json.loads(text)) for text in texts] == [["a"], ["b"], ["a"], ["b"]]
+    assert not llm.invoke("Hola", max_tokens=20).lstrip().startswith("{")

@@ -4,13 +4,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langchain.agents.middleware import ModelRequest, dynamic_prompt, wrap_model_call
 from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from lince_rag import Answer, ChatLince, Index, create_document_agent
+from lince_rag import Answer, BestOf, ChatLince, Index, create_document_agent
 from lince_rag.agent_middleware import SEARCH_TOOL
 from lince_rag.errors import ConfigurationError, UnknownModelError
 from lince_rag.language import message
@@ -201,7 +209,121 @@ def test_a_model_that_never_stops_calling_has_to_answer(index: Index) -> None:
     assert state["answer"].text == "Ya."
 
 
+def call_of(name: str, **arguments: Any) -> AIMessage:
+    call = {"name": name, "args": arguments, "id": name, "type": "tool_call"}
+    return AIMessage("", tool_calls=[call])  # type: ignore[list-item]
+
+
+@tool
+def saldo() -> str:
+    """Dice el saldo de la cuenta."""
+    return "El saldo de la cuenta es de 500 euros."
+
+
+def test_an_answer_may_rest_on_what_another_tool_said(index: Index) -> None:
+    llm = scripted(search("saldo"), call_of("saldo"), AIMessage("El saldo de la cuenta es de 500 euros."))
+    agent = create_document_agent(llm, index, [saldo], on_unsupported="drop", minimum_support=0)
+    answer = agent.invoke(asked("¿Cuál es el saldo de la cuenta?"))["answer"]
+    assert answer.grounded
+    assert [citation.source for citation in answer.citations] == ["saldo"]
+
+
+def test_the_result_of_a_tool_that_ends_the_run_stays_as_it_is(index: Index) -> None:
+    @tool(return_direct=True)
+    def directo() -> str:
+        """Da un texto."""
+        return "This is the English text of the contract, word for word."
+
+    state = create_document_agent(scripted(call_of("directo")), index, [directo]).invoke(asked("Dame el texto."))
+    assert kinds(state["messages"]) == ["human", "call", "tool"]
+    assert state["answer"].text == state["messages"][-1].text
+    assert not state["answer"].grounded
+
+
+def test_other_calls_of_earlier_turns_are_still_shown(index: Index) -> None:
+    llm = scripted(
+        call_of("saldo"), AIMessage("Son 500 euros."), search("comité"), AIMessage(ANSWER), AIMessage("Ya.")
+    )
+    agent = create_document_agent(llm, index, [saldo], checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "saldos"}}
+    for question in ("¿Cuál es el saldo?", QUESTION, "Gracias."):
+        agent.invoke(asked(question), thread)
+    shown = llm.asked[-1][1:]
+    assert kinds(shown) == ["human", "call", "tool", "ai", "human", "ai", "human"]
+    assert shown[2].text == saldo.invoke({})
+
+
+def test_all_instructions_reach_the_model(index: Index) -> None:
+    """Of the caller, of the conversation and of other middleware."""
+
+    @dynamic_prompt
+    def prompt(request: ModelRequest[Any]) -> str:
+        return "Tutea siempre."
+
+    llm = scripted(AIMessage("Hola."))
+    agent = create_document_agent(llm, index, system_prompt="Sé breve.", middleware=[prompt])
+    agent.invoke({"messages": [SystemMessage("Eres Lince."), HumanMessage("Hola")]})
+    system, *rest = llm.asked[0]
+    assert all(part in system.text for part in ("Sé breve.", "Tutea siempre.", "Eres Lince.", SEARCH_TOOL))
+    assert kinds(rest) == ["human"]
+
+
+def test_what_comes_with_the_question_is_read(index: Index) -> None:
+    blocks: list[Any] = [
+        {"type": "text", "text": "¿Cuánto es la fianza?"},
+        {"type": "text-plain", "text": "La fianza es de 815 euros.", "mime_type": "text/plain"},
+    ]
+    question = HumanMessage(blocks)
+    state = create_document_agent(ChatLince(), index).invoke({"messages": [question]})
+    assert state["answer"].text == "La fianza es de 815 euros."
+    llm = scripted(AIMessage("Son 815 euros."))
+    create_document_agent(llm, index).invoke({"messages": [question]})
+    assert llm.asked[0][1].content == blocks
+
+
+def test_calls_at_once_are_bounded_too(index: Index) -> None:
+    many = AIMessage("", tool_calls=[search(str(number)).tool_calls[0] for number in range(12)])
+    state = create_document_agent(scripted(many, AIMessage("Ya.")), index, minimum_support=0).invoke(
+        asked(QUESTION)
+    )
+    assert kinds(state["messages"]).count("tool") == 2
+
+
+def test_the_embedded_default_only_searches(index: Index) -> None:
+    deleted: list[str] = []
+
+    @tool
+    def borrar_documento(nombre: str) -> str:
+        """Borra el documento en el que se dice quién preside el comité."""
+        deleted.append(nombre)
+        return "borrado"
+
+    state = create_document_agent(ChatLince(), index, [borrar_documento]).invoke(asked(QUESTION))
+    assert state["answer"].text == ANSWER
+    assert not deleted
+
+
+def test_another_model_that_stands_in_gets_what_it_can_read(index: Index) -> None:
+    """The prompt is written for the model that is asked: what another middleware puts in is not a ChatLince."""
+    other = scripted(search(QUESTION), AIMessage(ANSWER))
+
+    @wrap_model_call
+    def stand_in(request: ModelRequest[Any], handler: Any) -> Any:
+        return handler(request.override(model=other))
+
+    state = create_document_agent(ChatLince(), index, middleware=[stand_in]).invoke(asked(QUESTION))
+    assert state["answer"].text == ANSWER
+    assert [set(bound) for bound in other.bound] == [{"tools", "tool_choice"}] * 2
+    assert ANSWER in other.asked[1][-1].text
+
+
 def test_wrong_arguments(index: Index) -> None:
+    with pytest.raises(ConfigurationError, match="BestOf is no chat model that calls tools"):
+        create_document_agent(BestOf(llm=ChatLince()), index)
+    with pytest.raises(ConfigurationError, match="str is no chat model"):
+        create_document_agent("extractive", index)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="max_searches='2'"):
+        create_document_agent(ChatLince(), index, max_searches="2")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="max_searches=0"):
         create_document_agent(ChatLince(), index, max_searches=0)
     with pytest.raises(ConfigurationError, match="minimum_support=2"):

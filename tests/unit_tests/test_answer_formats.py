@@ -172,3 +172,31 @@ def test_classes_of_one_name_are_not_one_schema() -> None:
 
     assert described(int) == described(int)
     assert described(int) != described(str)
+
+
+def test_what_is_a_call_is_not_an_answer_too() -> None:
+    """However open the response format is, calls have exact names and valid arguments."""
+    for open_ in ({"type": "json_object"}, {"type": "object", "additionalProperties": {"type": "array"}}):
+        both = AnswerFormat.of([hora], response_format=open_)
+        assert accepts(both, call("hora"))
+        assert accepts(both, {"lo": []})
+        assert not accepts(both, call("borrar"))
+        assert not accepts(both, call("hora", ciudad="x"))
+
+
+def test_openai_descriptions_are_schemas() -> None:
+    described = {"name": "n", "description": "d", "parameters": Node.model_json_schema()}
+    for given in (described, {"type": "function", "function": described}):
+        assert accepts(AnswerFormat.of(response_format=given), {"nombre": "a", "color": "rojo"})
+
+
+@pytest.mark.parametrize("given", [3, "json_object"])
+def test_what_is_no_schema_and_no_tool_is_an_error(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"{given!r} is no schema"):
+        AnswerFormat.of(response_format=given)
+    with pytest.raises(ConfigurationError, match=f"{given!r} is no tool"):
+        ChatLince().bind_tools([given])
+
+
+def test_strict_is_taken_and_means_nothing() -> None:
+    assert ChatLince().bind_tools([hora], strict=True).invoke("¿Qué hora es?").tool_calls == []

@@ -56,6 +56,28 @@ def test_rules_carry_over_what_is_missing(language: Language, conversation: list
     assert rewrite_by_rules(conversation[-1], turns(*conversation[:-1]), language) == whole
 
 
+@pytest.mark.parametrize(
+    ("language", "question", "half"),
+    [
+        ("es", "¿Cuánto es la fianza?", False),
+        ("es", "¿Cuándo vence el contrato?", False),
+        ("es", "¿Quién lo preside?", True),
+        ("es", "¿Y el precio?", True),
+        ("es", "¿Quién fue el segundo?", True),
+        ("es", "¿Por qué?", True),
+        ("pt", "Quanto é o aluguel?", False),
+        ("pt", "Quem foi o segundo?", True),
+        ("pt", "E a garantia?", True),
+        ("en", "What is the deposit?", False),
+        ("en", "And the price?", True),
+    ],
+)
+def test_a_short_question_that_names_its_subject_is_whole(language: Language, question: str, half: bool) -> None:
+    """After "gracias", a whole question must not be searched for together with what was asked before."""
+    history = turns("¿Cuántos habitantes tenía Burgos en 2010?", "Gracias")
+    assert needs_rewriting(question, history, language) is half
+
+
 questions = st.text(max_size=40) | st.sampled_from(
     ["¿Y en 2020?", "Quem foi o segundo?", "(", "", "And Rome in 1999?"]
 )

@@ -143,3 +143,17 @@ def test_what_was_found_twice_counts_once_with_its_better_support() -> None:
     assert [(each.metadata["source"], each.metadata["support"]) for each in documents] == [
         ("gato", 0.9), ("agenda", 0.9), ("ata", 0.2)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("artifact", [None, [], {"id": 1}, ["x"]])
+def test_the_text_of_a_tool_counts_whatever_its_artifact_is(artifact: Any) -> None:
+    reply = ChatLince().bind_tools([buscar]).invoke(asked(QUESTION, found(QUESTION, *chunks(), artifact=artifact)))
+    assert reply.text == ANSWER
+
+
+def test_a_text_of_some_form_is_not_a_question() -> None:
+    """A choice, a date, a pattern: the engine has no way to write one."""
+    for limit in ({"enum": ["rojo"]}, {"format": "date"}, {"pattern": "^a"}, {"maxLength": 3}):
+        parameters = {"type": "object", "properties": {"a": {"type": "string", **limit}}, "required": ["a"]}
+        described = {"name": "elegir", "description": "", "parameters": parameters}
+        assert ChatLince().bind_tools([described]).invoke(QUESTION).tool_calls == []
