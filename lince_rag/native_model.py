@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.messages import BaseMessage, SystemMessage, ToolMessage
 
 from lince_rag.answer_formats import FORMATS, AnswerFormat
 from lince_rag.engines import Generation, GenerationSettings
@@ -34,6 +34,9 @@ class NativeModel(ModelFields):
         if self.quotes:
             messages, found = read_results(messages)
             return self._write(*to_template(messages, [*documents, *found]))
+        if answer_format.is_text and not any(isinstance(message, ToolMessage) for message in messages):
+            # Nothing is said in words of our own; what tells languages apart takes 70 MiB.
+            return self._write(*to_template(messages, documents))
         language = self._known(language or detect_language(last_question(messages)))
         if told := answer_format.instructions(language):
             messages = with_instructions(messages, SystemMessage(told))
