@@ -26,7 +26,7 @@ from lince_rag.conversation import Rewriter
 from lince_rag.language import Language
 from lince_rag.prompting import Prepared, prepare, reads_documents
 from lince_rag.requests import Request, read_request
-from lince_rag.searching import current_turn, found_documents, last_question, without_calls
+from lince_rag.searching import current_turn, found_documents, last_question, made_calls, without_calls
 from lince_rag.steps import ChainSettings
 
 SEARCH_TOOL: Final = "search_documents"
@@ -110,7 +110,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
     def _ask(self, request: ModelRequest[Any]) -> ModelRequest[Any] | AIMessage:
         """Fit the conversation into the window, and say which tools may still be called."""
         llm, turn = request.model, current_turn(request.messages)
-        calls = _calls(turn)
+        calls = made_calls(turn)
         searches = [call for call in calls if call["name"] == SEARCH_TOOL]
         tools = [] if len(calls) >= MOST_CALLS else list(request.tools)
         if len(searches) >= self.max_searches:
@@ -139,7 +139,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
 
     def _bound(self, response: ModelResponse[Any], messages: Sequence[BaseMessage]) -> ModelResponse[Any]:
         """Leave out the calls of an answer that are more than there may be."""
-        before = _calls(current_turn(messages))
+        before = made_calls(current_turn(messages))
         for at, message in enumerate(response.result):
             if not isinstance(message, AIMessage) or not message.tool_calls:
                 continue
@@ -228,10 +228,6 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
 
 def _quotes(llm: BaseChatModel) -> bool:
     return bool(getattr(llm, "quotes", False))
-
-
-def _calls(turn: Sequence[BaseMessage]) -> list[Any]:
-    return [call for message in turn if isinstance(message, AIMessage) for call in message.tool_calls]
 
 
 def _is_search(message: BaseMessage) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 
 from lince_rag.analysis import words
 from lince_rag.answer_formats import AnswerFormat
@@ -37,6 +37,15 @@ def current_turn(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     """
     after = next((at for at in range(len(messages), 0, -1) if isinstance(messages[at - 1], HumanMessage)), 0)
     return list(messages[after:])
+
+
+def made_calls(messages: Iterable[BaseMessage]) -> list[ToolCall]:
+    """Return the calls of tools in some messages.
+
+    Args:
+        messages: The messages.
+    """
+    return [call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
 
 
 def found_documents(messages: Iterable[BaseMessage]) -> list[Document]:
@@ -122,8 +131,7 @@ def next_search(
         EngineError: A call is asked for, and no tool takes one text.
     """
     question = last_question(messages)
-    turn = current_turn(messages)
-    calls = [call for message in turn if isinstance(message, AIMessage) for call in message.tool_calls]
+    calls = made_calls(current_turn(messages))
     made = {str(value) for call in calls for value in call["args"].values()}
     queries = [query for query in _queries(question, language) if query not in made]
     if answer_format.must_call:
