@@ -63,6 +63,8 @@ def test_rules_carry_over_what_is_missing(language: Language, conversation: list
         ("es", "¿Cuándo vence el contrato?", False),
         ("es", "¿Quién lo preside?", True),
         ("es", "¿Y el precio?", True),
+        ("es", "¿Y qué presión tiene la caldera?", False),
+        ("es", "¿Y cuál es el precio?", True),
         ("es", "¿Quién fue el segundo?", True),
         ("es", "¿Por qué?", True),
         ("pt", "Quanto é o aluguel?", False),
