@@ -82,3 +82,11 @@ def test_the_size_of_a_lead_counts():
     lexical = {"a": 10.0, "b": 1.0, "c": 0.9, "d": 0.8}
     vectors = {"b": 0.52, "a": 0.51, "c": 0.5, "d": 0.49}
     assert order(fuse(lexical, vectors, 0.5))[0] == "a"
+
+
+def test_chance_among_nearly_equal_vectors_does_not_outweigh_the_words() -> None:
+    """Texts that differ in a number: the words know which, the vectors do not."""
+    lexical = {"right": 2.1, "a": 2.0, "b": 2.0, "c": 2.0}
+    vectors = {"a": 0.4912, "right": 0.4850, "b": 0.4849, "c": 0.4849}
+    fused = fuse(lexical, vectors, 0.4)
+    assert max(fused, key=lambda chunk_id: fused[chunk_id]) == "right"
