@@ -4,18 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lince_rag.agents import create_document_agent
-    from lince_rag.answers import Answer
-    from lince_rag.candidates import BestOf
-    from lince_rag.chat_models import ChatLince
-    from lince_rag.citations import Citation
-    from lince_rag.embeddings import LinceEmbeddings
+    from lince_rag.agents.agent import create_document_agent
+    from lince_rag.chain.answers import Answer
+    from lince_rag.chain.candidates import BestOf
+    from lince_rag.chain.citations import Citation
+    from lince_rag.chain.rag import create_rag_chain
     from lince_rag.errors import LinceError
-    from lince_rag.index import Index
-    from lince_rag.llms import LinceLLM
-    from lince_rag.messages import NativePrompt
-    from lince_rag.rag import create_rag_chain
-    from lince_rag.retrievers import HybridRetriever
+    from lince_rag.index.embeddings import LinceEmbeddings
+    from lince_rag.index.index import Index
+    from lince_rag.index.retriever import HybridRetriever
+    from lince_rag.models.chat_model import ChatLince
+    from lince_rag.models.llm import LinceLLM
+    from lince_rag.models.messages import NativePrompt
 
 __all__ = [
     "Answer",
@@ -34,18 +34,18 @@ __all__ = [
 
 # Each name is imported when it is first used: `import lince_rag` and the command line's --help stay fast.
 _MODULES = {
-    "Answer": "answers",
-    "BestOf": "candidates",
-    "ChatLince": "chat_models",
-    "Citation": "citations",
-    "HybridRetriever": "retrievers",
-    "Index": "index",
-    "LinceEmbeddings": "embeddings",
+    "Answer": "chain.answers",
+    "BestOf": "chain.candidates",
+    "ChatLince": "models.chat_model",
+    "Citation": "chain.citations",
+    "HybridRetriever": "index.retriever",
+    "Index": "index.index",
+    "LinceEmbeddings": "index.embeddings",
     "LinceError": "errors",
-    "LinceLLM": "llms",
-    "NativePrompt": "messages",
-    "create_document_agent": "agents",
-    "create_rag_chain": "rag",
+    "LinceLLM": "models.llm",
+    "NativePrompt": "models.messages",
+    "create_document_agent": "agents.agent",
+    "create_rag_chain": "chain.rag",
 }
 
 

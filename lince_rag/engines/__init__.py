@@ -4,8 +4,8 @@ from threading import Lock
 from weakref import WeakValueDictionary
 
 from lince_rag.engines.base import Engine, Generation, GenerationSettings
-from lince_rag.engines.loading import LoadingOptions
-from lince_rag.registry import ModelSpec
+from lince_rag.engines.checkpoints.loading import LoadingOptions
+from lince_rag.prompting.registry import ModelSpec
 
 __all__ = ["Engine", "Generation", "GenerationSettings", "LoadingOptions", "create_engine"]
 
@@ -28,7 +28,7 @@ def create_engine(spec: ModelSpec, options: LoadingOptions) -> Engine:
         from lince_rag.engines.extractive import ExtractiveEngine
 
         return ExtractiveEngine(spec.context_window)
-    from lince_rag.engines.transformers import TransformersEngine
+    from lince_rag.engines.generation.transformers import TransformersEngine
 
     with _lock:
         engine = _engines.get((spec, options))

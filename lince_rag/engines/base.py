@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lince_rag.errors import ContextWindowError, EngineError
-from lince_rag.language import Language
-from lince_rag.support import EVEN_SUPPORT
-from lince_rag.templates import Prompt
+from lince_rag.prompting.templates import Prompt
+from lince_rag.text.confidence import EVEN_SUPPORT
+from lince_rag.text.language import Language
 
 FinishReason = Literal["stop", "length"]
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lince_rag.analysis import fold, grams, sentence_spans, words
 from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationSettings, check_window
-from lince_rag.language import Language, detect_language, message
-from lince_rag.questions import QuestionKind, asks_for_list, content_stems, kind_of
-from lince_rag.sentences import Sentence, split_sentences
-from lince_rag.support import EVEN_SUPPORT, MINIMUM_COVERAGE, measure_coverage
-from lince_rag.templates import Prompt
+from lince_rag.prompting.templates import Prompt
+from lince_rag.text.confidence import EVEN_SUPPORT, MINIMUM_COVERAGE, measure_coverage
+from lince_rag.text.language import Language, detect_language, message
+from lince_rag.text.questions import QuestionKind, asks_for_list, content_stems, kind_of
+from lince_rag.text.sentences import Sentence, split_sentences
+from lince_rag.text.words import fold, grams, sentence_spans, words
 
 EXTRACTIVE: Final = "extractive"
 

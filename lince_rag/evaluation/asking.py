@@ -6,14 +6,14 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from lince_rag.answers import Answer
-from lince_rag.citations import Citation
+from lince_rag.chain.answers import Answer
+from lince_rag.chain.citations import Citation
+from lince_rag.chain.rag import RagChain
 from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.questions import Question
 from lince_rag.evaluation.records import Cited, Passage, Record
-from lince_rag.language import detect_language
-from lince_rag.rag import RagChain
-from lince_rag.retrievers import HybridRetriever
+from lince_rag.index.retriever import HybridRetriever
+from lince_rag.text.language import detect_language
 
 
 class Asker:

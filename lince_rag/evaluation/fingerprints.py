@@ -11,9 +11,9 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import Runnable
 
+from lince_rag.chain.rag import RagChain
 from lince_rag.evaluation.questions import Question
-from lince_rag.index import Index
-from lince_rag.rag import RagChain
+from lince_rag.index.index import Index
 
 # What says nothing of the answers, in the fields of LangChain's retrievers.
 _UNRELATED_FIELDS: Final = {"tags", "metadata", "callbacks", "verbose", "name", "cache", "index"}

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from lince_rag.language import Language
+from lince_rag.text.language import Language
 
 # Words that do not count, as in the evaluation of SQuAD.
 ARTICLES: Final[Mapping[Language, frozenset[str]]] = {

@@ -8,7 +8,7 @@ from typing import Any, Final
 from lince_rag.evaluation.extras import load
 from lince_rag.evaluation.metrics import supports
 from lince_rag.evaluation.runs import Evaluation
-from lince_rag.language import Language, message
+from lince_rag.text.language import Language, message
 
 # Okabe and Ito's palette: told apart by people who do not see all colours.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from lince_rag.errors import ConfigurationError
-from lince_rag.language import Language
+from lince_rag.text.language import Language
 
 # Raised whenever a record of before could not be read any more, or would mean something else.
 RECORD_FORMAT: Final = 1

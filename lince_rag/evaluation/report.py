@@ -17,7 +17,7 @@ from lince_rag.evaluation.metrics import RECALL_DEPTH
 from lince_rag.evaluation.plots import plot_latency, plot_metrics, plot_support
 from lince_rag.evaluation.records import Record
 from lince_rag.evaluation.runs import Evaluation
-from lince_rag.language import Language, message
+from lince_rag.text.language import Language, message
 
 # Failures of each kind that are shown for each setting.
 SHOWN_FAILURES: Final = 10

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lince_rag.embeddings import embeddings_name
+from lince_rag.chain.rag import RagChain
 from lince_rag.errors import ConfigurationError, EvaluationError, LinceError
 from lince_rag.evaluation.asking import Asker
 from lince_rag.evaluation.estimates import Estimate
@@ -14,8 +14,8 @@ from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.metrics import RANKING_DEPTH, AbstentionCurve, abstention_curve, measure
 from lince_rag.evaluation.questions import Question
 from lince_rag.evaluation.records import Record, RecordFile
-from lince_rag.index import Index
-from lince_rag.rag import RagChain
+from lince_rag.index.embeddings import embeddings_name
+from lince_rag.index.index import Index
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from lince_rag.chat_models import ChatLince
-from lince_rag.copying import copy_index
-from lince_rag.embeddings import LinceEmbeddings, embeddings_name
+from lince_rag.chain.rag import RagChain, create_rag_chain
 from lince_rag.errors import ConfigurationError
-from lince_rag.index import Index
-from lince_rag.rag import RagChain, create_rag_chain
+from lince_rag.index.copying import copy_index
+from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
+from lince_rag.index.index import Index
+from lince_rag.models.chat_model import ChatLince
 
 # How the texts of a setting become values, for the fields of HybridRetriever and of ChatLince.
 RETRIEVER_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {

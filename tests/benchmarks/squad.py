@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from lince_rag.chain.rag import RagChain
 from lince_rag.evaluation.matching import contains_answer, token_f1
-from lince_rag.language import Language
-from lince_rag.rag import RagChain
+from lince_rag.text.language import Language
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 
-from lince_rag import Index, analysis, rescoring
-from lince_rag.analysis import words
-from lince_rag.language import detect_language
-from lince_rag.questions import function_words
+from lince_rag import Index
+from lince_rag.index import rescoring
+from lince_rag.text import words as analysis
+from lince_rag.text.language import detect_language
+from lince_rag.text.questions import function_words
+from lince_rag.text.words import words
 
 from .conftest import table
 from .squad import Dataset, Question, load, paragraph_of
@@ -105,7 +107,7 @@ def test_ablations(data: Path, tmp_path: Path, results: list[str], monkeypatch: 
 
 def forget_terms() -> None:
     """The analyzer remembers words; the sentences remember their terms."""
-    from lince_rag.sentences import split_sentences
+    from lince_rag.text.sentences import split_sentences
 
     analysis.grams.cache_clear()
     split_sentences.cache_clear()

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lince_rag import ChatLince
-from lince_rag.engines.constraints import Constraints
+from lince_rag.engines.json_schema.constraints import Constraints
 from tests.checkpoints import KINDS, shared_checkpoint
 
 from .conftest import table

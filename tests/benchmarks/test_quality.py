@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from lince_rag import ChatLince, Index, create_rag_chain
+from lince_rag.chain.rag import RagChain
 from lince_rag.evaluation import Evaluation, Question, evaluate, load_questions
 from lince_rag.evaluation.failures import count_failures
-from lince_rag.rag import RagChain
 
 from .conftest import table
 from .squad import Dataset, load
@@ -39,7 +39,7 @@ def ingest(texts: dict[int, str], folder: Path) -> Path:
     for number, text in texts.items():
         (documents / f"{number}.txt").write_text(text, encoding="utf-8")
     command = ["ingest", str(documents), "--index", str(folder / "index")]
-    subprocess.run([sys.executable, "-m", "lince_rag.cli", *command], check=True, env=os.environ)
+    subprocess.run([sys.executable, "-m", "lince_rag.cli.app", *command], check=True, env=os.environ)
     return folder / "index"
 
 

@@ -15,7 +15,7 @@ from langchain_core.indexing import index as langchain_index
 
 import lince_rag
 from lince_rag import Index, LinceEmbeddings
-from lince_rag.vectorstores import open_vector_store
+from lince_rag.index.vectors import open_vector_store
 
 from .conftest import table
 from .squad import load
@@ -80,10 +80,10 @@ def test_ingestion_against_langchain_indexing(data: Path, tmp_path: Path, result
 def test_start(results: list[str]) -> None:
     """Whole processes, against an empty Python."""
     rows: list[list[object]] = []
-    documents = Path(lince_rag.__file__).parent / "demo_documents"
+    documents = Path(lince_rag.__file__).parent / "cli" / "demo_documents"
     bare = [sys.executable, "-c", "pass"]
     for arguments in (["--help"], ["models"], ["demo"]):
-        command = [sys.executable, "-m", "lince_rag.cli", *arguments]
+        command = [sys.executable, "-m", "lince_rag.cli.app", *arguments]
         ours, python = interleave(lambda command=command: _run(command), lambda: _run(bare))
         rows.append([f"lince-rag {arguments[0]}", ours, python])
     assert documents.is_dir()

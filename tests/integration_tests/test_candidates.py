@@ -20,11 +20,11 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import ValidationError
 
 from lince_rag import Answer, BestOf, ChatLince, Index, create_rag_chain
-from lince_rag.citations import attribute
-from lince_rag.engines.classifiers import SequenceClassifier
+from lince_rag.chain.citations import attribute
+from lince_rag.chain.ranking import TextScorer
+from lince_rag.engines.scorers.classifiers import SequenceClassifier
 from lince_rag.errors import ConfigurationError
-from lince_rag.language import LANGUAGES, message
-from lince_rag.ranking import TextScorer
+from lince_rag.text.language import LANGUAGES, message
 from tests.checkpoints import shared_checkpoint
 
 AIRA, LINCE, LLAMA = "aira-2-portuguese-1b7", "lince-zero", "llama-2-7b-spanish"
@@ -185,7 +185,7 @@ def test_a_model_that_would_not_sample_is_made_to(kind: str, fields: Any, option
 
 
 def test_the_weights_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lince_rag.engines import transformers as engine
+    from lince_rag.engines.generation import transformers as engine
 
     loaded = []
     load = engine.load_model

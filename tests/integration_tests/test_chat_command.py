@@ -9,7 +9,7 @@ import pytest
 from langchain_core.documents import Document
 
 from lince_rag import Index
-from lince_rag.sessions import SESSIONS_FILE, open_session
+from lince_rag.cli.sessions import SESSIONS_FILE, open_session
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chat(index: Path, said: str, *options: str, status: int = 0) -> tuple[str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "lince_rag.cli", "chat", "--index", str(index), *options],
+        [sys.executable, "-m", "lince_rag.cli.app", "chat", "--index", str(index), *options],
         input=said,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField
 
 from lince_rag import ChatLince, LinceLLM, create_rag_chain
-from lince_rag.engines.transformers import TransformersEngine
+from lince_rag.engines.generation.transformers import TransformersEngine
 from tests.checkpoints import KINDS, shared_checkpoint
 from tests.unit_tests.chain_samples import Fixed
 

@@ -12,7 +12,7 @@ from classifier_samples import LENGTH, save_tiny_classifier
 from embedder_samples import save_tiny_embedder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lince_rag.engines.classifiers import SequenceClassifier
+from lince_rag.engines.scorers.classifiers import SequenceClassifier
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
 
 TEXTS = [
@@ -208,6 +208,6 @@ def test_pickled_weights_adapters_and_damage_are_refused(toxic, tmp_path):
 
 
 def test_a_model_larger_than_the_memory_is_refused(toxic, monkeypatch):
-    monkeypatch.setattr("lince_rag.engines.memory.available_bytes", lambda device: 1000)
+    monkeypatch.setattr("lince_rag.engines.checkpoints.memory.available_bytes", lambda device: 1000)
     with pytest.raises(EngineError, match="are free on cpu"):
         SequenceClassifier(toxic, label="toxic", device="cpu").score(["x"])

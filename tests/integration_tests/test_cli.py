@@ -14,7 +14,7 @@ import pytest
 
 from tests.checkpoints import KINDS, shared_checkpoint
 
-COMMAND = [sys.executable, "-m", "lince_rag.cli"]
+COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -203,7 +203,7 @@ def test_base_install_without_models_extra(folder: Path) -> None:
     """A missing extra is one line that names the cure."""
     code = (
         "import sys\nsys.modules['sentence_transformers'] = None\nsys.argv = ['lince-rag', *sys.argv[1:]]\n"
-        "from lince_rag.cli import main\nmain()"
+        "from lince_rag.cli.app import main\nmain()"
     )
     arguments = ["ingest", "documentos/ata.md", "--index", "otro", "--embeddings", "intfloat/e5-small"]
     done = subprocess.run(

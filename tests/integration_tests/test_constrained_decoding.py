@@ -17,7 +17,7 @@ from langchain_core.messages import HumanMessage
 
 from lince_rag import ChatLince
 from lince_rag.engines import GenerationSettings
-from lince_rag.engines.constraints import Constraints
+from lince_rag.engines.json_schema.constraints import Constraints
 from lince_rag.errors import ConfigurationError, MissingExtraError
 from tests.checkpoints import KINDS, shared_checkpoint
 from tests.integration_tests.test_generation import dictated

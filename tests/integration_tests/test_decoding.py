@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from lince_rag.engines.decoding import TextAssembler, assemble
+from lince_rag.engines.generation.decoding import TextAssembler, assemble
 from tests.checkpoints import shared_checkpoint
 
 KINDS = ["lince-zero", "aira-2-portuguese-1b7", "llama-2-7b-spanish"]

@@ -9,9 +9,9 @@ import pytest
 
 import lince_rag
 from lince_rag import Answer, ChatLince, Index, create_rag_chain
-from lince_rag.demo import load_questions
+from lince_rag.cli.demo import load_questions
 
-DOCUMENTS = Path(lince_rag.__file__).parent / "demo_documents"
+DOCUMENTS = Path(lince_rag.__file__).parent / "cli" / "demo_documents"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_further_questions(answers: dict[str, Answer]) -> None:
 )
 def test_command(locale: str, said: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "lince_rag.cli", "demo"],
+        [sys.executable, "-m", "lince_rag.cli.app", "demo"],
         capture_output=True, text=True, cwd=tmp_path, timeout=120,
         env={**os.environ, "LC_ALL": locale, "PYTHONUTF8": "1", "COLUMNS": "200"},
     )  # fmt: skip

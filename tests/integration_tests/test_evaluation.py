@@ -19,16 +19,16 @@ from lxml import html
 from pydantic import Field
 
 from lince_rag import Answer, ChatLince, Citation, Index, create_rag_chain
-from lince_rag.chunking import ChunkingSettings
-from lince_rag.copying import copy_index
+from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, EvaluationError, MissingExtraError
 from lince_rag.evaluation import Evaluation, Question, evaluate, load_questions
 from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.report import write_report
 from lince_rag.evaluation.settings import Setting, check_setting, open_setting_index, parse_setting
-from lince_rag.language import message
+from lince_rag.index.copying import copy_index
+from lince_rag.text.language import message
 
-COMMAND = [sys.executable, "-m", "lince_rag.cli"]
+COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
 
 RENT = "El contrato de alquiler vence el 31 de mayo. La renta mensual es de 815 euros."
 LIFT = "El ascensor nuevo costará 46.900 euros. La obra empieza en marzo."
@@ -557,7 +557,7 @@ def test_wrong_use(folder: Path, arguments: list[str], said: str) -> None:
 def test_the_command_without_the_extra(folder: Path) -> None:
     code = (
         "import sys\nsys.modules['matplotlib'] = None\nsys.argv = ['lince-rag', *sys.argv[1:]]\n"
-        "from lince_rag.cli import main\nmain()"
+        "from lince_rag.cli.app import main\nmain()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "eval", "squad.json", "--index", "index"],

@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
-from lince_rag.chunking import ChunkingSettings
+from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 
 FILES = {

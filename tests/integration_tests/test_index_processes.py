@@ -201,7 +201,7 @@ def test_readers_beside_a_writer_see_whole_documents_and_then_the_new_version(tm
 
 
 def test_a_second_writer_is_told_to_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr("lince_rag.stores.LOCK_SECONDS", 0.3)
+    monkeypatch.setattr("lince_rag.index.stores.LOCK_SECONDS", 0.3)
     note = Document(page_content="El gato duerme.", metadata={"source": "nota"})
     with Index.open(tmp_path / "index") as index:
         index.ingest(note)
@@ -224,7 +224,7 @@ def test_a_second_writer_is_told_to_wait(tmp_path, monkeypatch):
 
 
 def test_a_second_thread_is_told_to_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr("lince_rag.stores.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("lince_rag.index.stores.LOCK_SECONDS", 0.2)
     with Index.open(tmp_path / "index") as index, index.stores.writing():
         errors = []
 

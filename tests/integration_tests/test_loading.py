@@ -15,12 +15,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lince_rag.engines import memory
-from lince_rag.engines.conversion import convert_folder
-from lince_rag.engines.loading import LoadingOptions, describe_checkpoint, load_model, load_tokenizer
+from lince_rag.engines.checkpoints import memory
+from lince_rag.engines.checkpoints.conversion import convert_folder
+from lince_rag.engines.checkpoints.loading import LoadingOptions, describe_checkpoint, load_model, load_tokenizer
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
-from lince_rag.registry import get_model
-from lince_rag.templates import ChatTemplate
+from lince_rag.prompting.registry import get_model
+from lince_rag.prompting.templates import ChatTemplate
 from tests.checkpoints import KINDS, shared_checkpoint
 
 LLAMA, ALPACA = "llama-2-7b-spanish", "alpaca-lora-ptbr-7b"

@@ -15,7 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from lince_rag import ChatLince, Index, create_rag_chain
-from lince_rag.mcp_server import create_server
+from lince_rag.serve.mcp import create_server
 
 TEXTS = {
     "contrato": "La renta mensual es de 815 euros. El contrato vence el 30 de junio de 2027.",
@@ -77,7 +77,7 @@ async def test_a_wrong_call_is_an_error_that_says_why(folder: Path, tool: str, a
 
 
 async def test_standard_streams(folder: Path) -> None:
-    command = ["-m", "lince_rag.cli", "mcp", "--index", str(folder)]
+    command = ["-m", "lince_rag.cli.app", "mcp", "--index", str(folder)]
     parameters = StdioServerParameters(command=sys.executable, args=command, env=dict(os.environ))
     async with Client(stdio_client(parameters)) as client:
         await check(client)
@@ -88,7 +88,7 @@ def address(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "lince_rag.cli", "mcp", "--index", str(folder), "--http", str(port)]
+    command = [sys.executable, "-m", "lince_rag.cli.app", "mcp", "--index", str(folder), "--http", str(port)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(300):

@@ -16,8 +16,8 @@ from sentence_transformers import CrossEncoder
 from typer.testing import CliRunner
 
 from lince_rag import ChatLince, HybridRetriever, Index, create_rag_chain
-from lince_rag.cli import app
-from lince_rag.engines.rerankers import LinceReranker
+from lince_rag.cli.app import app
+from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
 
 QUESTION = "¿Cuándo vence el contrato de alquiler?"

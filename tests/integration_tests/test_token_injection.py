@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lince_rag.engines.encoding import encode_prompt
-from lince_rag.engines.loading import LoadingOptions, load_tokenizer
-from lince_rag.registry import get_model
-from lince_rag.segments import Segment
-from lince_rag.templates import ChatTemplate, Prompt
+from lince_rag.engines.checkpoints.loading import LoadingOptions, load_tokenizer
+from lince_rag.engines.generation.encoding import encode_prompt
+from lince_rag.prompting.registry import get_model
+from lince_rag.prompting.segments import Segment
+from lince_rag.prompting.templates import ChatTemplate, Prompt
 from tests.checkpoints import KINDS, SENTENCES, shared_checkpoint
 
 LINCE, AIRA, LLAMA, ALPACA, FALCON = KINDS

@@ -19,9 +19,9 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from lince_rag import Answer, BestOf, ChatLince, Index, create_document_agent
-from lince_rag.agent_middleware import SEARCH_TOOL
+from lince_rag.agents.middleware import SEARCH_TOOL
 from lince_rag.errors import ConfigurationError, UnknownModelError
-from lince_rag.language import message
+from lince_rag.text.language import message
 from tests.unit_tests.chain_samples import QUESTION, TEXTS
 
 ANSWER = "El comité lo preside Amalia Ortuño."

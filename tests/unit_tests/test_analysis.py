@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lince_rag.analysis import GRAM_LENGTH, GRAM_PREFIX, cognate, fold, grams, sentence_spans, terms, words
-from lince_rag.language import LANGUAGES
+from lince_rag.text.language import LANGUAGES
+from lince_rag.text.words import GRAM_LENGTH, GRAM_PREFIX, cognate, fold, grams, sentence_spans, terms, words
 
 languages = st.sampled_from(LANGUAGES)
 

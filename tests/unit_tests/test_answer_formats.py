@@ -10,9 +10,9 @@ from langchain_core.tools import tool
 from pydantic import BaseModel, Field, create_model
 
 from lince_rag import ChatLince
-from lince_rag.answer_formats import AnswerFormat
 from lince_rag.errors import ConfigurationError
-from lince_rag.tool_calls import write_calls
+from lince_rag.models.answer_formats import AnswerFormat
+from lince_rag.models.tool_calls import write_calls
 
 
 @tool

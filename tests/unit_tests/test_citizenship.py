@@ -26,9 +26,9 @@ from lince_rag import (
     NativePrompt,
     create_rag_chain,
 )
+from lince_rag.chain.requests import Conversation
 from lince_rag.engines.extractive import ExtractiveEngine
 from lince_rag.errors import ConfigurationError, EngineError
-from lince_rag.requests import Conversation
 
 ANSWER = "El comité lo preside Amalia Ortuño."
 OTHER_QUESTION = "¿Qué come el gato?"

@@ -10,9 +10,9 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from lince_rag import ChatLince, create_rag_chain
-from lince_rag.conversation import accept_rewriting, needs_rewriting, rewrite_by_rules
+from lince_rag.chain.conversation import accept_rewriting, needs_rewriting, rewrite_by_rules
 from lince_rag.errors import ConfigurationError
-from lince_rag.language import LANGUAGES, Language, message
+from lince_rag.text.language import LANGUAGES, Language, message
 
 
 def turns(*questions: str) -> list[BaseMessage]:

@@ -30,10 +30,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from lince_rag import documents
-from lince_rag.documents import FileLoader, find_files, hash_file
+from lince_rag.documents import files as documents
+from lince_rag.documents.files import FileLoader, find_files, hash_file
+from lince_rag.documents.readers import formats, pdf, word
 from lince_rag.errors import DocumentError
-from lince_rag.readers import formats, pdf, word
 
 
 def load(folder: Path, name: str, content: str | bytes) -> Document:

@@ -14,8 +14,8 @@ from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
 from lince_rag import LinceEmbeddings
-from lince_rag.embeddings import EMBEDDED_DIMENSION, embeddings_name, hash_terms
 from lince_rag.errors import ConfigurationError
+from lince_rag.index.embeddings import EMBEDDED_DIMENSION, embeddings_name, hash_terms
 
 TABLE = tomllib.loads((files("lince_rag.prompts") / "embedders.toml").read_text(encoding="utf-8"))
 
@@ -110,7 +110,7 @@ def test_the_embedded_embedder_leaves_most_to_the_lexical_side():
     ],
 )
 def test_the_table_gives_a_model_its_prompts_by_name(name, query, passage):
-    from lince_rag.embeddings import _row
+    from lince_rag.index.embeddings import _row
 
     row = _row(name)
     assert row["query_prompt"].startswith(query)

@@ -17,7 +17,7 @@ from lince_rag.evaluation.metrics import (
     ranking_metrics,
 )
 from lince_rag.evaluation.records import Cited, Passage, Record
-from lince_rag.language import LANGUAGES
+from lince_rag.text.language import LANGUAGES
 
 LANGUAGE = st.sampled_from(LANGUAGES)
 VOCABULARY = ["el", "la", "o", "a", "the", "gato", "perro", "12", "¿?", "año", "ção"]

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lince_rag.analysis import words
 from lince_rag.engines.base import GenerationSettings
 from lince_rag.engines.extractive import ExtractiveEngine, select_sentences
-from lince_rag.language import LANGUAGES, Language, message
-from lince_rag.questions import content_stems, kind_of
-from lince_rag.templates import Prompt
+from lince_rag.prompting.templates import Prompt
+from lince_rag.text.language import LANGUAGES, Language, message
+from lince_rag.text.questions import content_stems, kind_of
+from lince_rag.text.words import words
 
 CONTRACT = {
     "title": "Contrato",
@@ -67,8 +67,8 @@ def test_support_decides_with_a_retriever() -> None:
 
 
 def prompt_for(question: str, documents: list[dict[str, Any]]) -> Prompt:
-    from lince_rag.registry import get_model
-    from lince_rag.templates import ChatTemplate
+    from lince_rag.prompting.registry import get_model
+    from lince_rag.prompting.templates import ChatTemplate
 
     return ChatTemplate.from_spec(get_model("extractive")).render(
         [{"role": "user", "content": question}], documents

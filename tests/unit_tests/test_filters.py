@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag.errors import ConfigurationError
-from lince_rag.filters import filter_to_sql
-from lince_rag.ledger import Ledger
+from lince_rag.index.filters import filter_to_sql
+from lince_rag.index.ledger import Ledger
 
 KEYS = [
     "page",

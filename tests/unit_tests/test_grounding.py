@@ -13,9 +13,9 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
 
 from lince_rag import Answer, ChatLince, create_rag_chain
+from lince_rag.chain.grounding import drop_unsupported, ground, slips_from
 from lince_rag.errors import ConfigurationError
-from lince_rag.grounding import drop_unsupported, ground, slips_from
-from lince_rag.language import message
+from lince_rag.text.language import message
 
 SPANISH = "El comité lo preside Amalia Ortuño."
 INVENTED = "También dirige la orquesta municipal de Sevilla desde hace varios años."

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.language import LANGUAGES, MAXIMUM_CHARACTERS, detect_language, message
+from lince_rag.text.language import LANGUAGES, MAXIMUM_CHARACTERS, detect_language, message
 
 MESSAGES = tomllib.loads((files("lince_rag.prompts") / "messages.toml").read_text(encoding="utf-8"))
 

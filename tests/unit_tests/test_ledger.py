@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag.errors import IndexFolderError
-from lince_rag.ledger import FORMAT, Ledger, Source
+from lince_rag.index.ledger import FORMAT, Ledger, Source
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lince_rag.errors import IndexFolderError
-from lince_rag.lexical import LexicalIndex
+from lince_rag.index.lexical import LexicalIndex
 
 TEXTS = {
     "gato": "El gato negro duerme en el tejado de la casa vieja.",

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from lince_rag.engines import memory
-from lince_rag.engines.describing import TemplateText
-from lince_rag.engines.memory import bytes_needed, check_memory, fits, memory_by_dtype
-from lince_rag.engines.tensors import read_tensors
+from lince_rag.engines.checkpoints import memory
+from lince_rag.engines.checkpoints.memory import bytes_needed, check_memory, fits, memory_by_dtype
+from lince_rag.engines.checkpoints.tensors import read_tensors
+from lince_rag.engines.checkpoints.unregistered import TemplateText
 from lince_rag.errors import EngineError
-from lince_rag.registry import ModelSpec, get_model
+from lince_rag.prompting.registry import ModelSpec, get_model
 
 GB = 1_000_000_000
 
@@ -109,7 +109,8 @@ def test_fits(available, size, expected):
 
 def test_fits_needs_no_torch():
     code = (
-        "import sys\nfrom lince_rag.engines.memory import fits\nfrom lince_rag.registry import load_registry\n"
+        "import sys\nfrom lince_rag.engines.checkpoints.memory import fits\n"
+        "from lince_rag.prompting.registry import load_registry\n"
         "for spec in load_registry().values():\n    assert fits(spec, 'int8') is not None\n"
         "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules)\nsys.exit(str(heavy) if heavy else 0)"
     )

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lince_rag.registry import get_model
-from lince_rag.templates import ChatTemplate
+from lince_rag.prompting.registry import get_model
+from lince_rag.prompting.templates import ChatTemplate
 
 BLANK = "[\\s\u00ad\u200b\u200c\u200d\u2060\ufeff]*"
 

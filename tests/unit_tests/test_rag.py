@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lince_rag import Answer, ChatLince, create_rag_chain
 from lince_rag.errors import ConfigurationError
-from lince_rag.language import message
+from lince_rag.text.language import message
 
 
 def check(answer: Answer) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import lince_rag.registry
+import lince_rag.prompting.registry
 from lince_rag.errors import ConfigurationError, UnknownModelError
-from lince_rag.model_rows import WEIGHT_BITS
-from lince_rag.registry import get_model, load_registry
+from lince_rag.prompting.model_rows import WEIGHT_BITS
+from lince_rag.prompting.registry import get_model, load_registry
 
 REGISTRY = load_registry()
 
@@ -94,7 +94,7 @@ def test_memory_is_the_weights_and_a_tenth():
 def test_no_model_is_named_in_code():
     constants = {
         node.value
-        for path in Path(lince_rag.registry.__file__).parent.glob("registry.py")
+        for path in Path(lince_rag.prompting.registry.__file__).parent.glob("registry.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant)
     }

@@ -1,8 +1,13 @@
 import pytest
 
 from lince_rag.engines.base import GenerationSettings
-from lince_rag.engines.sampling import DEFAULT_ANSWER_TOKENS, generation_options, is_beam_search, is_sampling
-from lince_rag.registry import get_model
+from lince_rag.engines.generation.sampling import (
+    DEFAULT_ANSWER_TOKENS,
+    generation_options,
+    is_beam_search,
+    is_sampling,
+)
+from lince_rag.prompting.registry import get_model
 
 
 def options(model: str, **settings: float) -> dict[str, object]:

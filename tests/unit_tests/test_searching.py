@@ -9,9 +9,9 @@ from langchain_core.tools import tool
 
 from lince_rag import ChatLince
 from lince_rag.errors import EngineError
-from lince_rag.language import message
-from lince_rag.searching import found_documents
-from lince_rag.tool_calls import write_calls
+from lince_rag.models.searching import found_documents
+from lince_rag.models.tool_calls import write_calls
+from lince_rag.text.language import message
 from tests.unit_tests.chain_samples import QUESTION, chunks
 
 ANSWER = "El comité lo preside Amalia Ortuño."

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.language import LANGUAGES, Language
-from lince_rag.spans import find_short_answer
+from lince_rag.chain.short_answers import find_short_answer
+from lince_rag.text.language import LANGUAGES, Language
 
 
 @pytest.mark.parametrize(

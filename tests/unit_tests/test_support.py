@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.language import LANGUAGES, Language
-from lince_rag.support import calibration_of, measure_coverage, measure_support
+from lince_rag.text.confidence import calibration_of, measure_coverage, measure_support
+from lince_rag.text.language import LANGUAGES, Language
 
 EMBEDDED = calibration_of("embedded")
 TEXT = "La caldera debe revisarse cada año. La presión en frío es de 1,5 bar."

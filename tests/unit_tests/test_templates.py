@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from lince_rag.errors import ConfigurationError, TemplateError, UnusedDocumentsError
-from lince_rag.markers import compile_patterns, neutralize, restore
-from lince_rag.registry import get_model, load_registry
-from lince_rag.segments import Segment
-from lince_rag.templates import ChatTemplate, load_answer_instructions
+from lince_rag.prompting.markers import compile_patterns, neutralize, restore
+from lince_rag.prompting.registry import get_model, load_registry
+from lince_rag.prompting.segments import Segment
+from lince_rag.prompting.templates import ChatTemplate, load_answer_instructions
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -11,8 +11,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.tools import tool
 
 from lince_rag import ChatLince
-from lince_rag.messages import to_template
-from lince_rag.templates import Prompt
+from lince_rag.models.messages import to_template
+from lince_rag.prompting.templates import Prompt
 
 MODELS = [
     "lince-zero", "aira-2-portuguese-1b7", "llama-2-7b-spanish", "alpaca-lora-ptbr-7b", "falcon-40b-instruct"

@@ -1,0 +1,1 @@
+"""Agents: LangChain's agent, which searches the documents, cites and abstains."""

@@ -1,0 +1,1 @@
+"""Chain: from a question to a cited answer, as one LangChain Runnable."""

@@ -1,0 +1,69 @@
+"""Answer: what the chain gives back."""
+
+from typing import Literal
+
+from langchain_core.documents import Document
+from langchain_core.messages.ai import UsageMetadata
+from pydantic import BaseModel, ConfigDict
+
+from lince_rag.chain.citations import Citation
+from lince_rag.text.language import LANGUAGES, Language, message
+
+# What the chain did to a model's answer, in the order it did it.
+Correction = Literal["asked_again_for_language", "dropped_unsupported", "quoted_instead"]
+
+
+class Answer(BaseModel):
+    """An answer and what it rests on.
+
+    Attributes:
+        text: The answer, in the language of the question.
+        language: That language.
+        short: The stretch of ``text`` that says it in fewest words, where the question asks for a date, a number,
+            a name or a place and the answer has one.
+        citations: The stretches of the documents that support it, in the order of its sentences.
+        documents: The chunks that were in the prompt, best first.
+        grounded: Whether every sentence of the answer has a citation; an abstention has none.
+        unsupported: (start, end) character offsets in ``text`` of the sentences without a citation.
+        support: How far the retrieved documents cover the question: what abstention goes by; ``None`` where the
+            retriever does not measure relevance.
+        corrections: What the chain did to the model's answer, in order: asked again because it was in another
+            language, dropped sentences without support, quoted the documents in its place.
+        standalone: The question that was searched for: a follow-up is made whole first.
+        abstained: Whether the answer says that the documents do not hold it.
+        shortened: Retrieved chunks of which only the beginning was in the prompt.
+        omitted: Retrieved chunks that did not fit into the prompt.
+        omitted_turns: Messages of the history, the oldest, that did not fit into the prompt.
+        usage: Tokens of the prompt and of the answer, where the model counts them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    language: Language
+    short: str | None = None
+    citations: list[Citation] = []
+    documents: list[Document] = []
+    grounded: bool = False
+    unsupported: list[tuple[int, int]] = []
+    support: float | None = None
+    corrections: list[Correction] = []
+    standalone: str = ""
+    abstained: bool = False
+    shortened: list[Document] = []
+    omitted: list[Document] = []
+    omitted_turns: int = 0
+    usage: UsageMetadata | None = None
+
+
+def is_abstention(text: str) -> bool:
+    """Tell whether a text is the sentence that models are told to abstain with.
+
+    Args:
+        text: An answer.
+
+    Returns:
+        Whether it is that sentence, in any of our languages.
+    """
+    said = text.strip(" .\"'«»").casefold()
+    return any(said == message("abstention", language).strip(".").casefold() for language in LANGUAGES)

@@ -1,0 +1,265 @@
+"""BestOf: several answers are sampled, a guardrail drops the bad ones, and the best of the others is given.
+
+It is rejection sampling as the authors of Aira do it in their demo: a reward model ranks the answers, behind a
+toxicity model; or, with documents, the answer that they support best is taken.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any, Final, TypeVar
+
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages.ai import add_usage
+from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from langchain_core.runnables.config import get_executor_for_config, run_in_executor
+from pydantic import ConfigDict, Field
+
+from lince_rag.chain.ranking import Ranking, Task, TextScorer, guard, rank
+from lince_rag.engines import GenerationSettings
+from lince_rag.engines.extractive import EXTRACTIVE
+from lince_rag.engines.generation.sampling import generation_options, is_beam_search, is_sampling
+from lince_rag.models.chat_model import ChatLince
+from lince_rag.models.model_fields import CALL_SETTINGS
+from lince_rag.text.language import Language, detect_language, message
+
+# Where the model would give the same answer every time: what the card of the registry's sampling model says.
+SAMPLING_TEMPERATURE: Final = 0.7
+
+# LangGraph shows no messages of a run with this tag: candidates are not for the reader.
+HIDDEN: Final = "nostream"
+
+_Manager = TypeVar("_Manager", CallbackManager, AsyncCallbackManager)
+
+
+class BestOf(BaseChatModel):
+    """A chat model that asks another one several times and gives its best answer.
+
+    Around a ``ChatLince`` the candidates are sampled in one batch, and ``documents`` and ``language`` go to the
+    model; any other chat model is called as many times, each run visible to the callbacks, and ``documents`` only
+    rank. A model that would not sample (``temperature=0``, or a beam search, the default of some cards) is made
+    to: at a temperature of 0.7 without beams. The embedded engine has one answer, so it is asked once. With a
+    ``seed`` the same candidates come again; another package's model gets ``seed``, ``seed + 1`` … for them.
+
+    The answer's ``response_metadata`` holds ``candidates``, in the order they were made, a dict each of ``text``,
+    ``rank_score`` (``None`` for one that was dropped) and ``guardrail_score`` (``None`` without a guardrail). Its
+    ``usage_metadata`` is the sum over the candidates; a callback that adds up usage by model finds the inner runs
+    under the model's own name and this sum under ``best-of-N/NAME``. There is nothing to stream before the
+    ranking, so a stream is one chunk.
+
+    Args:
+        llm: The model that answers.
+        n: How many answers to choose from.
+        ranking: ``"grounding"``, the share of an answer's sentences that the documents support (of equals the one
+            with more citations, then the first); or a reward model, which scores (last human message, answer).
+        guardrail: What scores each answer first; those below the threshold are dropped. When it drops all of them
+            the answer is the abstention in the reader's language, ``response_metadata["abstained"]`` is true and
+            ``response_metadata["guardrail"]`` is ``"all candidates"``.
+        guardrail_threshold: The least score that passes; ``None`` takes the guardrail's ``boundary`` (of a
+            ``SequenceClassifier`` 0 for a logit, 0.5 for a probability), or 0. The demo of Aira's authors is
+            stricter with its logits: 5.
+
+    Example:
+        >>> from lince_rag.engines.scorers.classifiers import SequenceClassifier
+        >>> rewards = SequenceClassifier("nicholasKluge/RewardModelPT", segments=False)
+        >>> guardrail = SequenceClassifier("nicholasKluge/ToxicityModelPT", segments=False)
+        >>> best = BestOf(llm=ChatLince(model="org/chat-model"), n=4, ranking=rewards, guardrail=guardrail)
+        >>> best.invoke("O que é um átomo?").response_metadata["candidates"]
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    llm: BaseChatModel
+    n: int = Field(default=4, ge=1)
+    ranking: Ranking = "grounding"
+    guardrail: TextScorer | None = None
+    guardrail_threshold: float | None = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "best-of"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {
+            "llm": {"type": self.llm._llm_type, **self.llm._identifying_params},
+            "n": self.n,
+            "ranking": repr(self.ranking),
+            "guardrail": repr(self.guardrail),
+            "guardrail_threshold": self.guardrail_threshold,
+        }
+
+    # What a chain asks of a ChatLince; around another model these attributes are missing, as they are there.
+
+    @property
+    def _native(self) -> ChatLince:
+        if isinstance(self.llm, ChatLince):
+            return self.llm
+        raise AttributeError(f"{type(self.llm).__name__} has no native prompt format.")
+
+    @property
+    def context_window(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._native.context_window
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of answer at most."""
+        return self._native.answer_tokens
+
+    def count_prompt_tokens(self, messages: Sequence[BaseMessage], documents: Sequence[Document] = ()) -> int:
+        """Count the tokens of a whole prompt, as the model reads it.
+
+        Args:
+            messages: System, human and AI messages with text.
+            documents: What goes into the format's Contexto or Entrada.
+
+        Returns:
+            The number of tokens.
+        """
+        return self._native.count_prompt_tokens(messages, documents)
+
+    def get_num_tokens(self, text: str) -> int:
+        """Count the tokens of a text the way the model does.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The number of tokens.
+        """
+        return self.llm.get_num_tokens(text)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        documents: Sequence[Document] = (),
+        language: Language | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        llm, calls = self._plan(documents, language, kwargs)
+        callbacks = _child(CallbackManager, run_manager)
+
+        def call(options: dict[str, Any]) -> LLMResult:
+            return llm.generate([messages], stop, callbacks, tags=[HIDDEN], **options)
+
+        if len(calls) == 1:
+            # In this thread, so that Ctrl-C ends it at once.
+            return self._choose(_task(messages, documents, language), [call(calls[0])])
+        with get_executor_for_config(None) as executor:
+            results = list(executor.map(call, calls))
+        return self._choose(_task(messages, documents, language), results)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        documents: Sequence[Document] = (),
+        language: Language | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        llm, calls = self._plan(documents, language, kwargs)
+        callbacks = _child(AsyncCallbackManager, run_manager)
+        results = await asyncio.gather(
+            *(llm.agenerate([messages], stop, callbacks, tags=[HIDDEN], **options) for options in calls)
+        )
+        # Classifiers compute for a while.
+        task = _task(messages, documents, language)
+        return await run_in_executor(None, self._choose, task, list(results))
+
+    def _plan(
+        self, documents: Sequence[Document], language: Language | None, options: dict[str, Any]
+    ) -> tuple[BaseChatModel, list[dict[str, Any]]]:
+        """Return the model to ask, and the keywords of each call."""
+        # A cache would give one answer n times, and tokens of a candidate are no tokens of the answer.
+        changes: dict[str, Any] = {"cache": False, "disable_streaming": True}
+        if isinstance(self.llm, ChatLince):
+            # The weights belong to the engine, which must outlive the copy.
+            _ = self.llm.engine
+            copy = self.llm.model_copy(update={**changes, "n": _native_count(self.llm, self.n)})
+            sampling = _native_sampling(copy, options)
+            return copy, [{**options, **sampling, "documents": documents, "language": language}]
+        calls = [_sampling(self.llm, options, number) if self.n > 1 else {} for number in range(self.n)]
+        return self.llm.model_copy(update=changes), [{**options, **call} for call in calls]
+
+    def _choose(self, task: Task, results: Sequence[LLMResult]) -> ChatResult:
+        """Drop, rank, and make the answer of the best candidate."""
+        made = [found for result in results for found in result.generations[0]]
+        candidates = [found for found in made if isinstance(found, ChatGeneration)]
+        texts = [str(found.message.text) for found in candidates]
+        verdicts: Sequence[float | None] = [None] * len(texts)
+        passing = list(range(len(texts)))
+        if self.guardrail is not None:
+            verdicts, passing = guard(self.guardrail, self.guardrail_threshold, texts)
+        ranks = dict(zip(passing, rank(self.ranking, task, [texts[at] for at in passing]), strict=True))
+        if ranks:
+            # The first of equals: max keeps it.
+            answer = candidates[max(ranks, key=lambda at: ranks[at])].message
+            metadata = dict(answer.response_metadata)
+        else:
+            answer = AIMessage(message("abstention", task.language))
+            metadata = {"abstained": True, "guardrail": "all candidates"}
+        metadata["candidates"] = [
+            {"text": text, "rank_score": ranks[at][0] if at in ranks else None, "guardrail_score": verdict}
+            for at, (text, verdict) in enumerate(zip(texts, verdicts, strict=True))
+        ]
+        inner = candidates[0].message.response_metadata.get("model_name")
+        metadata["model_name"] = f"best-of-{self.n}/{inner}" if inner else f"best-of-{self.n}"
+        spent = [usage for found in candidates if (usage := getattr(found.message, "usage_metadata", None))]
+        changes = {"response_metadata": metadata, "usage_metadata": reduce(add_usage, spent) if spent else None}
+        # Without an id the message gets the one of this run, in place of the inner one's.
+        return ChatResult(generations=[ChatGeneration(message=answer.model_copy(update={**changes, "id": None}))])
+
+
+def _task(messages: Sequence[BaseMessage], documents: Sequence[Document], language: Language | None) -> Task:
+    human = [turn for turn in messages if isinstance(turn, HumanMessage)]
+    question = str((human or messages)[-1].text)
+    return Task(question, documents, language or detect_language(question))
+
+
+def _child(kind: type[_Manager], run_manager: Any) -> _Manager | None:
+    """Make the callbacks of runs below this one: LangChain gives them to chains and tools, not to models."""
+    if run_manager is None:
+        return None
+    manager = kind(handlers=[], parent_run_id=run_manager.run_id)
+    manager.set_handlers(run_manager.inheritable_handlers)
+    manager.add_tags(run_manager.inheritable_tags)
+    manager.add_metadata(run_manager.inheritable_metadata)
+    return manager
+
+
+def _native_count(llm: ChatLince, count: int) -> int:
+    """The embedded engine always says the same."""
+    return 1 if llm.spec.engine == EXTRACTIVE else count
+
+
+def _native_sampling(llm: ChatLince, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that make a native model sample, where its own do not."""
+    if llm.n == 1:
+        return {}
+    values = {name: options.get(name, getattr(llm, name)) for name in CALL_SETTINGS}
+    search = generation_options(llm.spec, GenerationSettings(**values))
+    if is_sampling(search) and not is_beam_search(search):
+        return {}
+    return {"num_beams": 1, "temperature": search.get("temperature", SAMPLING_TEMPERATURE)}
+
+
+def _sampling(llm: BaseChatModel, options: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return the settings that make call number so-and-so of another model differ from the others."""
+    changes: dict[str, Any] = {}
+    if options.get("temperature", getattr(llm, "temperature", None)) == 0:
+        changes["temperature"] = SAMPLING_TEMPERATURE
+    if (seed := options.get("seed", getattr(llm, "seed", None))) is not None:
+        changes["seed"] = seed + number
+    return changes

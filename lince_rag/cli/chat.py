@@ -1,0 +1,102 @@
+"""``lince-rag chat``: a conversation about the documents of an index, on the terminal."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lince_rag.cli.options import (
+    DEFAULT_INDEX,
+    INTERRUPTED_STATUS,
+    BasePathOption,
+    DeviceOption,
+    DtypeOption,
+    IndexOption,
+    ModelOption,
+    ModelPathOption,
+    ModelsFileOption,
+    QuantizationOption,
+    SupportOption,
+    UnsupportedOption,
+    make_chain,
+)
+from lince_rag.text.language import message
+
+if TYPE_CHECKING:
+    from langchain_core.chat_history import BaseChatMessageHistory
+
+    from lince_rag.chain.rag import RagChain
+
+
+def chat(
+    index: IndexOption = DEFAULT_INDEX,
+    session: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Keep the conversation under this name, and go on with it.")
+    ] = None,
+    model: ModelOption = "extractive",
+    model_path: ModelPathOption = None,
+    base_model_path: BasePathOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 5,
+    on_unsupported: UnsupportedOption = "flag",
+    minimum_support: SupportOption = 0.5,
+    models_file: ModelsFileOption = None,
+) -> None:
+    """Ask one question after another; a follow-up may be half of one. An empty line ends it."""
+    from lince_rag.cli.sessions import open_session
+    from lince_rag.cli.terminal import print_plain, reader_language
+    from lince_rag.index.index import Index
+
+    with Index.open(index, create=False) as opened:
+        chain = make_chain(
+            opened,
+            k=k,
+            on_unsupported=on_unsupported,
+            minimum_support=minimum_support,
+            model=model,
+            models_file=models_file,
+            model_path=model_path,
+            base_model_path=base_model_path,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+        )
+        history = open_session(opened.folder, session)
+        if session is not None and history.messages:
+            print_plain(
+                message("session_goes_on", reader_language(), name=session, count=len(history.messages) // 2)
+            )
+        _converse(chain, history)
+
+
+def _converse(chain: "RagChain", history: "BaseChatMessageHistory") -> None:
+    """Read questions until there are no more; an answer that is interrupted is not kept."""
+    from langchain_core.messages import AIMessage, HumanMessage
+
+    from lince_rag.cli.terminal import print_answer, print_plain, reader_language
+
+    language = reader_language()
+    while question := _read_question(message("question", language)):
+        try:
+            answer = print_answer(chain.stream({"question": question, "history": history.messages}))
+        except KeyboardInterrupt:
+            print_plain("\n" + message("answer_interrupted", language))
+            continue
+        history.add_messages([HumanMessage(question), AIMessage(answer.text)])
+
+
+def _read_question(label: str) -> str:
+    """Read a line, with a prompt where somebody is at the keyboard; the empty text at the end of the input."""
+    try:
+        if sys.stdin.isatty():
+            # With its editing of lines and its memory of the ones before.
+            import readline  # noqa: F401
+
+            return input(f"{label}: ").strip()
+        return next((line.strip() for line in sys.stdin if line.strip()), "")
+    except EOFError:
+        return ""
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED_STATUS) from None

@@ -1,0 +1,204 @@
+"""What the command line prints: answers with their sources, tables, progress; in the reader's language."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, message
+
+if TYPE_CHECKING:
+    from lince_rag.chain.answers import Answer
+    from lince_rag.index.ingestion import IngestReport
+    from lince_rag.index.ledger import Source
+    from lince_rag.index.verification import VerifyReport
+    from lince_rag.prompting.registry import ModelSpec
+
+_LINE_BREAK = re.compile(r"(?<!\n)[ \t]*\n[ \t]*(?!\n)")
+
+
+def reader_language() -> Language:
+    """Return the language of the reader's locale (``LC_ALL``, ``LC_MESSAGES``, ``LANG``), else Spanish."""
+    for variable in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        code = os.environ.get(variable, "")[:2].lower()
+        for language in LANGUAGES:
+            if code == language:
+                return language
+    return DEFAULT_LANGUAGE
+
+
+def output() -> Console:
+    """Return the console for results."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def diagnostics() -> Console:
+    """Return the console for errors and progress, which must not mix with results."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def short_path(source: str) -> str:
+    """Shorten a path for people: relative when it is below the working folder."""
+    path = Path(source)
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return source
+
+
+def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = short_path) -> "Answer":
+    """Print an answer while it is made, then its sources and what the reader must know.
+
+    Args:
+        steps: What ``RagChain.stream`` yields.
+        name: How to name a source.
+
+    Returns:
+        The answer.
+    """
+    answer: Any = None
+    shown = ""
+    for step in steps:
+        if isinstance(step, str):
+            # A line break inside a quoted sentence belongs to the file's layout, not to the answer.
+            sys.stdout.write(_LINE_BREAK.sub(" ", step))
+            sys.stdout.flush()
+            shown += step
+        else:
+            answer = step
+    console = output()
+    console.print()
+    for correction in answer.corrections:
+        console.print(f"  [yellow]{escape(message(correction, answer.language))}[/]")
+    if shown.strip() != answer.text:
+        # It was corrected after it had gone out.
+        print_plain(_LINE_BREAK.sub(" ", answer.text))
+    seen: dict[str, None] = {}
+    for citation in answer.citations:
+        place = name(citation.source)
+        if citation.page is not None:
+            place += ", " + message("page", answer.language, page=citation.page)
+        seen.setdefault(place)
+    if seen:
+        console.print(f"  [dim]{message('sources', answer.language)}:[/] [cyan]{escape(' · '.join(seen))}[/]")
+    for note in _notes(answer):
+        console.print(f"  [yellow]{escape(note)}[/]")
+    return answer  # type: ignore[no-any-return]
+
+
+def _notes(answer: "Answer") -> Iterator[str]:
+    if not answer.grounded and not answer.abstained:
+        yield message("unsupported", answer.language)
+    if answer.omitted:
+        yield message("omitted", answer.language, count=len(answer.omitted))
+    if answer.shortened:
+        yield message("shortened", answer.language, count=len(answer.shortened))
+
+
+def ingest_progress(language: Language) -> AbstractContextManager[Callable[[int, int, str], None]]:
+    """Show a progress bar on the terminal; the value is ``on_progress`` of ``Index.ingest``."""
+    return progress_bar(message("ingesting", language))
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a progress bar on the terminal while something is done to many things.
+
+    Args:
+        description: What is done.
+
+    Yields:
+        What to call with (things done, things in all, name of the current one).
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    console = diagnostics()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=None)
+
+        def report(done: int, total: int, name: str) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield report
+
+
+def print_ingest_report(report: "IngestReport", index: str, language: Language) -> None:
+    """Print what an ingestion did; problems go to the error stream, by name and reason."""
+    counts = {name: len(getattr(report, name)) for name in ("added", "changed", "unchanged", "removed", "failed")}
+    print_plain(message("ingested", language, **counts, chunks=report.chunks, seconds=report.seconds))
+    if report.failed:
+        console = diagnostics()
+        console.print(f"[yellow]{message('not_indexed', language)}[/]")
+        for problem in report.failed:
+            console.print(f"  {short_path(problem.source)}: {problem.reason}", markup=False)
+    else:
+        print_plain(message("ask_next", language, index=index))
+
+
+def print_sources(
+    sources: "Sequence[Source]", report: "VerifyReport", embeddings: str, index: str, language: Language
+) -> None:
+    """Print the documents of an index and whether its stores are in order."""
+    table = _table(message("source_columns", language), right=2)
+    for source in sources:
+        cells = (short_path(source.source), source.language, source.chunks, source.characters)
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    console = output()
+    console.print(table)
+    values = {"documents": report.documents, "chunks": report.chunks, "embeddings": embeddings}
+    print_plain(message("status", language, **values))
+    missing, stray = len({*report.missing_terms, *report.missing_vectors}), len(report.stray)
+    key = "status_ok" if not missing + stray else "status_repaired" if report.repaired else "status_damaged"
+    print_plain(message(key, language, missing=missing, stray=stray, index=index))
+    if report.gone:
+        print_plain(message("status_gone", language))
+        for source_name in report.gone:
+            print_plain(f"  {short_path(source_name)}")
+
+
+def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
+    """Print the registered models: memory in gigabytes by number format, and which of them this machine holds."""
+    from lince_rag.engines.checkpoints.memory import fits
+
+    dtypes = {"bfloat16": "bf16", "int8": "int8", "int4": "int4"}
+    names = [message("model_columns", language), *dtypes.values(), message("model_fits", language)]
+    table = _table("|".join(names), right=2 + len(dtypes))
+    table.columns[0].no_wrap = True
+    table.columns[2].min_width = 12
+    for spec in specs:
+        memory = [f"{spec.memory[dtype] / 1e9:.1f}" if spec.memory.get(dtype) else "–" for dtype in dtypes]
+        fitting = [short for dtype, short in dtypes.items() if fits(spec, dtype)]
+        best = fitting[0] if fitting and spec.parameters else "–" if not spec.parameters else "no"
+        cells = (
+            spec.name, " ".join(spec.languages), spec.licence, spec.context_window, *memory, best
+        )  # fmt: skip
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    output().print(table)
+    print_plain(message("model_memory", language))
+
+
+def print_plain(text: str) -> None:
+    """Print a line as it is, without markup."""
+    output().print(text, markup=False)
+
+
+def _table(columns: str, right: int) -> Table:
+    """A table whose last ``right`` columns hold numbers."""
+    names = columns.split("|")
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for position, name in enumerate(names):
+        number = position >= len(names) - right
+        table.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    return table

@@ -1,0 +1,1 @@
+"""Documents: files, read into LangChain documents and cut into chunks."""

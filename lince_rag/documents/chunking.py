@@ -1,0 +1,247 @@
+"""Document → chunks that follow sentences and headings, with offsets into the document and stable ids."""
+
+import bisect
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final, NamedTuple, cast
+
+from langchain_core.documents import Document
+
+from lince_rag.errors import ConfigurationError
+from lince_rag.text.language import LANGUAGES, Language, detect_language
+from lince_rag.text.words import sentence_spans
+
+# Goes into the fingerprint: raise it whenever the same settings begin to give other chunks.
+ALGORITHM_VERSION: Final = 1
+
+# A shorter limit would cut most sentences (a Spanish sentence has about 150 characters).
+MINIMUM_CHARACTERS: Final = 40
+
+# The last piece under a heading joins the chunk before it when that makes it at most this share too long: a
+# chunk of a few words is found for the wrong questions.
+TOLERANCE: Final = 0.1
+
+# A chunk ends with a paragraph rather than in the middle of the next, if that leaves it at least this full.
+PARAGRAPH_FILL: Final = 0.5
+
+
+@dataclass(frozen=True)
+class ChunkingSettings:
+    """How to cut a document.
+
+    Args:
+        max_characters: Longest chunk; only the last chunk of a section may be ``TOLERANCE`` longer.
+        overlap_sentences: How many sentences of a chunk the next one repeats, as far as they fit.
+
+    Raises:
+        ConfigurationError: A value is not a whole number, or is too small.
+    """
+
+    max_characters: int = 1200
+    overlap_sentences: int = 0
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("max_characters", MINIMUM_CHARACTERS), ("overlap_sentences", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise ConfigurationError(f"{name} is {value!r}.", hint=f"Give a whole number, {minimum} or more.")
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that is the same when, and only when, the same documents give the same chunks."""
+        return f"sentences-{ALGORITHM_VERSION}-{self.max_characters}-{self.overlap_sentences}"
+
+
+class _Section(NamedTuple):
+    start: int
+    end: int
+    page: int | None
+    heading: str
+
+
+class _Unit(NamedTuple):
+    """A sentence, or a piece of one that is too long: what a chunk is made of."""
+
+    start: int
+    end: int
+    opens_paragraph: bool
+
+
+DEFAULT_SETTINGS: Final = ChunkingSettings()
+
+
+def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETTINGS) -> list[Document]:
+    """Cut a document into chunks.
+
+    A chunk lies under one heading, may go on over a page break, and holds whole sentences unless one sentence
+    is longer than the limit. Without overlap, the chunks are disjoint and cover all the text.
+
+    Args:
+        document: A document of ``FileLoader`` or of an application. Only ``metadata["source"]`` is required;
+            ``sections`` is used where it is there, and other scalar metadata goes to every chunk.
+        settings: Length and overlap.
+
+    Returns:
+        The chunks in order. ``page_content`` is ``document.page_content[start:end]``; the id is a digest of
+        source, content hash, start and end, so the same document always gives the same ids. ``page`` is the
+        page where a chunk begins; one that goes on over a page break has ``page_starts``, a list of
+        [character offset in the document, page] for every further page.
+
+    Raises:
+        ConfigurationError: There is no source, or ``sections`` do not divide the text.
+    """
+    text = document.page_content
+    sections = _sections(document)
+    common = _common_metadata(document)
+    starts = [section.start for section in sections]
+    chunks = []
+    for region in _regions(sections):
+        units = _units(text, region, cast(Language, common["language"]), settings.max_characters)
+        for start, end in _pack(units, settings):
+            first = bisect.bisect_right(starts, start) - 1
+            inside = sections[first : bisect.bisect_left(starts, end)]
+            place = _place(inside) | {"start": start, "end": end}
+            metadata = common | {key: value for key, value in place.items() if value not in (None, "", [])}
+            identity = (metadata["source"], metadata["content_hash"], str(start), str(end))
+            chunks.append(Document(page_content=text[start:end], metadata=metadata, id=_digest(*identity)))
+    return chunks
+
+
+def _digest(*parts: str) -> str:
+    # surrogatepass: a file name in an old encoding can reach us as half surrogate pairs.
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _common_metadata(document: Document) -> dict[str, Any]:
+    """What every chunk of a document carries: the scalars of its metadata, completed."""
+    metadata = {
+        key: value
+        for key, value in document.metadata.items()
+        if isinstance(value, str | int | float | bool) and key not in {"start", "end"}
+    }
+    source = document.metadata.get("source")
+    if source is None or not str(source):
+        raise ConfigurationError(
+            "A document has no source.",
+            hint='Set metadata["source"] to its path or address: citations and updates go by it.',
+        )
+    metadata["source"] = str(source)
+    metadata["content_hash"] = str(metadata.get("content_hash") or _digest(document.page_content))
+    if metadata.get("language") not in LANGUAGES:
+        metadata["language"] = detect_language(document.page_content)
+    return metadata
+
+
+def _sections(document: Document) -> list[_Section]:
+    """The sections of a document; one that has none is one section."""
+    length = len(document.page_content)
+    given = document.metadata.get("sections")
+    ours = isinstance(given, list) and all(
+        isinstance(section, dict) and {"start", "end"} <= section.keys() for section in given
+    )
+    if not ours or not given:
+        # Another application's "sections" may mean anything; its own page and heading stay in the metadata.
+        return [_Section(0, length, None, "")]
+    sections = [
+        _Section(item["start"], item["end"], item.get("page"), item.get("heading") or "") for item in given
+    ]
+    joined = all(one.end == two.start for one, two in pairwise(sections))
+    ordered = all(section.start <= section.end for section in sections)
+    if not (joined and ordered and sections[0].start == 0 and sections[-1].end == length):
+        raise ConfigurationError(
+            f"The sections of {document.metadata.get('source')!r} do not divide its text.",
+            hint='metadata["sections"] must go from 0 to the end of the text without gaps.',
+        )
+    return sections
+
+
+def _place(sections: list[_Section]) -> dict[str, Any]:
+    """The page and the heading where a chunk begins, and the pages that begin in it: [offset, page] of each."""
+    page_starts = [[two.start, two.page] for one, two in pairwise(sections) if one.page != two.page]
+    return {"page": sections[0].page, "page_starts": page_starts, "heading": sections[0].heading}
+
+
+def _regions(sections: list[_Section]) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of text under one heading, which page breaks do not end."""
+    start = 0
+    for one, two in pairwise(sections):
+        if one.heading != two.heading:
+            yield start, two.start
+            start = two.start
+    yield start, sections[-1].end
+
+
+def _units(text: str, region: tuple[int, int], language: Language, limit: int) -> list[_Unit]:
+    """Cut a region into sentences, and sentences above the limit into pieces."""
+    start, end = region
+    begins = [start + first for first, _ in sentence_spans(text[start:end], language)]
+    units: list[_Unit] = []
+    # A sentence goes on to the next one's start, so that nothing is lost whatever the splitter leaves out.
+    for begin, following in pairwise([start, *begins[1:], end]):
+        for first, last in _pieces(text, *_trim(text, begin, following), limit):
+            opens = not units or text.count("\n", units[-1].end, first) > 1
+            units.append(_Unit(first, last, opens))
+    return units
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """Move two offsets inwards over white space."""
+    stripped = text[start:end].lstrip()
+    start = end - len(stripped)
+    return start, start + len(stripped.rstrip())
+
+
+def _pieces(text: str, start: int, end: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Yield a sentence, or pieces of at most ``limit`` characters that end with a line, else with a word."""
+    while end - start > limit:
+        window = text[start : start + limit + 1]
+        newline = window.rfind("\n")
+        space = max((match.start() for match in re.finditer(r"\s", window)), default=0)
+        # Rows of a table and items of a list end with a line, if it does not leave the piece half empty.
+        cut = newline if newline > limit // 2 else space
+        cut = start + (cut if cut > 0 else limit)
+        yield _trim(text, start, cut)
+        start, end = _trim(text, cut, end)
+    if start < end:
+        yield start, end
+
+
+def _pack(units: list[_Unit], settings: ChunkingSettings) -> list[tuple[int, int]]:
+    """Fill chunks with sentences in order, and return their offsets."""
+    limit = settings.max_characters
+    spans: list[tuple[int, int]] = []
+    first = previous = 0
+    while first < len(units):
+        opening = _overlap_start(units, first, previous, settings) if spans else first
+        stop = first + 1
+        while stop < len(units) and units[stop].end - units[opening].start <= limit:
+            stop += 1
+        if stop < len(units):
+            stop = _paragraph_end(units, opening, first, stop, limit)
+        start, end = units[opening].start, units[stop - 1].end
+        if stop == len(units) and spans and end - spans[-1][0] <= limit * (1 + TOLERANCE):
+            start = spans.pop()[0]
+        spans.append((start, end))
+        previous, first = opening, stop
+    return spans
+
+
+def _overlap_start(units: list[_Unit], first: int, previous: int, settings: ChunkingSettings) -> int:
+    """The sentence at which a chunk opens whose first new sentence is ``first``."""
+    opening = max(first - settings.overlap_sentences, previous + 1)
+    while opening < first and units[first].end - units[opening].start > settings.max_characters:
+        opening += 1
+    return opening
+
+
+def _paragraph_end(units: list[_Unit], opening: int, first: int, stop: int, limit: int) -> int:
+    """Move the end of a chunk back to the last end of a paragraph, where that leaves it full enough."""
+    for index in range(stop, first, -1):
+        if units[index - 1].end - units[opening].start < PARAGRAPH_FILL * limit:
+            return stop
+        if units[index].opens_paragraph:
+            return index
+    return stop

@@ -1,0 +1,202 @@
+"""Files → one LangChain ``Document`` each, with title, language, and sections by page and heading.
+
+Reads .txt, .md, .html, .pdf and .docx. Whatever is wrong with a file, the loader raises ``DocumentError``
+with the file's name and a reason, and nothing else.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from langchain_core.document_loaders import BaseLoader
+from langchain_core.documents import Document
+
+from lince_rag.documents.readers import FORMATS, Unreadable, assemble, check_kind, squeeze
+from lince_rag.errors import DocumentError
+from lince_rag.text.language import detect_language
+
+# Sixteen bytes make an accidental collision among 10^12 files less than 10^-14 likely (birthday bound).
+DIGEST_BYTES: Final = 16
+
+StrPath = str | os.PathLike[str]
+
+SUPPORTED_SUFFIXES: Final = frozenset(FORMATS)
+
+
+def find_files(paths: StrPath | Iterable[StrPath]) -> list[Path]:
+    """List the files to read.
+
+    Args:
+        paths: Files and folders. A folder gives every file of a supported kind in it and below, sorted; what
+            is hidden is skipped, and links to folders are not followed, so a loop of links does no harm. A
+            file named here is kept whatever it is, and so is a path that does not exist: loading it says what
+            is wrong.
+
+    Returns:
+        Each file once, in the order of ``paths``.
+    """
+    found: dict[str, Path] = {}
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        for file in _walk(Path(path)) if os.path.isdir(path) else [Path(path)]:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
+
+
+def _walk(folder: Path) -> list[Path]:
+    files: list[Path] = []
+
+    def unreadable(error: OSError) -> None:
+        # A folder that cannot be listed is kept, so that loading it reports it.
+        files.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [
+            Path(parent, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in FORMATS
+        ]
+    return sorted(files)
+
+
+def hash_file(path: StrPath) -> str:
+    """Hash the bytes of a file, without reading it as a document.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The hexadecimal BLAKE2b digest that ``FileLoader`` gives as ``content_hash``.
+
+    Raises:
+        DocumentError: The file cannot be opened.
+    """
+    try:
+        _check_regular(path)
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        with open(path, "rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
+        return digest.hexdigest()
+    except Unreadable as error:
+        raise DocumentError(_printable(path), str(error)) from None
+    except (OSError, ValueError) as error:
+        raise DocumentError(_printable(path), _reason(error)) from None
+
+
+class FileLoader(BaseLoader):
+    """Loads one file as one LangChain ``Document`` that holds its whole text.
+
+    The metadata: ``source``, ``title``, ``content_hash`` (of the bytes), ``media_type``, ``language``, and
+    ``sections``, a list of ``{"start", "end", "page", "heading"}`` that divide the text in order.
+
+    Args:
+        path: The file.
+        source: The name to give it in citations; the path when left out.
+    """
+
+    def __init__(self, path: StrPath, *, source: str | None = None) -> None:
+        self.path = Path(path)
+        self.source = _printable(path) if source is None else source
+
+    def lazy_load(self) -> Iterator[Document]:
+        """Read the file.
+
+        Yields:
+            The document.
+
+        Raises:
+            DocumentError: There is no such file, it is of another kind than its name says, it is damaged,
+                protected or too large, or there is no text in it.
+        """
+        try:
+            document = self._load()
+        except Unreadable as error:
+            raise DocumentError(self.source, str(error)) from None
+        except OSError as error:
+            raise DocumentError(self.source, _reason(error)) from None
+        except Exception as error:
+            # The parsers meet bytes that nobody foresaw; one bad file must not stop the reading of a folder.
+            raise DocumentError(self.source, f"damaged file ({type(error).__name__}: {error})") from error
+        yield document
+
+    def _load(self) -> Document:
+        size = _check_regular(self.path)
+        suffix = self.path.suffix.lower()
+        if suffix not in FORMATS:
+            kinds = ", ".join(sorted(FORMATS))
+            raise Unreadable(f"files named {suffix or 'without a suffix'} are not supported, only {kinds}")
+        form = FORMATS[suffix]
+        limit = form.maximum_bytes
+        data = b""
+        if size <= limit:
+            with open(self.path, "rb") as file:
+                data = file.read(limit + 1)
+        if max(size, len(data)) > limit:
+            raise Unreadable(f"too large: {size / 2**20:.0f} MiB, the limit is {limit // 2**20} MiB")
+        if not data.strip():
+            raise Unreadable("the file is empty")
+        check_kind(data, suffix, form)
+        content = form.read(data)
+        text, sections, first_heading = assemble(content.blocks)
+        if not any(character.isalnum() for character in text):
+            raise Unreadable("no text in it (scanned images?)" if form.name == "PDF" else "no text in it")
+        title = squeeze(content.title)
+        metadata = {
+            "source": self.source,
+            "title": title if _is_title(title) else first_heading or _printable(self.path.stem),
+            "content_hash": hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest(),
+            "media_type": form.media_type,
+            "language": detect_language(text),
+            "sections": sections,
+        }
+        return Document(page_content=text, metadata=metadata)
+
+
+def _printable(path: StrPath) -> str:
+    """A path as text that every database takes; a file name in an old encoding is not valid Unicode."""
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+    return name
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _check_regular(path: StrPath) -> int:
+    """Refuse what cannot be read to its end (a folder, a pipe), and return the file's size."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        listable = os.access(path, os.R_OK | os.X_OK)
+        raise Unreadable("a folder, not a file" if listable else "no permission to list the folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("not a regular file")
+    return status.st_size
+
+
+# Titles that word processors and typesetters write by themselves, and file names.
+_NO_TITLE: Final = re.compile(
+    r"(untitled|sin t[ií]tulo|sem t[ií]tulo|word document|document[oe]?|presentaci[oó]n|apresenta[cç][aã]o|"
+    r"powerpoint presentation|slide)[ \d]*|microsoft (word|powerpoint|excel) - .*|"
+    r"\S*\.(docx?|odt|rtf|pdf|indd|qxd|tex|dvi|html?|pptx?|pages|pmd)",
+    re.IGNORECASE,
+)
+_MAXIMUM_TITLE: Final = 200
+
+
+def _is_title(title: str) -> bool:
+    """Tell whether the title in a file's metadata was written by its author."""
+    letters = any(character.isalpha() for character in title)
+    return letters and len(title) <= _MAXIMUM_TITLE and not _NO_TITLE.fullmatch(title)

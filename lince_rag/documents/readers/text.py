@@ -1,0 +1,142 @@
+"""Plain text and Markdown."""
+
+import itertools
+import re
+from typing import Final
+
+from lince_rag.documents.readers.blocks import MAXIMUM_HEADING, Block, Content, Unreadable, clean, squeeze
+
+# Share of control and undecodable characters above which bytes are not text at all.
+MAXIMUM_CONTROL_SHARE: Final = 0.05
+
+
+def decode(data: bytes) -> str:
+    """Decode a text: by its byte-order mark, else as UTF-8, else as Windows-1252 if that makes sense."""
+    for mark, encoding in ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if data.startswith(mark):
+            return sensible(data.decode(encoding, "replace"))
+    if b"\0" in data:
+        raise Unreadable("a binary file, not text")
+    text = data.decode("utf-8-sig", "replace")
+    wrong = text.count("\ufffd")
+    # One bad byte in a UTF-8 file is damage; where most are bad it is another encoding.
+    if wrong == 0 or 4 * wrong < sum(character > "\x7f" for character in text) - wrong:
+        return sensible(text)
+    try:
+        text = data.decode("cp1252")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    if sum(character.isalpha() or character.isspace() for character in text) < 0.5 * len(text):
+        raise Unreadable("a binary file, or text in an unknown encoding")
+    return sensible(text)
+
+
+def sensible(text: str) -> str:
+    """Return a text as it is, or refuse it when too many of its characters are none.
+
+    Args:
+        text: A decoded text.
+
+    Returns:
+        The same text.
+
+    Raises:
+        Unreadable: It is not text.
+    """
+    control = len(re.findall("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]", text))
+    if control > MAXIMUM_CONTROL_SHARE * len(text):
+        raise Unreadable("a binary file, or text in an unknown encoding")
+    return text
+
+
+def _tidy(text: str) -> str:
+    """Remove spaces at line ends, and blank lines at both ends and beyond one in a row."""
+    text = "\n".join(line.rstrip(" \t") for line in clean(text).split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
+
+
+def read_text(data: bytes) -> Content:
+    """Read plain text; its lines stay as they are, because nothing says which of them belong together."""
+    return Content([Block(_tidy(decode(data)))])
+
+
+_FRONT_LINE: Final = re.compile(r"[\w-]+[ \t]*:|[ \t#-]|$")
+_FRONT_TITLE: Final = re.compile(r"title[ \t]*:", re.IGNORECASE)
+_FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+_HASHES: Final = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
+_UNDERLINE: Final = re.compile(r" {0,3}(=+|-+)$")
+_NO_SETEXT: Final = re.compile(r"$| {4}|\t| {0,3}(?:[>#|]|[*+-] |\d+[.)] |[-=*_ ]+$)|.*\|.*\|")
+
+
+def read_markdown(data: bytes) -> Content:
+    """Read Markdown. It stays as written, markers and all: ``**`` tells a model what the author stressed.
+
+    Args:
+        data: The file.
+
+    Returns:
+        A block for each heading (``#`` or underlined) with the text below it; YAML front matter is left out,
+        but for its title.
+    """
+    title, text = _split_front_matter(clean(decode(data)).lstrip("\n"))
+    lines = _tidy(text).split("\n")
+    headings = _markdown_headings(lines)
+    blocks = []
+    starts = [0, *(line for line in headings if line)]
+    for start, end in itertools.pairwise([*starts, len(lines)]):
+        level, heading, height = headings.get(start, (0, "", 0))
+        piece = "\n".join(lines[start:end]) + "\n" * (end < len(lines))
+        body = bool("".join(lines[start + height : end]).strip())
+        blocks.append(Block(piece, level=level, heading=heading, separator="", body=body))
+    return Content(blocks, title)
+
+
+def _split_front_matter(text: str) -> tuple[str, str]:
+    """The title in YAML front matter, and the text after it; a lone rule ("---") at the top is no front matter."""
+    lines = text.split("\n")
+    title = ""
+    if lines[0].rstrip() == "---":
+        for number, line in enumerate(lines[1:], start=1):
+            if line.rstrip() in {"---", "..."}:
+                return title, "\n".join(lines[number + 1 :])
+            if not _FRONT_LINE.match(line):
+                break
+            if found := _FRONT_TITLE.match(line):
+                title = line[found.end() :].strip().strip("\"'")
+    return "", text
+
+
+def _markdown_headings(lines: list[str]) -> dict[int, tuple[int, str, int]]:
+    """Line number → (level, title, lines it takes) of each heading outside fenced code."""
+    headings = {}
+    fence = ""
+    for number, line in enumerate(lines):
+        marks = _FENCE.fullmatch(line)
+        if fence:
+            closes = marks and marks[1].startswith(fence) and not marks[2].strip()
+            fence = "" if closes else fence
+        elif marks and not (marks[1][0] == "`" and "`" in marks[2]):
+            fence = marks[1]
+        elif match := _HASHES.match(line):
+            headings[number] = (len(match[1]), _plain(line[match.end() :]), 1)
+        elif (match := _UNDERLINE.fullmatch(line)) and _is_setext(lines, number, headings):
+            headings[number - 1] = (1 if match[1][0] == "=" else 2, _plain(lines[number - 1]), 2)
+    return headings
+
+
+def _is_setext(lines: list[str], number: int, headings: dict[int, tuple[int, str, int]]) -> bool:
+    """Tell whether the line above is a title: a paragraph of one line, not an item, a quote or a table."""
+    above = number - 1
+    if above < 0 or above in headings or _NO_SETEXT.match(lines[above]):
+        return False
+    return above == 0 or not lines[above - 1].strip() or above - 1 in headings
+
+
+def _plain(title: str) -> str:
+    """A heading without its closing marks, links and stress marks."""
+    title = title.strip()
+    opened = title.rstrip("#")
+    title = opened if not opened or opened[-1] in " \t" else title
+    # The link pattern takes quadratic time on brackets without end; a longer line is no heading anyone wrote.
+    title = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", title[:MAXIMUM_HEADING])
+    return squeeze(re.sub(r"\*+|`+|(?<!\w)_+|_+(?!\w)", "", title))

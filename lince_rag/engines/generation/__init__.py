@@ -1,0 +1,1 @@
+"""Generation: models that run in this process, through transformers."""

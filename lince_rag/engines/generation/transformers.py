@@ -1,0 +1,275 @@
+"""Models in this process, through transformers: batched, streamed, stopped, seeded."""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationSettings, check_window
+from lince_rag.engines.checkpoints.loading import LoadedModel, LoadingOptions, load_model, load_tokenizer
+from lince_rag.engines.generation.decoding import TextAssembler, assemble
+from lince_rag.engines.generation.encoding import encode_prompt
+from lince_rag.engines.generation.sampling import generation_options, is_beam_search, is_sampling, without_beams
+from lince_rag.engines.generation.stopping import Cancellation, StopTexts
+from lince_rag.engines.generation.streaming import TokenQueue
+from lince_rag.engines.json_schema.constraints import OBJECT_START, Constraints
+from lince_rag.errors import ConfigurationError, ContextWindowError
+from lince_rag.prompting.registry import ModelSpec
+from lince_rag.prompting.templates import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+class TransformersEngine(Engine):
+    """Runs a model in this process.
+
+    Args:
+        spec: The model.
+        options: Where its weights are and how to load them.
+    """
+
+    constrains = True
+
+    def __init__(self, spec: ModelSpec, options: LoadingOptions) -> None:
+        self.spec = spec
+        self.options = options
+        # One generation at a time: the random state and the memory of the machine are shared.
+        self._lock = threading.Lock()
+        self._beams_said: set[str] = set()
+        self._token_texts: dict[int, str] = {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; loaded without the weights."""
+        return load_tokenizer(self.spec, self.options)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model, its weights loaded when they are first needed."""
+        return load_model(self.spec, self.options)
+
+    @property
+    def context_window(self) -> int:  # type: ignore[override]
+        """Tokens of prompt and answer together."""
+        return self.loaded.context_window
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text, without those that the tokenizer adds around it."""
+        # verbose: a text longer than the window is what counting is for, not worth a warning.
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def count_prompt_tokens(self, prompt: Prompt) -> int:
+        """Count the tokens of a prompt as the model reads it."""
+        return len(self.encode(prompt))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return the token ids that the model reads."""
+        return encode_prompt(prompt, self.tokenizer)
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
+    ) -> list[list[Generation]]:
+        """Generate answers to several prompts, together where that changes none of them.
+
+        Raises:
+            ContextWindowError: A prompt leaves no room for an answer.
+            ConfigurationError: Several candidates are asked of a greedy search, or a JSON schema does not fit.
+        """
+        options = self._search(settings)
+        self._check_candidates(options, candidates)
+        encoded = [self._checked(prompt) for prompt in prompts]
+        # A seed makes each answer reproducible by itself, so seeded sampling goes one by one; and so does a prompt
+        # whose answer the window would cut sooner if it were padded to the length of a longer one.
+        apart = settings.seed is not None and is_sampling(options)
+        longest = self.context_window - options["max_new_tokens"]
+        together = [at for at, ids in enumerate(encoded) if not apart and len(ids) <= longest]
+        generations = self._run([encoded[at] for at in together], options, settings, candidates)
+        found = dict(zip(together, generations, strict=True))
+        for at, ids in enumerate(encoded):
+            if at not in found:
+                (found[at],) = self._run([ids], options, settings, candidates)
+        return [found[at] for at in range(len(encoded))]
+
+    def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
+        """Generate token by token; a beam search cannot stream and decodes greedily instead."""
+        options = self._one_beam(self._search(settings), "stream")
+        ids = self._checked(prompt)
+        assembler = TextAssembler(self.tokenizer, *self._stops(settings))
+        streamer = TokenQueue()
+        worker = threading.Thread(
+            target=self._run_streamed, args=(ids, options, settings, streamer), name="lince-stream", daemon=True
+        )
+        worker.start()
+        counted, ended = 0, False
+        try:
+            for token in streamer:
+                ended = token in self._end_ids
+                counted += not ended
+                if text := assembler.add([] if ended else [token]):
+                    yield Generation(text, len(ids), counted)
+                    counted = 0
+                if assembler.stopped or ended:
+                    break
+        finally:
+            streamer.cancelled.set()
+            worker.join()
+        reason: FinishReason = "stop" if ended or assembler.stopped else "length"
+        yield Generation(assembler.finish(), len(ids), counted, reason)
+
+    def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
+        """Generate the whole answer."""
+        return self.generate_batch([prompt], settings)[0][0]
+
+    @cached_property
+    def _end_ids(self) -> set[int]:
+        declared = self.loaded.model.generation_config.eos_token_id
+        ends = {declared} if isinstance(declared, int) else set(declared or ())
+        return ends | {self.tokenizer.eos_token_id} - {None}
+
+    @cached_property
+    def _constraints(self) -> Constraints:
+        return Constraints(self.tokenizer, sorted(self._end_ids))
+
+    def _search(self, settings: GenerationSettings) -> dict[str, Any]:
+        options = generation_options(self.spec, settings)
+        return options if settings.json_schema is None else self._one_beam(options, "hold to a JSON schema")
+
+    def _one_beam(self, options: dict[str, Any], purpose: str) -> dict[str, Any]:
+        """Give up a beam search, and say so once."""
+        if not is_beam_search(options):
+            return options
+        if purpose not in self._beams_said:
+            logger.warning("%s: a beam search cannot %s; one beam is decoded.", self.spec.name, purpose)
+            self._beams_said.add(purpose)
+        return without_beams(options)
+
+    def _stops(self, settings: GenerationSettings) -> tuple[tuple[str, ...], str]:
+        """The texts that cut an answer, and what one begins with that none of them cuts.
+
+        JSON is never cut, its strings are kept clear of stop texts instead.
+        """
+        texts = (*settings.stop, *self.spec.stop)
+        if settings.json_schema is None:
+            return texts, ""
+        return (texts, OBJECT_START) if settings.text_allowed else ((), "")
+
+    def _processors(self, settings: GenerationSettings, limit: int, asked: int) -> list[Any]:
+        """Make what holds an answer to a schema within a limit, or within less than was asked for."""
+        if settings.json_schema is None:
+            return []
+        forbidden = (*settings.stop, *self.spec.stop)
+        schema, text_allowed = settings.json_schema, settings.text_allowed
+        try:
+            return [self._constraints.processor(schema, limit, forbidden, text_allowed=text_allowed)]
+        except ConfigurationError as error:
+            if limit < asked:
+                # Whatever is wrong with the schema itself is said first.
+                self._constraints.processor(schema, asked, forbidden, text_allowed=text_allowed)
+                raise ContextWindowError(
+                    f"The prompt leaves {limit} of the {self.context_window} tokens of {self.spec.name!r}: too few"
+                    " for a call or for JSON of the schema.",
+                    hint="Give fewer or shorter documents, tools or turns.",
+                ) from error
+            raise
+
+    def _checked(self, prompt: Prompt) -> list[int]:
+        """Encode a prompt that leaves room for at least one token of answer."""
+        ids = self.encode(prompt)
+        check_window(self.spec.name, len(ids), self.context_window)
+        return ids
+
+    def _check_candidates(self, options: dict[str, Any], candidates: int) -> None:
+        beams = options["num_beams"]
+        if candidates > 1 and not is_sampling(options) and candidates > beams:
+            raise ConfigurationError(
+                f"n={candidates} answers cannot come from a search with {beams} beams.",
+                hint="Set a temperature above 0, or at least as many beams.",
+            )
+
+    def _run(
+        self,
+        encoded: Sequence[Sequence[int]],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        candidates: int,
+    ) -> list[list[Generation]]:
+        """Run one batch and cut the answers out."""
+        if not encoded:
+            return []
+        longest = max(map(len, encoded))
+        stop, uncut = self._stops(settings)
+        output = self._generate_ids(
+            encoded,
+            {**options, "num_return_sequences": candidates},
+            settings,
+            StopTexts(self.tokenizer, stop, longest, self._token_texts, uncut),
+        )
+        generations = []
+        for row, answer in enumerate(output[:, longest:].tolist()):
+            generations.append(self._cut(answer, len(encoded[row // candidates]), settings))
+        return [generations[first : first + candidates] for first in range(0, len(generations), candidates)]
+
+    def _cut(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
+        """End an answer at its end token or its stop text."""
+        end = next((at for at, token in enumerate(ids) if token in self._end_ids), None)
+        answer = ids if end is None else ids[:end]
+        text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
+        if end is None:
+            # In a batch, an answer that a stop text ended is followed by padding.
+            pad = self.tokenizer.pad_token_id
+            while answer and answer[-1] == pad:
+                answer = answer[:-1]
+        reason: FinishReason = "length" if end is None and not stopped else "stop"
+        return Generation(text, input_tokens, len(answer), reason)
+
+    def _run_streamed(
+        self, ids: list[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
+    ) -> None:
+        """The worker of a stream; whatever goes wrong is raised where the stream is read."""
+        try:
+            self._generate_ids([ids], options, settings, Cancellation(streamer.cancelled), streamer)
+        except BaseException as error:
+            streamer.fail(error)
+        else:
+            streamer.end()
+
+    def _generate_ids(
+        self,
+        encoded: Sequence[Sequence[int]],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        criterion: Any,
+        streamer: Any = None,
+    ) -> Any:
+        """Call ``model.generate`` on a left-padded batch, under the seed; the global random state stays."""
+        import torch
+        from transformers import GenerationConfig
+        from transformers.generation.logits_process import LogitsProcessorList
+        from transformers.generation.stopping_criteria import StoppingCriteriaList
+
+        model, tokenizer = self.loaded.model, self.tokenizer
+        batch = tokenizer.pad(
+            {"input_ids": [list(ids) for ids in encoded]}, padding_side="left", return_tensors="pt"
+        )
+        longest = batch["input_ids"].shape[1]
+        limit = min(options["max_new_tokens"], self.loaded.context_window - longest)
+        processors = self._processors(settings, limit, options["max_new_tokens"])
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
+            **{**options, "max_new_tokens": limit},
+            eos_token_id=sorted(self._end_ids),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        devices = [model.device] if model.device.type == "cuda" else []
+        seeded = torch.random.fork_rng(devices=devices, enabled=settings.seed is not None)
+        with self._lock, torch.inference_mode(), seeded:
+            if settings.seed is not None:
+                torch.manual_seed(settings.seed)
+            return model.generate(
+                input_ids=batch["input_ids"].to(model.device),
+                attention_mask=batch["attention_mask"].to(model.device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList([criterion]),
+                **({"streamer": streamer} if streamer else {}),
+            )

@@ -1,0 +1,1 @@
+"""JSON schema: constrained decoding of answers that are valid JSON and end within their limit of tokens."""

@@ -1,0 +1,152 @@
+"""Answers that are JSON of a schema: what does not lead there is never sampled.
+
+The grammar of the bounded schema masks every token from the first one on, and the end of the answer until the JSON
+is complete. It is written so that it always completes within the tokens there are (see ``schemas``).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from lince_rag.engines.json_schema.bounding import bound_schema, read_schema
+from lince_rag.engines.json_schema.grammars import LEADING_BLANKS, write_grammar
+from lince_rag.engines.json_schema.nodes import is_object
+from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
+
+# What the JSON of an answer begins with, and its text does not, where it may be either.
+OBJECT_START: Final = "{"
+
+# Grammars that are kept compiled.
+_KEPT: Final = 64
+
+
+class Constraints:
+    """Compiles schemas for one tokenizer.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        end_ids: The tokens that end an answer.
+
+    Raises:
+        MissingExtraError: llguidance is not installed.
+        ConfigurationError: The tokenizer has no tokenizer.json to read the bytes of its tokens from.
+    """
+
+    def __init__(self, tokenizer: Any, end_ids: Sequence[int]) -> None:
+        try:
+            from llguidance.hf import from_tokenizer
+        except ImportError as error:
+            raise MissingExtraError("llguidance", "models") from error
+        if not tokenizer.is_fast:
+            raise ConfigurationError(
+                f"A tokenizer of type {type(tokenizer).__name__} cannot be constrained.",
+                hint="Use a checkpoint with a tokenizer.json.",
+            )
+        self.end_ids = sorted(end_ids)
+        self._tokens = from_tokenizer(tokenizer, eos_token=self.end_ids)
+        self._compiled: Callable[..., Any] = lru_cache(_KEPT)(self._compile)
+
+    def processor(
+        self, schema: str, limit: int, forbidden: tuple[str, ...] = (), *, text_allowed: bool = False
+    ) -> "SchemaProcessor":
+        """Make what masks the scores of one batch.
+
+        Args:
+            schema: A JSON schema, as JSON.
+            limit: Tokens of the answer at most, its end included.
+            forbidden: Texts that the free strings of the JSON must not hold.
+            text_allowed: Whether the answer may also be text that does not begin with ``OBJECT_START``.
+
+        Returns:
+            A logits processor for transformers.
+
+        Raises:
+            ConfigurationError: The schema cannot be held to, or not within the limit.
+        """
+        start = self._compiled(schema, limit, tuple(filter(None, forbidden)), text_allowed)
+        return SchemaProcessor(start, self.end_ids)
+
+    def _compile(self, schema: str, limit: int, forbidden: tuple[str, ...], text_allowed: bool) -> Any:
+        from llguidance import LLMatcher, LLParserLimits
+
+        # Ten times what is usual: it is better to wait for a token than to give up an answer in its middle.
+        limits = LLParserLimits(step_lexer_fuel=2_000_000, step_max_items=500_000)
+        grammar = _grammar(schema, limit, forbidden, text_allowed)
+        matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise ConfigurationError(
+                f"The JSON schema cannot be held to within {limit} tokens: {_reason(matcher)}.",
+                hint="Check its patterns and limits, or set max_tokens higher.",
+            )
+        return matcher
+
+
+class SchemaProcessor:
+    """Masks the tokens that would lead away from a schema: a logits processor for one call of ``generate``.
+
+    Args:
+        start: The compiled schema, at its beginning; it stays there.
+        end_ids: The tokens that end an answer.
+    """
+
+    def __init__(self, start: Any, end_ids: Sequence[int]) -> None:
+        self._start = start
+        self._end_ids = list(end_ids)
+        self._matchers: list[Any] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Set the scores of the other tokens to minus infinity."""
+        import torch
+
+        if self._matchers:
+            for row, token in enumerate(input_ids[:, -1].tolist()):
+                self._consume(row, token)
+        else:
+            self._matchers = [self._start.deep_copy() for _ in range(len(input_ids))]
+        allowed = torch.zeros(scores.shape, dtype=torch.bool)
+        for row, matcher in enumerate(self._matchers):
+            if matcher is None:
+                allowed[row, self._end_ids] = True
+            else:
+                mask = self._mask(matcher)[: scores.shape[1]]
+                allowed[row, : len(mask)] = mask
+        allowed = allowed.to(scores.device)
+        masked = scores.masked_fill(~allowed, float("-inf"))
+        # Where other processors have ruled out all that is left, all of it is as good.
+        lost = torch.isneginf(masked).all(dim=-1, keepdim=True)
+        return masked.masked_fill(lost & allowed, 0.0)
+
+    def _consume(self, row: int, token: int) -> None:
+        """Follow an answer; one that has ended is followed by padding, and no longer looked at."""
+        matcher = self._matchers[row]
+        # No token of an answer gets past the mask: what the matcher does not take pads what a stop text ended.
+        if matcher and (token in self._end_ids or not matcher.consume_token(token)):
+            self._matchers[row] = None
+
+    def _mask(self, matcher: Any) -> Any:
+        """Return the tokens that may come next, as booleans."""
+        import numpy
+        import torch
+
+        bits = numpy.frombuffer(matcher.compute_bitmask(), dtype=numpy.uint8)
+        if matcher.is_error() or not bits.any():
+            raise EngineError(f"The JSON schema is too complex: {_reason(matcher)}.", hint="Use a simpler one.")
+        return torch.from_numpy(numpy.unpackbits(bits, bitorder="little").astype(bool))
+
+
+@lru_cache(_KEPT)
+def _grammar(schema: str, limit: int, forbidden: tuple[str, ...], text_allowed: bool) -> str:
+    """Write the grammar of a schema, which is the same for every tokenizer."""
+    # The last token of the answer is its end.
+    node = bound_schema(read_schema(schema), limit, 1 + LEADING_BLANKS)
+    if text_allowed and not is_object(node):
+        raise ConfigurationError(
+            f"With text_allowed, all that the JSON schema {schema[:80]!r} allows must be objects.",
+            hint='Give it the type "object".',
+        )
+    return write_grammar(node, forbidden, text_allowed=text_allowed)
+
+
+def _reason(matcher: Any) -> str:
+    lines: list[str] = matcher.get_error().splitlines() or ["no token can follow"]
+    return lines[0].rstrip(".")

@@ -1,0 +1,1 @@
+"""Scorers: models that score texts or pairs of texts: rerankers and classifiers."""

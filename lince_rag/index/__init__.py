@@ -1,0 +1,1 @@
+"""Index: a folder of documents that can be searched: vectors, terms, and the ledger that says what counts."""

@@ -1,0 +1,278 @@
+"""What an answer may be: text, calls of tools, or JSON of a schema; and how a model is told.
+
+Engines that hold an answer to a JSON schema are given one for calls and all, with the tools' own schemas in it: so
+names are exact and arguments valid.
+"""
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, cast
+
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from pydantic import BaseModel
+
+from lince_rag.errors import ConfigurationError
+from lince_rag.models.tool_calls import to_json, write_calls
+from lince_rag.text.language import Language
+
+# What may be given as a tool: LangChain's types.
+Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
+
+# The keywords of a call that say what its answer may be.
+FORMATS: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+
+# Calls of one answer at most, where several are allowed.
+MOST_CALLS: Final = 4
+
+# Keywords of a schema that says elsewhere what it allows.
+_COMBINED: Final = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """What an answer may be.
+
+    Attributes:
+        tools: The tools that may be called: OpenAI's function descriptions, with ``name`` and ``parameters``.
+        must_call: Whether it has to be a call.
+        parallel: Whether it may be several calls.
+        schema: The JSON schema that it has to meet where it is no call.
+    """
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    must_call: bool = False
+    parallel: bool = False
+    schema: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tools: Sequence[Tool] | None = None,
+        tool_choice: Any = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Any = None,
+    ) -> "AnswerFormat":
+        """Read the keywords of a call the way LangChain's models take them.
+
+        Args:
+            tools: Tools, functions, pydantic classes or OpenAI's descriptions.
+            tool_choice: ``None`` or ``"auto"``, ``"none"``, ``"any"``, ``"required"`` or ``True``, a tool's name,
+                or ``{"type": "function", "function": {"name": …}}``.
+            parallel_tool_calls: Whether an answer may call several tools.
+            response_format: A JSON schema, a pydantic class, ``{"type": "json_object"}``, or
+                ``{"type": "json_schema", "json_schema": {"schema": …}}``.
+
+        Returns:
+            The format.
+
+        Raises:
+            ConfigurationError: The choice is none of the tools.
+        """
+        described = [_describe(tool) for tool in tools or ()]
+        names = [function["name"] for function in described]
+        chosen = _read_choice(tool_choice, names)
+        kept = [] if chosen == "none" else [each for each in described if chosen in ("auto", "any", each["name"])]
+        return cls(
+            tuple(kept), chosen not in ("auto", "none"), bool(parallel_tool_calls), read_schema(response_format)
+        )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the answer can only be text."""
+        return not self.tools and self.schema is None
+
+    @property
+    def text_allowed(self) -> bool:
+        """Whether the answer may be text."""
+        return self.schema is None and not self.must_call
+
+    def json_schema(self) -> str | None:
+        """Write the schema of what is not text.
+
+        Returns:
+            The schema as JSON; ``None`` where the answer can only be text.
+
+        Raises:
+            ConfigurationError: Two tools have the same name.
+        """
+        if not self.tools:
+            return None if self.schema is None else json.dumps(self.schema)
+        names = [function["name"] for function in self.tools]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"Two tools have the same name: {', '.join(names)}.", hint="Rename one.")
+        definitions, options = {}, []
+        for number, function in enumerate(self.tools):
+            parameters = function.get("parameters") or {}
+            if not parameters.keys() & _COMBINED:
+                # A tool that names no argument takes none.
+                parameters = {"type": "object", "properties": {}, "additionalProperties": False, **parameters}
+            definitions[f"tool{number}"] = _moved(parameters, f"#/$defs/tool{number}")
+            options.append(_object(name={"const": function["name"]}, arguments={"$ref": f"#/$defs/tool{number}"}))
+        most = MOST_CALLS if self.parallel else 1
+        calls = _object(tool_calls={"type": "array", "items": {"anyOf": options}, "minItems": 1, "maxItems": most})
+        if self.schema is None or self.must_call:
+            return json.dumps({"$defs": definitions, **calls})
+        answer = dict(self.schema)
+        if not answer.keys() & _COMBINED:
+            # What is a call is not an answer, too: else arguments could be anything.
+            open_ = {} if answer.get("properties") else {"additionalProperties": True}
+            answer = {**open_, **answer, "properties": {"tool_calls": False, **answer.get("properties", {})}}
+        definitions["answer"] = _moved(answer, "#/$defs/answer")
+        return json.dumps({"$defs": definitions, "anyOf": [calls, {"$ref": "#/$defs/answer"}]})
+
+    def instructions(self, language: Language) -> str:
+        """Write what the model is told about its answer.
+
+        Args:
+            language: The language to tell it in.
+
+        Returns:
+            The instructions; the empty text where the answer can only be text.
+        """
+        parts = []
+        if self.tools:
+            word = instruction("arguments", language)
+            lines = [f"- {function['name']}: {_description(function, word)}" for function in self.tools]
+            form = write_calls([{"name": "…", "args": {"…": "…"}}])
+            key = "must_call" if self.must_call else "tools"
+            parts.append(instruction(key, language, tools="\n".join(lines), form=form))
+        if self.schema is not None and not self.must_call:
+            parts.append(instruction("schema", language, schema=to_json(self.schema)))
+        return "\n".join(parts)
+
+
+def instruction(key: str, language: Language, **values: str) -> str:
+    """Look up a text of ``prompts/answer_formats.toml``.
+
+    Args:
+        key: Its name.
+        language: The language.
+        **values: What its placeholders stand for.
+
+    Returns:
+        The text, filled in.
+    """
+    return _texts()[key][language].strip().format(**values)
+
+
+@cache
+def _texts() -> dict[str, dict[str, str]]:
+    return tomllib.loads((files("lince_rag.prompts") / "answer_formats.toml").read_text(encoding="utf-8"))
+
+
+def _describe(tool: Tool) -> Mapping[str, Any]:
+    try:
+        description: Mapping[str, Any] | None = convert_to_openai_tool(tool).get("function")
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{tool!r} is no tool.", hint="Give a list of tools, functions, pydantic classes or descriptions."
+        ) from error
+    if description is None:
+        raise ConfigurationError(f"{tool!r} is a tool of some server.", hint="Give tools that run here.")
+    return description
+
+
+def _read_choice(choice: Any, names: Sequence[str]) -> str:
+    """Return ``"auto"``, ``"none"``, ``"any"`` or the name of a tool."""
+    if isinstance(choice, Mapping):
+        choice = choice.get("name") or choice.get("function", {}).get("name") or choice.get("type")
+    known = {None: "auto", False: "none", True: "any", "required": "any"}
+    chosen = known.get(choice, choice) if isinstance(choice, str | bool | None) else repr(choice)
+    if chosen not in ("auto", "none", "any", *names):
+        raise ConfigurationError(
+            f"tool_choice={choice!r} is none of the tools.",
+            hint=f"Choose auto, any, none or one of {', '.join(names) or '(there are no tools)'}.",
+        )
+    if chosen == "any" and not names:
+        raise ConfigurationError("tool_choice asks for a tool and there is none.", hint="Bind some tools.")
+    return str(chosen)
+
+
+def read_schema(response_format: Any) -> Mapping[str, Any] | None:
+    """Read the JSON schema that a response format asks for.
+
+    Args:
+        response_format: As of ``AnswerFormat.of``.
+
+    Returns:
+        The schema; ``None`` where it asks for text.
+
+    Raises:
+        ConfigurationError: It has none.
+    """
+    if response_format is None or response_format == {"type": "text"}:
+        return None
+    if isinstance(response_format, type) and issubclass(response_format, BaseModel):
+        # LangChain's conversion below writes references out, and leaves those of a class to itself open.
+        return response_format.model_json_schema()
+    if (
+        not isinstance(response_format, Mapping)
+        or "parameters" in response_format
+        or "function" in response_format
+    ):
+        try:
+            return convert_to_json_schema(cast(Any, response_format))
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"response_format={response_format!r} is no schema.",
+                hint="Give a pydantic class, a TypedDict or a JSON schema.",
+            ) from error
+    if response_format.get("type") == "json_object" and "properties" not in response_format:
+        return {"type": "object"}
+    if response_format.get("type") == "json_schema":
+        inner = response_format.get("json_schema")
+        schema = inner.get("schema") if isinstance(inner, Mapping) else response_format.get("schema")
+        if not isinstance(schema, Mapping):
+            raise ConfigurationError(
+                f"response_format={dict(response_format)!r} has no schema.",
+                hint='Give {"type": "json_schema", "json_schema": {"schema": …}}, or the schema itself.',
+            )
+        return schema
+    return response_format
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """Return a schema whose references hold where it stands as a part of another."""
+    if isinstance(schema, list):
+        return [_moved(each, place) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: f"{place}{value[1:]}"
+        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        else _moved(value, place)
+        for key, value in schema.items()
+    }
+
+
+def _description(function: Mapping[str, Any], word: str) -> str:
+    described = " ".join(str(function.get("description") or "").split())
+    properties = (function.get("parameters") or {}).get("properties", {})
+    return f"{described} ({word}: {to_json(_without_titles(properties))})"
+
+
+def _without_titles(schema: Any) -> Any:
+    """Leave out the titles that pydantic makes of the names: they say nothing and take tokens."""
+    if isinstance(schema, list):
+        return [_without_titles(each) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: _without_titles(value)
+        for key, value in schema.items()
+        if not (key == "title" and isinstance(value, str))
+    }

@@ -1,0 +1,1 @@
+"""Prompting: the registry of models, and their native prompt formats, which no content can forge."""

@@ -1,0 +1,206 @@
+r"""What counts as structure in a prompt format, and how a text from outside is kept from looking like it.
+
+Every marker and control token in the text is broken by one backslash after its first character, visibly and
+reversibly: ``[INST]`` becomes ``[\INST]``.
+"""
+
+import json
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Final
+
+from lince_rag.prompting.segments import Segment
+
+BACKSLASH: Final = "\\"
+
+# Whitespace, and the characters that take no room on the page, which a marker may be padded with.
+_SPACE: Final = "[\\s\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
+
+_IS_SPACE: Final = re.compile(_SPACE)
+
+_JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+_LINE_BREAKS: Final = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+
+
+@dataclass(frozen=True)
+class MarkerPatterns:
+    """What counts as structure in one format, compiled; made by ``compile_patterns``.
+
+    Attributes:
+        anywhere: Matches, in group 1 of a lookahead, what counts at any place.
+        line_start: The same for what counts at the start of a line only.
+    """
+
+    anywhere: re.Pattern[str]
+    line_start: re.Pattern[str]
+
+
+def _character_pattern(character: str) -> str:
+    """Match a letter with or without its accent, however the accent is written."""
+    decomposed = unicodedata.normalize("NFD", character)
+    if len(decomposed) == 1:
+        return re.escape(character)
+    return f"(?:{character}|{decomposed[0]}[\u0300-\u036f]*)"
+
+
+def _marker_pattern(marker: str) -> str:
+    """Match a marker whatever the whitespace between its words and its punctuation."""
+    runs = [match.group() for match in re.finditer(r"\w+|([^\w\s])\1*", marker)]
+    return f"{_SPACE}*".join("".join(map(_character_pattern, run)) for run in runs)
+
+
+def _alternatives(patterns: Sequence[str]) -> re.Pattern[str]:
+    # A lookahead finds overlapping occurrences too; "(?!)" matches nowhere.
+    return re.compile(f"(?=({'|'.join(patterns) or '(?!)'}))", re.IGNORECASE)
+
+
+def compile_patterns(
+    markers: Sequence[str] = (), line_markers: Sequence[str] = (), control_tokens: Sequence[str] = ()
+) -> MarkerPatterns:
+    """Compile what counts as structure in a format.
+
+    Markers are matched whatever their case, accents and whitespace. Control tokens are matched exactly; one
+    that has a single character, or a backslash, cannot be broken visibly and is left to the encoding by
+    segments.
+
+    Args:
+        markers: Plain-text markers that count anywhere.
+        line_markers: Plain-text markers that count at the start of a line.
+        control_tokens: The texts that a tokenizer turns into control ids.
+
+    Returns:
+        The patterns for ``neutralize`` and ``restore``.
+    """
+    tokens = [token for token in control_tokens if len(token.strip()) > 1 and BACKSLASH not in token]
+    # The longest first, so that a match covers all that a longer token would.
+    exact = [f"(?-i:{re.escape(token)})" for token in sorted(set(tokens), key=len, reverse=True)]
+    return MarkerPatterns(
+        anywhere=_alternatives([*map(_marker_pattern, markers), *exact]),
+        line_start=_alternatives([*map(_marker_pattern, line_markers)]),
+    )
+
+
+def _is_line_start(text: str, position: int) -> bool:
+    """Tell whether only whitespace comes before a position in its line."""
+    while position and _IS_SPACE.match(text[position - 1]):
+        if text[position - 1] in _LINE_BREAKS:
+            return True
+        position -= 1
+    return position == 0
+
+
+def _spans(text: str, patterns: MarkerPatterns) -> Iterator[tuple[int, int]]:
+    """Find every marker and control token in a text, overlapping ones too."""
+    for match in patterns.anywhere.finditer(text):
+        yield match.span(1)
+    for match in patterns.line_start.finditer(text):
+        if _is_line_start(text, match.start()):
+            yield match.span(1)
+
+
+def _cuts(text: str, patterns: MarkerPatterns) -> list[int]:
+    """Find the places just after the first character of every marker, broken or not.
+
+    Backslashes do not count when looking for markers. So a text and its neutralised form have the same
+    places, which is why ``restore`` undoes ``neutralize`` exactly: one adds a backslash at each of them, the
+    other takes it away.
+    """
+    starts = sorted({start for start, _ in _spans(text.replace(BACKSLASH, ""), patterns)})
+    if not starts:
+        return []
+    offsets = [offset for offset, character in enumerate(text) if character != BACKSLASH]
+    return [offsets[start] + 1 for start in starts]
+
+
+def _insert_backslashes(text: str, cuts: Sequence[int]) -> str:
+    return BACKSLASH.join(text[start:end] for start, end in pairwise([0, *cuts, len(text)]))
+
+
+def neutralize(text: str, patterns: MarkerPatterns) -> str:
+    r"""Break every marker and control token in a text by one backslash after its first character.
+
+    An occurrence that is already broken gets one more backslash, so that ``restore`` can tell them apart.
+
+    Args:
+        text: Text from outside.
+        patterns: What counts as structure.
+
+    Returns:
+        The text, without any marker, and otherwise the same to the eye.
+    """
+    return _insert_backslashes(text, _cuts(text, patterns))
+
+
+def restore(text: str, patterns: MarkerPatterns) -> str:
+    """Undo ``neutralize``.
+
+    Args:
+        text: Neutralised text, or an answer that quotes some.
+        patterns: The patterns it was neutralised with.
+
+    Returns:
+        The original text.
+    """
+    pieces, start = [], 0
+    for cut in _cuts(text, patterns):
+        pieces.append(text[start:cut])
+        start = cut + text.startswith(BACKSLASH, cut)
+    return "".join([*pieces, text[start:]])
+
+
+def restore_json(text: str, patterns: MarkerPatterns) -> str:
+    """Undo ``neutralize`` in the strings of a JSON text, where a backslash is written as two.
+
+    Args:
+        text: JSON, or the beginning of it; a string that is still open is left as it is.
+        patterns: The patterns that what it quotes was neutralised with.
+
+    Returns:
+        The JSON.
+    """
+
+    def restored(match: re.Match[str]) -> str:
+        value = json.loads(match.group())
+        original = restore(value, patterns)
+        return match.group() if original == value else json.dumps(original, ensure_ascii=False)
+
+    return _JSON_STRING.sub(restored, text)
+
+
+def find_open_string(text: str) -> int:
+    """Find where the string that is still open in the beginning of a JSON text starts.
+
+    Args:
+        text: The beginning of a JSON text.
+
+    Returns:
+        The position of its quotation mark; the length of the text where none is open.
+    """
+    end = max((match.end() for match in _JSON_STRING.finditer(text)), default=0)
+    start = text.find('"', end)
+    return len(text) if start < 0 else start
+
+
+def break_joints(segments: list[Segment], patterns: MarkerPatterns) -> list[Segment]:
+    """Break the markers that only come about where content meets the template or other content.
+
+    The backslash goes into the content, after the marker's first character where that is content.
+    """
+    starts = [0, *accumulate(len(segment.text) for segment in segments)]
+    insertions: dict[int, set[int]] = {}
+    for start, end in _spans("".join(segment.text for segment in segments), patterns):
+        first = bisect_right(starts, start) - 1
+        last = bisect_right(starts, end - 1) - 1
+        content = next((index for index in range(first, last + 1) if segments[index].is_content), None)
+        if content is not None:
+            offset = start + 1 - starts[first] if content == first else 0
+            insertions.setdefault(content, set()).add(offset)
+    for index, offsets in insertions.items():
+        broken = _insert_backslashes(segments[index].text, sorted(offsets))
+        segments[index] = Segment(broken, is_content=True)
+    return segments

@@ -1,0 +1,234 @@
+r"""Messages and documents to a prompt in a model's own format, whose structure no content can forge.
+
+A template is a Hugging Face chat template. Every text that comes from outside (a message, a document) is
+content: inside it, whatever the model would read as structure is broken by one backslash after its first
+character, visibly and reversibly (``[INST]`` becomes ``[\INST]``), and the prompt keeps track of which of its
+characters are content, so that an engine can encode those with special tokens off.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final, Self
+
+from lince_rag.errors import ConfigurationError, TemplateError, UnusedDocumentsError
+from lince_rag.prompting.markers import break_joints, compile_patterns, neutralize, restore, restore_json
+from lince_rag.prompting.registry import ModelSpec
+from lince_rag.prompting.sandbox import JinjaTemplate
+from lince_rag.prompting.segments import ContentWrapper, Segment
+from lince_rag.text.language import LANGUAGES, Language
+
+ROLES: Final = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt and what it was rendered from.
+
+    Attributes:
+        segments: The prompt, in order.
+        messages: The messages as they were given, nothing broken.
+        documents: The documents as they were given, nothing broken.
+    """
+
+    segments: tuple[Segment, ...]
+    messages: tuple[Mapping[str, str], ...]
+    documents: tuple[Mapping[str, Any], ...]
+
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return "".join(segment.text for segment in self.segments)
+
+
+class ChatTemplate:
+    """A chat template, and what counts as structure in the prompts it makes.
+
+    Args:
+        source: The Jinja source of a Hugging Face chat template.
+        special_tokens: Values of ``bos_token`` and the like.
+        markers: Section markers that count anywhere in a text.
+        line_markers: Section markers that count at the start of a line.
+        control_tokens: The texts that the tokenizer turns into control ids.
+        name: What to call the template in an error.
+
+    Raises:
+        TemplateError: The source is not a Jinja template.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        markers: Sequence[str] = (),
+        line_markers: Sequence[str] = (),
+        control_tokens: Sequence[str] = (),
+        name: str = "chat template",
+    ) -> None:
+        self.name = name
+        self.source = source
+        self.special_tokens = dict(special_tokens or {})
+        tokens = [*control_tokens, *self.special_tokens.values()]
+        self.patterns = compile_patterns(markers, line_markers, tokens)
+        self._template = JinjaTemplate(source, name)
+        self.takes_documents = self._template.takes_documents
+
+    @classmethod
+    def from_spec(
+        cls,
+        spec: ModelSpec,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        control_tokens: Sequence[str] = (),
+    ) -> Self:
+        """Load the template of a registered model.
+
+        Args:
+            spec: The model.
+            special_tokens: What its tokenizer says instead of the registry.
+            control_tokens: More control tokens that its tokenizer has.
+
+        Returns:
+            The template.
+        """
+        return cls(
+            spec.template_text(),
+            special_tokens={**spec.special_tokens, **(special_tokens or {})},
+            markers=spec.markers,
+            line_markers=spec.line_markers,
+            control_tokens=(*spec.control_tokens, *control_tokens),
+            name=spec.template,
+        )
+
+    def neutralize(self, text: str) -> str:
+        """Break every marker and control token of this format in a text; see ``neutralize``."""
+        return neutralize(text, self.patterns)
+
+    def restore(self, text: str) -> str:
+        """Undo ``neutralize``."""
+        return restore(text, self.patterns)
+
+    def restore_json(self, text: str) -> str:
+        """Undo ``neutralize`` in the strings of a JSON text."""
+        return restore_json(text, self.patterns)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        documents: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> Prompt:
+        """Write messages and documents in the format of the model.
+
+        Args:
+            messages: Dicts with ``role`` (system, user or assistant) and ``content``; a user message may have
+                an ``input``, the material that an instruction is about.
+            documents: Dicts with ``text`` and, if they have one, ``title``; other keys are kept in the
+                prompt's ``documents`` but not rendered.
+            add_generation_prompt: Whether to end where the model's answer begins.
+
+        Returns:
+            The prompt.
+
+        Raises:
+            TemplateError: The template refuses the messages, or loses or cuts one of them.
+            UnusedDocumentsError: The template has no place for documents.
+        """
+        self._check(messages, documents)
+        wrapper = ContentWrapper([self.source, *self.special_tokens.values(), *_texts([*messages, *documents])])
+        wrapped_messages = [
+            {"role": message["role"], **self._wrap(message, ("content", "input"), wrapper)} for message in messages
+        ]
+        message_count = wrapper.count
+        wrapped_documents = [self._wrap(document, ("text",), wrapper) for document in documents]
+        required_count = wrapper.count
+        # A template may leave out a title, so titles are counted after everything that it must not leave out.
+        wrapped_documents = [
+            {**wrapped, **self._wrap(document, ("title",), wrapper)}
+            for document, wrapped in zip(documents, wrapped_documents, strict=True)
+        ]
+        rendered = self._template.render(
+            wrapped_messages,
+            wrapped_documents,
+            add_generation_prompt=add_generation_prompt,
+            special_tokens=self.special_tokens,
+        )
+        segments, seen = wrapper.split(rendered)
+        self._check_seen(seen, message_count, required_count)
+        return Prompt(
+            segments=tuple(break_joints(segments, self.patterns)),
+            messages=tuple(dict(message) for message in messages),
+            documents=tuple(dict(document) for document in documents),
+        )
+
+    def _check_seen(self, seen: set[int], message_count: int, required_count: int) -> None:
+        """Refuse a prompt that lacks one of the messages, which are numbered first, or of the documents' texts."""
+        if not seen.issuperset(range(message_count)):
+            raise TemplateError(
+                f"{self.name}: the template leaves out a message.",
+                hint="Leave that role or input out, or use another.",
+            )
+        if not seen.issuperset(range(message_count, required_count)):
+            raise self._unused_documents()
+
+    def _unused_documents(self) -> UnusedDocumentsError:
+        return UnusedDocumentsError(
+            f"{self.name}: the template does not use the documents it is given.",
+            hint="Put their text into the user message, or use a template that has a place for documents.",
+        )
+
+    def _check(self, messages: Sequence[Mapping[str, str]], documents: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse what no template could render faithfully."""
+        if not messages:
+            raise TemplateError("There are no messages.", hint="Give at least one user message.")
+        for message in messages:
+            if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+                raise TemplateError(
+                    f"{dict(message)!r} is not a message.",
+                    hint=f"Give a role ({', '.join(ROLES)}) and a text content.",
+                )
+            extra = message.keys() - {"role", "content", "input"}
+            if extra or not isinstance(message.get("input") or "", str):
+                raise TemplateError(
+                    f"A message holds {sorted(extra) or message['input']!r}.",
+                    hint="A message has only a role, a content and an input, all text.",
+                )
+        for document in documents:
+            if not isinstance(document.get("text"), str) or not isinstance(document.get("title") or "", str):
+                raise TemplateError(
+                    f"{dict(document)!r} is not a document.", hint="Give it a text, and a title if any."
+                )
+        if documents and not self.takes_documents:
+            raise self._unused_documents()
+
+    def _wrap(self, item: Mapping[str, Any], keys: tuple[str, ...], wrapper: ContentWrapper) -> dict[str, str]:
+        """Neutralise and wrap what a message or a document says under some keys."""
+        return {key: wrapper.wrap(self.neutralize(item[key])) for key in keys if item.get(key) is not None}
+
+
+def _texts(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [value for item in items for value in item.values() if isinstance(value, str)]
+
+
+def load_answer_instructions(language: Language, abstention: str) -> str:
+    """Read the instructions that the question-answering chain gives as the system message.
+
+    Args:
+        language: The language of the question.
+        abstention: The sentence to answer with when the documents do not hold the answer.
+
+    Returns:
+        The instructions.
+
+    Raises:
+        ConfigurationError: There are no instructions in that language.
+    """
+    if language not in LANGUAGES:
+        raise ConfigurationError(
+            f"There are no instructions in the language {language!r}.",
+            hint=f"Choose one of {', '.join(LANGUAGES)}.",
+        )
+    text = (files("lince_rag.prompts") / f"answer.{language}.txt").read_text(encoding="utf-8")
+    return text.strip().replace("{abstention}", abstention)

@@ -1,0 +1,1 @@
+"""Serve: what other programs talk to."""

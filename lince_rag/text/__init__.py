@@ -1,0 +1,1 @@
+"""Text: languages, words and their terms, sentences, what questions ask for, and localised wording."""
