@@ -16,7 +16,7 @@ from lince_rag.chain.steps import ChainSettings
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.index import Index
 from lince_rag.models.searching import MOST_SEARCHES
-from lince_rag.text.confidence import EVEN_SUPPORT
+from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import Language
 
 
@@ -29,7 +29,7 @@ def create_document_agent(
     system_prompt: str = "",
     max_searches: int = MOST_SEARCHES,
     on_unsupported: OnUnsupported = "flag",
-    minimum_support: float = EVEN_SUPPORT,
+    minimum_confidence: float = EVEN_CONFIDENCE,
     max_context_tokens: int | None = None,
     search_options: dict[str, Any] | None = None,
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
@@ -51,7 +51,7 @@ def create_document_agent(
         max_searches: Searches for one question at most; all tools together are called at most 8 times.
         on_unsupported: ``"flag"``, ``"drop"`` or ``"extract"``, as in ``create_rag_chain``. But for the first, the
             agent begins with a search.
-        minimum_support: As in ``create_rag_chain``; below it the agent searches again, and then abstains.
+        minimum_confidence: As in ``create_rag_chain``; below it the agent searches again, and then abstains.
         max_context_tokens: Tokens that the chunks may take; ``None`` takes what the window leaves.
         search_options: Fields of the ``HybridRetriever`` behind the search: ``k``, ``filter`` …
         middleware: More of LangChain's agent middleware.
@@ -76,7 +76,7 @@ def create_document_agent(
         )
     if not isinstance(max_searches, int) or max_searches < 1:
         raise ConfigurationError(f"max_searches={max_searches!r} is no number from 1 up.", hint="Let it search.")
-    settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_support, rewriting="auto")
+    settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_confidence, rewriting="auto")
     check_model(llm)
     answering = AnswerFromDocuments(llm, settings, system_prompt=system_prompt, max_searches=max_searches)
     search = index.as_tool(name=SEARCH_TOOL, **(search_options or {}))

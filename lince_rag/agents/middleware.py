@@ -167,9 +167,9 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         turn = current_turn(messages)
         if not any(map(_is_search, turn)) or _enclosed(messages):
             return False
-        supports = [each.metadata.get("support") for each in found_documents(turn)]
-        measured = [float(support) for support in supports if support is not None]
-        return not supports or (bool(measured) and max(measured) < self.settings.minimum_support)
+        confidences = [each.metadata.get("confidence") for each in found_documents(turn)]
+        measured = [float(confidence) for confidence in confidences if confidence is not None]
+        return not confidences or (bool(measured) and max(measured) < self.settings.minimum_confidence)
 
     def _prepare(
         self,
@@ -182,8 +182,10 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         turn, enclosed = current_turn(messages), _enclosed(messages)
         documents = found_documents(turn)
         if enclosed:
-            # Support was measured without them.
-            bare = [each.model_copy(update={"metadata": {**each.metadata, "support": None}}) for each in documents]
+            # Confidence was measured without them.
+            bare = [
+                each.model_copy(update={"metadata": {**each.metadata, "confidence": None}}) for each in documents
+            ]
             documents = [*enclosed, *bare]
         search = instruction("search", request.language, tool=SEARCH_TOOL) if tools and not _quotes(llm) else ""
         system = [str(each.text) for each in (*told, *messages) if isinstance(each, SystemMessage)]
@@ -194,7 +196,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
             request,
             documents,
             max_context_tokens=self.settings.max_context_tokens,
-            minimum_support=self.settings.minimum_support,
+            minimum_confidence=self.settings.minimum_confidence,
             following=following if reads_documents(llm) else turn,
             further_instructions="\n".join(filter(None, (search, self.system_prompt, *system))),
             tools=tools,

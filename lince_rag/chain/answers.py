@@ -25,7 +25,7 @@ class Answer(BaseModel):
         documents: The chunks that were in the prompt, best first.
         grounded: Whether every sentence of the answer has a citation; an abstention has none.
         unsupported: (start, end) character offsets in ``text`` of the sentences without a citation.
-        support: How far the retrieved documents cover the question: what abstention goes by; ``None`` where the
+        confidence: How far the retrieved documents cover the question: what abstention goes by; ``None`` where the
             retriever does not measure relevance.
         corrections: What the chain did to the model's answer, in order: asked again because it was in another
             language, dropped sentences without support, quoted the documents in its place.
@@ -46,7 +46,7 @@ class Answer(BaseModel):
     documents: list[Document] = []
     grounded: bool = False
     unsupported: list[tuple[int, int]] = []
-    support: float | None = None
+    confidence: float | None = None
     corrections: list[Correction] = []
     standalone: str = ""
     abstained: bool = False

@@ -18,19 +18,19 @@ from lince_rag.text.language import message
 Conclusion = Generator[Prepared, BaseMessage | None, Answer]
 
 
-def refuse(request: Request, support: float | None) -> Answer:
+def refuse(request: Request, confidence: float | None) -> Answer:
     """Abstain without asking a model.
 
     Args:
         request: The question.
-        support: How far the retrieved chunks carry an answer, where that is known.
+        confidence: How far the retrieved chunks carry an answer, where that is known.
 
     Returns:
         The abstention.
     """
     text = message("abstention", request.language)
     return Answer(
-        text=text, language=request.language, abstained=True, support=support, standalone=request.standalone
+        text=text, language=request.language, abstained=True, confidence=confidence, standalone=request.standalone
     )
 
 
@@ -109,7 +109,9 @@ def _answer(
     text, abstained, packed = str(reply.text).strip(), _abstains(reply), prepared.packed
     grounding = ground("" if abstained else text, packed.documents, request.language)
     retrieved = [*packed.documents, *packed.omitted]
-    supports = [float(measured) for each in retrieved if (measured := each.metadata.get("support")) is not None]
+    confidences = [
+        float(measured) for each in retrieved if (measured := each.metadata.get("confidence")) is not None
+    ]
     return Answer(
         text=text,
         language=request.language,
@@ -118,7 +120,7 @@ def _answer(
         documents=packed.documents,
         grounded=grounding.grounded,
         unsupported=grounding.unsupported,
-        support=max(supports, default=None),
+        confidence=max(confidences, default=None),
         corrections=corrections,
         standalone=request.standalone,
         abstained=abstained,

@@ -15,7 +15,7 @@ from lince_rag.chain.requests import Request
 from lince_rag.engines.generation.sampling import DEFAULT_ANSWER_TOKENS
 from lince_rag.prompting.context import PackedContext, pack_context
 from lince_rag.prompting.templates import load_answer_instructions
-from lince_rag.text.confidence import EVEN_SUPPORT
+from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import message
 
 # Tokens of context for a model that does not say how long its window is.
@@ -70,7 +70,7 @@ def prepare(
     documents: Sequence[Document],
     *,
     max_context_tokens: int | None,
-    minimum_support: float,
+    minimum_confidence: float,
     following: Sequence[BaseMessage] = (),
     further_instructions: str = "",
     tools: Sequence[BaseTool] = (),
@@ -82,7 +82,7 @@ def prepare(
         request: The question.
         documents: The retrieved chunks, best first.
         max_context_tokens: Tokens that the chunks may take; ``None`` takes what the window leaves.
-        minimum_support: Support below which an engine that measures it abstains.
+        minimum_confidence: Support below which an engine that measures it abstains.
         following: What came after the question: calls of tools and their results.
         further_instructions: What to tell the model besides how to answer.
         tools: The tools that the model will be told of.
@@ -108,8 +108,8 @@ def prepare(
     options: dict[str, Any] = {}
     if reads_documents(llm):
         options = {"documents": packed.documents, "language": request.language}
-        if minimum_support != EVEN_SUPPORT:
-            options["minimum_support"] = minimum_support
+        if minimum_confidence != EVEN_CONFIDENCE:
+            options["minimum_confidence"] = minimum_confidence
     elif following:
         # The results of tools hold the documents.
         packed = PackedContext(list(documents))

@@ -19,7 +19,7 @@ from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.packing import Prepared
 from lince_rag.chain.requests import Conversation, RagInput, Request, read_request
 from lince_rag.chain.steps import ChainSettings, Steps
-from lince_rag.text.confidence import EVEN_SUPPORT
+from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import Language
 
 
@@ -203,7 +203,7 @@ def create_rag_chain(
     language: Language | None = None,
     max_context_tokens: int | None = None,
     on_unsupported: OnUnsupported = "flag",
-    minimum_support: float = EVEN_SUPPORT,
+    minimum_confidence: float = EVEN_CONFIDENCE,
     rewriting: Rewriting = "auto",
 ) -> RagChain:
     """Make the chain that answers questions about the documents behind a retriever.
@@ -223,7 +223,7 @@ def create_rag_chain(
         on_unsupported: What to do with an answer of which some sentence is in no document: ``"flag"`` it
             (``Answer.unsupported``), ``"drop"`` those sentences, or ``"extract"`` an answer from the documents,
             word for word, in its place. The last two stream an answer in one piece, after the check.
-        minimum_support: Below this ``Answer.support`` (0 to 1) the chain abstains without asking the model;
+        minimum_confidence: Below this ``Answer.confidence`` (0 to 1) the chain abstains without asking the model;
             0 never does. A ``HybridRetriever`` calibrates the support so that 0.5 separates questions that the
             documents answer from those that they do not; other retrievers do not measure it.
         rewriting: How a follow-up question ("¿Y en 2020?") is made whole before it is searched for: by the
@@ -243,6 +243,6 @@ def create_rag_chain(
         >>> answer = chain.invoke("¿Cuándo vence el contrato?")
         >>> answer.text, answer.citations[0].source
     """
-    settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_support, rewriting)
+    settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_confidence, rewriting)
     check_model(llm)
     return RagChain(llm, retriever, settings)

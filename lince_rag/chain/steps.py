@@ -31,7 +31,7 @@ class ChainSettings:
     language: Language | None
     max_context_tokens: int | None
     on_unsupported: OnUnsupported
-    minimum_support: float
+    minimum_confidence: float
     rewriting: Rewriting
 
     def __post_init__(self) -> None:
@@ -42,8 +42,8 @@ class ChainSettings:
         ):
             if value not in known:
                 raise ConfigurationError(f"{name}={value!r} is not one of {', '.join(filter(None, known))}.")
-        if not 0.0 <= self.minimum_support <= 1.0:
-            raise ConfigurationError(f"minimum_support={self.minimum_support} is not between 0 and 1.")
+        if not 0.0 <= self.minimum_confidence <= 1.0:
+            raise ConfigurationError(f"minimum_confidence={self.minimum_confidence} is not between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,14 @@ class Steps:
         Returns:
             The abstention; ``None`` where the model is to be asked.
         """
-        minimum = self.settings.minimum_support
+        minimum = self.settings.minimum_confidence
         if not minimum or (request.history and self.settings.rewriting == "off"):
             return None
-        supports = [float(support) for each in documents if (support := each.metadata.get("support")) is not None]
-        if not documents or (supports and max(supports) < minimum):
-            return refuse(request, max(supports, default=None))
+        confidences = [
+            float(confidence) for each in documents if (confidence := each.metadata.get("confidence")) is not None
+        ]
+        if not documents or (confidences and max(confidences) < minimum):
+            return refuse(request, max(confidences, default=None))
         return None
 
     def prepare(self, request: Request, documents: Sequence[Document]) -> Prepared:
@@ -127,7 +129,7 @@ class Steps:
             request,
             documents,
             max_context_tokens=self.settings.max_context_tokens,
-            minimum_support=self.settings.minimum_support,
+            minimum_confidence=self.settings.minimum_confidence,
         )
 
     def outgoing(self, request: Request, prepared: Prepared) -> OutgoingText:

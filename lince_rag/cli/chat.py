@@ -9,6 +9,7 @@ from lince_rag.cli.options import (
     DEFAULT_INDEX,
     INTERRUPTED_STATUS,
     BasePathOption,
+    ConfidenceOption,
     DeviceOption,
     DtypeOption,
     IndexOption,
@@ -16,7 +17,6 @@ from lince_rag.cli.options import (
     ModelPathOption,
     ModelsFileOption,
     QuantizationOption,
-    SupportOption,
     UnsupportedOption,
     make_chain,
 )
@@ -41,7 +41,7 @@ def chat(
     quantization: QuantizationOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 5,
     on_unsupported: UnsupportedOption = "flag",
-    minimum_support: SupportOption = 0.5,
+    minimum_confidence: ConfidenceOption = 0.5,
     models_file: ModelsFileOption = None,
 ) -> None:
     """Ask one question after another; a follow-up may be half of one. An empty line ends it."""
@@ -54,7 +54,7 @@ def chat(
             opened,
             k=k,
             on_unsupported=on_unsupported,
-            minimum_support=minimum_support,
+            minimum_confidence=minimum_confidence,
             model=model,
             models_file=models_file,
             model_path=model_path,

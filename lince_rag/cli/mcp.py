@@ -7,6 +7,7 @@ import typer
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
     BasePathOption,
+    ConfidenceOption,
     DeviceOption,
     DtypeOption,
     IndexOption,
@@ -14,7 +15,6 @@ from lince_rag.cli.options import (
     ModelPathOption,
     ModelsFileOption,
     QuantizationOption,
-    SupportOption,
     UnsupportedOption,
     make_chain,
 )
@@ -34,7 +34,7 @@ def serve(
     quantization: QuantizationOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Passages to read for an answer.")] = 5,
     on_unsupported: UnsupportedOption = "flag",
-    minimum_support: SupportOption = 0.5,
+    minimum_confidence: ConfidenceOption = 0.5,
     models_file: ModelsFileOption = None,
 ) -> None:
     """Serve search and ask to MCP clients, over standard input and output or HTTP."""
@@ -46,7 +46,7 @@ def serve(
             opened,
             k=k,
             on_unsupported=on_unsupported,
-            minimum_support=minimum_support,
+            minimum_confidence=minimum_confidence,
             model=model,
             models_file=models_file,
             model_path=model_path,

@@ -39,7 +39,7 @@ RerankerOption = Annotated[
 UnsupportedOption = Annotated[
     str, typer.Option(help="What to do with sentences that no document supports: flag, drop or extract.")
 ]
-SupportOption = Annotated[
+ConfidenceOption = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Abstain below this support of the documents; 0 never does.")
 ]
 ModelOption = Annotated[
@@ -52,7 +52,7 @@ def make_chain(
     *,
     k: int,
     on_unsupported: str,
-    minimum_support: float,
+    minimum_confidence: float,
     reranker: str | None = None,
     language: "Language | None" = None,
     **model: Any,
@@ -63,7 +63,7 @@ def make_chain(
         index: The index to ask.
         k: Passages to read.
         on_unsupported: ``"flag"``, ``"drop"`` or ``"extract"``.
-        minimum_support: Support below which it abstains.
+        minimum_confidence: Support below which it abstains.
         reranker: Folder or hub id of a cross-encoder.
         language: Answer in this language whatever the question's.
         **model: Fields of ``ChatLince``.
@@ -82,5 +82,5 @@ def make_chain(
         index.as_retriever(k=k, reranker=reranker),
         language=language,
         on_unsupported=on_unsupported,  # type: ignore[arg-type]  # it checks
-        minimum_support=minimum_support,
+        minimum_confidence=minimum_confidence,
     )

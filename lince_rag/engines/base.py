@@ -7,7 +7,7 @@ from typing import Literal
 
 from lince_rag.errors import ContextWindowError, EngineError
 from lince_rag.prompting.templates import Prompt
-from lince_rag.text.confidence import EVEN_SUPPORT
+from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import Language
 
 FinishReason = Literal["stop", "length"]
@@ -27,7 +27,7 @@ class GenerationSettings:
         stop: Texts that end the answer and are not part of it.
         seed: Same seed, same text.
         language: The reader's language, where the engine speaks in its own words; ``None`` takes the question's.
-        minimum_support: Support of the documents (0 to 1) below which an engine that measures it abstains.
+        minimum_confidence: Support of the documents (0 to 1) below which an engine that measures it abstains.
         json_schema: A JSON schema, as JSON: the answer is JSON that meets it. Stop texts do not cut it, but do not
             occur in its free strings.
         text_allowed: Whether the answer to a JSON schema of objects may also be text, which stop texts cut; the
@@ -43,7 +43,7 @@ class GenerationSettings:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     language: Language | None = None
-    minimum_support: float = EVEN_SUPPORT
+    minimum_confidence: float = EVEN_CONFIDENCE
     json_schema: str | None = None
     text_allowed: bool = False
 

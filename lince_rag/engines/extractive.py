@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationSettings, check_window
 from lince_rag.prompting.templates import Prompt
-from lince_rag.text.confidence import EVEN_SUPPORT, MINIMUM_COVERAGE, measure_coverage
+from lince_rag.text.confidence import EVEN_CONFIDENCE, MINIMUM_COVERAGE, measure_coverage
 from lince_rag.text.language import Language, detect_language, message
 from lince_rag.text.questions import QuestionKind, asks_for_list, content_stems, kind_of
 from lince_rag.text.sentences import Sentence, split_sentences
@@ -92,7 +92,7 @@ class ExtractiveEngine(Engine):
         check_window(EXTRACTIVE, length, self.context_window)
         question = next((turn["content"] for turn in reversed(prompt.messages) if turn["role"] == "user"), "")
         language = settings.language or detect_language(question)
-        quotes = select_sentences(question, prompt.documents, language, settings.minimum_support)
+        quotes = select_sentences(question, prompt.documents, language, settings.minimum_confidence)
         text = _join(quotes, language) or message("abstention", language)
         yield from self._emit(text, not quotes, length, settings)
 
@@ -114,16 +114,16 @@ def select_sentences(
     question: str,
     documents: Sequence[Mapping[str, Any]],
     language: Language,
-    minimum_support: float = EVEN_SUPPORT,
+    minimum_confidence: float = EVEN_CONFIDENCE,
 ) -> list[str]:
     """Choose the sentences that answer a question.
 
     Args:
         question: The question.
-        documents: Dicts with ``text`` and, where known, ``heading`` (not an answer by itself) and ``support``
+        documents: Dicts with ``text`` and, where known, ``heading`` (not an answer by itself) and ``confidence``
             (0 to 1, how far all of them carry an answer), best first.
         language: The language of the question.
-        minimum_support: Support of the documents (0 to 1) that an answer needs.
+        minimum_confidence: Support of the documents (0 to 1) that an answer needs.
 
     Returns:
         One sentence, or more where a second is nearly as good or covers what the first leaves out, or where the
@@ -131,7 +131,7 @@ def select_sentences(
     """
     asked = list(words(question, language))
     candidates = _candidates(documents)
-    if not candidates or not asked or not _supported(question, documents, language, minimum_support):
+    if not candidates or not asked or not _supported(question, documents, language, minimum_confidence):
         return []
     stems = {word.stem for word in asked}
     stem_weights = _weights(stems, candidates)
@@ -159,14 +159,14 @@ def select_sentences(
 
 
 def _supported(
-    question: str, documents: Sequence[Mapping[str, Any]], language: Language, minimum_support: float
+    question: str, documents: Sequence[Mapping[str, Any]], language: Language, minimum_confidence: float
 ) -> bool:
     """Tell whether the documents carry an answer: by the retriever's measure, else by the question's words."""
-    measured = [float(document["support"]) for document in documents if document.get("support") is not None]
+    measured = [float(document["confidence"]) for document in documents if document.get("confidence") is not None]
     if measured:
-        return max(measured) >= minimum_support
+        return max(measured) >= minimum_confidence
     coverage = measure_coverage(question, documents, language)
-    return coverage >= MINIMUM_COVERAGE * minimum_support / EVEN_SUPPORT
+    return coverage >= MINIMUM_COVERAGE * minimum_confidence / EVEN_CONFIDENCE
 
 
 def _announced_items(best: Candidate, documents: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -64,7 +64,7 @@ class Asker:
             answer_language=detect_language(answer.text, language),
             abstained=answer.abstained,
             grounded=answer.grounded,
-            support=answer.support,
+            confidence=answer.confidence,
             citations=tuple(self._cited(question, citation) for citation in answer.citations),
             corrections=tuple(answer.corrections),
             milliseconds=milliseconds,

@@ -75,7 +75,7 @@ def worst_failures(records: Sequence[Record], k: int, limit: int) -> list[tuple[
             kinds[failure].append(record)
 
     def badness(record: Record) -> tuple[float, float]:
-        support = record.support or 0.0
-        return word_overlap(record), support if record.abstained else -support
+        confidence = record.confidence or 0.0
+        return word_overlap(record), confidence if record.abstained else -confidence
 
     return [(kind, sorted(found, key=badness)[:limit]) for kind, found in kinds.items() if found]

@@ -162,7 +162,7 @@ def abstention_metrics(records: Sequence[Record]) -> dict[str, Estimate]:
         - ``abstention_precision``: share of the abstentions that were right.
         - ``abstention_recall``: share of the unanswerable questions that were abstained on.
         - ``false_abstention``: share of the answerable questions that were abstained on.
-        - ``support_auroc``: how well ``support`` tells answerable questions from unanswerable ones: the area
+        - ``confidence_auroc``: how well ``confidence`` tells answerable questions from unanswerable ones: the area
           under the ROC curve, over the questions that have it.
     """
     abstained = [record for record in records if record.abstained]
@@ -170,20 +170,20 @@ def abstention_metrics(records: Sequence[Record]) -> dict[str, Estimate]:
         "abstention_precision": mean_estimate([float(not record.answerable) for record in abstained]),
         "abstention_recall": mean_estimate([float(r.abstained) for r in records if not r.answerable]),
         "false_abstention": mean_estimate([float(r.abstained) for r in records if r.answerable]),
-        "support_auroc": area_estimate(*supports(records)),
+        "confidence_auroc": area_estimate(*confidences(records)),
     }
 
 
-def supports(records: Sequence[Record]) -> tuple[list[float], list[float]]:
+def confidences(records: Sequence[Record]) -> tuple[list[float], list[float]]:
     """Return the supports of the answerable and of the unanswerable questions, where the chain gives them."""
-    answerable = [r.support for r in records if r.answerable and r.support is not None]
-    unanswerable = [r.support for r in records if not r.answerable and r.support is not None]
+    answerable = [r.confidence for r in records if r.answerable and r.confidence is not None]
+    unanswerable = [r.confidence for r in records if not r.answerable and r.confidence is not None]
     return answerable, unanswerable
 
 
 def abstention_curve(records: Sequence[Record]) -> AbstentionCurve | None:
     """Weigh every threshold of support; ``None`` where there are no answerable or no unanswerable questions."""
-    answerable, unanswerable = supports(records)
+    answerable, unanswerable = confidences(records)
     if not answerable or not unanswerable:
         return None
     labels = [1] * len(answerable) + [0] * len(unanswerable)

@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from lince_rag.evaluation.extras import load
-from lince_rag.evaluation.metrics import supports
+from lince_rag.evaluation.metrics import confidences
 from lince_rag.evaluation.runs import Evaluation
 from lince_rag.text.language import Language, message
 
@@ -80,7 +80,7 @@ def plot_metrics(evaluations: Sequence[Evaluation], labels: Mapping[str, str]) -
     return _image(figure)
 
 
-def plot_support(evaluation: Evaluation, language: Language) -> str | None:
+def plot_confidence(evaluation: Evaluation, language: Language) -> str | None:
     """Draw the supports of answerable and unanswerable questions, and what each threshold would cost.
 
     Args:
@@ -94,7 +94,7 @@ def plot_support(evaluation: Evaluation, language: Language) -> str | None:
     if curve is None:
         return None
     figure, (above, below) = _figure(4.6, nrows=2, sharex=True)
-    answerable, unanswerable = supports(evaluation.records)
+    answerable, unanswerable = confidences(evaluation.records)
     lowest, highest = min(answerable + unanswerable), max(answerable + unanswerable)
     names = (message("eval_answerable", language), message("eval_unanswerable", language))
     for values, name, colour in zip((answerable, unanswerable), names, COLOURS, strict=False):
@@ -107,7 +107,7 @@ def plot_support(evaluation: Evaluation, language: Language) -> str | None:
         thresholds, abstained, where="mid", color=COLOURS[0], label=message("eval_false_abstention", language)
     )
     below.step(thresholds, answered, where="mid", color=COLOURS[1], label=message("eval_false_answer", language))
-    below.set_xlabel(message("eval_support", language))
+    below.set_xlabel(message("eval_confidence", language))
     for axes in (above, below):
         axes.axvline(curve.threshold, color="black", linestyle="--", linewidth=1)
         axes.legend(frameon=False)

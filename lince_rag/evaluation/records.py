@@ -12,7 +12,7 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import Language
 
 # Raised whenever a record of before could not be read any more, or would mean something else.
-RECORD_FORMAT: Final = 1
+RECORD_FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Record:
         answer_language: The answer's language.
         abstained: Whether it says that the documents do not hold the answer.
         grounded: Whether every sentence has a citation.
-        support: What abstention goes by, if the chain gives it.
+        confidence: What abstention goes by, if the chain gives it.
         citations: What was cited.
         corrections: What the chain did to the model's answer.
         milliseconds: How long the chain took.
@@ -92,7 +92,7 @@ class Record:
     answer_language: Language
     abstained: bool
     grounded: bool
-    support: float | None
+    confidence: float | None
     citations: tuple[Cited, ...]
     corrections: tuple[str, ...]
     milliseconds: float

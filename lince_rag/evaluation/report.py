@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from lince_rag.evaluation.estimates import Estimate
 from lince_rag.evaluation.failures import FAILURES, count_failures, worst_failures
 from lince_rag.evaluation.metrics import RECALL_DEPTH
-from lince_rag.evaluation.plots import plot_latency, plot_metrics, plot_support
+from lince_rag.evaluation.plots import plot_confidence, plot_latency, plot_metrics
 from lince_rag.evaluation.records import Record
 from lince_rag.evaluation.runs import Evaluation
 from lince_rag.text.language import Language, message
@@ -96,7 +96,7 @@ def write_report(
         figure=format_value,
         interval=format_interval,
         metrics_plot=plot_metrics(evaluations, shares),
-        support_plots=[plot_support(evaluation, language) for evaluation in evaluations],
+        confidence_plots=[plot_confidence(evaluation, language) for evaluation in evaluations],
         latency_plot=plot_latency(evaluations, language),
         kinds=FAILURES,
         failure_counts=[count_failures(evaluation.records, evaluation.k) for evaluation in evaluations],

@@ -17,7 +17,7 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.index.lexical import LexicalHit
 from lince_rag.index.rescoring import rescore
 from lince_rag.prompting.context import as_template_documents
-from lince_rag.text.confidence import Calibration, measure_support
+from lince_rag.text.confidence import Calibration, measure_confidence
 from lince_rag.text.language import Language, detect_language
 
 # Candidates of each kind that take part in the fusion. Fewer loses answers that one side ranks low; more only
@@ -25,7 +25,7 @@ from lince_rag.text.language import Language, detect_language
 DEFAULT_FETCH: Final = 50
 
 # Chunks over which the support is measured, whatever ``k`` is and a reranker does: it was calibrated with these.
-SUPPORTING_CHUNKS: Final = 5
+MEASURED_CHUNKS: Final = 5
 
 # Candidates that a reranker reads, at a forward pass each. Of XQuAD-es and FaQuAD the fusion has .98 of the
 # answers among its first five already, so there is little to find further down.
@@ -149,7 +149,7 @@ class HybridRetriever(BaseRetriever):
         while True:
             documents, exhausted = self._search(query, limit, ids)
             if len(documents) >= candidates or exhausted:
-                self._note_support(query, documents)
+                self._note_confidence(query, documents)
                 return self._rerank(query, documents)[:count]
             # Some candidates are no longer committed (another process is writing): look further down.
             limit *= 2
@@ -187,14 +187,14 @@ class HybridRetriever(BaseRetriever):
             documents.append(chunk)
         return documents, len(hits) < limit and len(vectors) < limit
 
-    def _note_support(self, query: str, documents: list[Document]) -> None:
+    def _note_confidence(self, query: str, documents: list[Document]) -> None:
         """Note on every document how far the best ones carry an answer; without BM25 nothing is known of that."""
-        best = documents[:SUPPORTING_CHUNKS]
+        best = documents[:MEASURED_CHUNKS]
         if best and "relevance" in best[0].metadata:
             described = as_template_documents(best)
-            support = measure_support(query, detect_language(query), described, self.index.calibration)
+            confidence = measure_confidence(query, detect_language(query), described, self.index.calibration)
             for document in documents:
-                document.metadata["support"] = support
+                document.metadata["confidence"] = confidence
 
     def _rerank(self, query: str, documents: list[Document]) -> list[Document]:
         """Order the first ``rerank_k`` documents by how well they answer the question."""

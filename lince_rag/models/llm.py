@@ -62,7 +62,7 @@ class LinceLLM(NativeModel, BaseLLM):
         # A copy shares the engine that there is, not one to come.
         _ = self.engine
         copy = self.model_copy()
-        noted = CALL_SETTINGS | {"language", "minimum_support"}
+        noted = CALL_SETTINGS | {"language", "minimum_confidence"}
         asked = AnswerFormat.of(response_format=kwargs.get("response_format"))
         copy._call = {name: kwargs[name] for name in sorted(kwargs) if name in noted}
         copy._call["json_schema"] = asked.json_schema()

@@ -97,7 +97,7 @@ class NativeModel(ModelFields):
         answer_format: AnswerFormat = _TEXT,
     ) -> GenerationSettings:
         """Merge a call's settings into the fields."""
-        if unknown := overrides.keys() - CALL_SETTINGS - {"minimum_support"}:
+        if unknown := overrides.keys() - CALL_SETTINGS - {"minimum_confidence"}:
             raise ConfigurationError(
                 f"{type(self).__name__} takes no {', '.join(sorted(unknown))}.",
                 hint=f"It takes {', '.join(sorted([*CALL_SETTINGS, *FORMATS]))}, stop, documents and language.",

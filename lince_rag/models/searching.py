@@ -64,14 +64,14 @@ def found_documents(messages: Iterable[BaseMessage]) -> list[Document]:
         if isinstance(artifact, list)
     ]
     found: dict[tuple[str, Any], Document] = {}
-    for documents in sorted(results, key=_support, reverse=True):
+    for documents in sorted(results, key=_confidence, reverse=True):
         for document in documents:
             found.setdefault((document.page_content, document.metadata.get("source")), document)
     return list(found.values())
 
 
-def _support(documents: Iterable[Document]) -> float:
-    return max((float(document.metadata.get("support") or 0) for document in documents), default=0.0)
+def _confidence(documents: Iterable[Document]) -> float:
+    return max((float(document.metadata.get("confidence") or 0) for document in documents), default=0.0)
 
 
 def read_results(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], list[Document]]:

@@ -13,7 +13,7 @@ from lince_rag.text.words import sentence_spans
 TOKENS_AROUND: Final = 8
 
 # Metadata of a chunk that an engine may look at.
-DESCRIPTION: Final = ("title", "heading", "language", "relevance", "support")
+DESCRIPTION: Final = ("title", "heading", "language", "relevance", "confidence")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def as_template_documents(documents: Sequence[Document]) -> list[dict[str, Any]]
 
     Returns:
         Dicts with ``text``, and with ``title``, ``heading``, ``language`` and a retriever's ``relevance``
-        and ``support`` where the chunk has them. Templates use ``text`` and ``title``; the rest is
+        and ``confidence`` where the chunk has them. Templates use ``text`` and ``title``; the rest is
         for the extractive engine.
     """
     converted = []

@@ -40,7 +40,7 @@ class CitedAnswer(BaseModel):
     language: str
     abstained: bool = Field(description="Whether the documents do not hold the answer.")
     grounded: bool = Field(description="Whether every sentence has a citation.")
-    support: float | None = Field(description="How likely it is that the documents hold the answer, 0 to 1.")
+    confidence: float | None = Field(description="How likely it is that the documents hold the answer, 0 to 1.")
     citations: list[dict[str, Any]] = Field(description="Source, page, start, end and quote of each.")
 
 
@@ -98,7 +98,7 @@ def create_server(index: Index, chain: RagChain) -> "MCPServer[Any]":
             answer = chain.invoke(question)
         except LinceError as error:
             raise ToolError(str(error)) from error
-        values = answer.model_dump(include={"text", "short", "language", "abstained", "grounded", "support"})
+        values = answer.model_dump(include={"text", "short", "language", "abstained", "grounded", "confidence"})
         cited = {"source", "title", "page", "start", "end", "quote"}
         return CitedAnswer(**values, citations=[each.model_dump(include=cited) for each in answer.citations])
 

@@ -16,7 +16,7 @@ from lince_rag.text.sentences import split_sentences
 from lince_rag.text.words import grams, words
 
 # Support at which it is as likely that the chunks hold the answer as that they do not: the default threshold.
-EVEN_SUPPORT: Final = 0.5
+EVEN_CONFIDENCE: Final = 0.5
 
 # Coverage below which the engine abstains where no retriever says how relevant the documents are. On half of the
 # articles of XQuAD-es and FaQuAD asked about the other half.
@@ -108,7 +108,7 @@ def _rarity(shares: Sequence[float]) -> float:
     return math.log(1 + (len(shares) - count + 0.5) / (count + 0.5))
 
 
-def measure_support(
+def measure_confidence(
     question: str,
     language: Language,
     documents: Sequence[Mapping[str, Any]],

@@ -119,7 +119,7 @@ def top_score(found: Sequence[Document]) -> float:
     if not found:
         return -math.inf
     metadata = found[0].metadata
-    return float(metadata["peer_score"] if "peer_score" in metadata else metadata["support"])
+    return float(metadata["peer_score"] if "peer_score" in metadata else metadata["confidence"])
 
 
 def separation(answerable: Sequence[float], foreign: Sequence[float]) -> float:
@@ -150,7 +150,7 @@ def measure(make: Make, dataset: Dataset, language: str) -> dict[str, float]:
         found, milliseconds = retrieve(retriever, dataset.questions)
         replay()
         # Every retriever's answers are read by the same engine, which never abstains here.
-        chain = create_rag_chain(ChatLince(), retriever, minimum_support=0.0)
+        chain = create_rag_chain(ChatLince(), retriever, minimum_confidence=0.0)
         answers = measure_answers(chain, dataset.questions, language)
         area = measure_separation(make, dataset, language)
     return {

@@ -128,7 +128,7 @@ def test_abstention(data: Path, corpora: dict[str, Path], tmp_path: Path, result
     )
     curve = [f"[{share:.1f}, {wrong:.3f}, {right:.3f}]" for share, wrong, right in abstention_curve(halves)]
     curve_note = (
-        "Mean over the four halves above: [minimum_support, share of answerable questions below it, share of "
+        "Mean over the four halves above: [minimum_confidence, share of answerable questions below it, share of "
         f"unanswerable ones below it]: {', '.join(curve)}."
     )
     results.append(f"## Abstention\n\n{table(header, rows)}\n\n{note}\n\n{curve_note}")
@@ -141,7 +141,7 @@ def abstention_curve(halves: Sequence[Evaluation]) -> list[tuple[float, float, f
         below = {
             answerable: fmean(
                 fmean(
-                    (record.support or 0.0) < step / 10
+                    (record.confidence or 0.0) < step / 10
                     for record in found.records
                     if record.answerable == answerable
                 )
@@ -155,7 +155,7 @@ def abstention_curve(halves: Sequence[Evaluation]) -> list[tuple[float, float, f
 
 def abstention_row(found: Evaluation) -> list[object]:
     return [
-        interval(found, "support_auroc"),
+        interval(found, "confidence_auroc"),
         found.metrics["false_abstention"].value,
         found.metrics["abstention_recall"].value,
     ]
@@ -165,18 +165,19 @@ def adversarial_row(folder: Path, dataset: Dataset) -> list[object]:
     """Every question asked twice: of the whole index, and of all of it but the paragraph it is about."""
     from sklearn.metrics import roc_auc_score
 
-    supports: dict[bool, list[float]] = {True: [], False: []}
+    confidences: dict[bool, list[float]] = {True: [], False: []}
     with Index.open(folder, create=False) as index:
         chain = embedded_chain(index)
         names = {int(Path(source.source).stem): source.source for source in index.sources()}
         for question in dataset.questions:
             without = embedded_chain(index, filter={"source": {"$ne": names[question.paragraph]}})
-            supports[True].append(chain.invoke(question.text).support or 0.0)
-            supports[False].append(without.invoke(question.text).support or 0.0)
-    labels = [1] * len(supports[True]) + [0] * len(supports[False])
-    area = float(roc_auc_score(labels, [*supports[True], *supports[False]]))
+            confidences[True].append(chain.invoke(question.text).confidence or 0.0)
+            confidences[False].append(without.invoke(question.text).confidence or 0.0)
+    labels = [1] * len(confidences[True]) + [0] * len(confidences[False])
+    area = float(roc_auc_score(labels, [*confidences[True], *confidences[False]]))
     wrong, right = (
-        sum(support < 0.5 for support in supports[kind]) / len(supports[kind]) for kind in (True, False)
+        sum(confidence < 0.5 for confidence in confidences[kind]) / len(confidences[kind])
+        for kind in (True, False)
     )
     return [area, wrong, right]
 

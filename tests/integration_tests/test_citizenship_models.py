@@ -94,7 +94,7 @@ def test_a_configured_copy_runs_on_the_same_weights(monkeypatch: pytest.MonkeyPa
 
 def test_temperature_is_configurable_in_a_chain() -> None:
     llm = chat(seed=7).configurable_fields(temperature=ConfigurableField(id="temperature"))
-    made = create_rag_chain(llm, Fixed(documents=DOCUMENTS), minimum_support=0, language="es")
+    made = create_rag_chain(llm, Fixed(documents=DOCUMENTS), minimum_confidence=0, language="es")
     heard: list[str] = []
     for heat in (0.0, 5.0, None):
         messages = MessagesOut()

@@ -117,7 +117,7 @@ def test_prompt_is_exact() -> None:
         (["ask", "", "--index", "indice"], 2, "not a question"),
         (["ask", "¿Qué?", "--index", "indice", "--language", "fr"], 2, "fr"),
         (["ask", "¿Qué?", "--index", "indice", "--on-unsupported", "hide"], 2, "hide"),
-        (["ask", "¿Qué?", "--index", "indice", "--minimum-support", "2"], 2, "--minimum-support"),
+        (["ask", "¿Qué?", "--index", "indice", "--minimum-confidence", "2"], 2, "--minimum-confidence"),
         (["ask", "¿Qué?", "--index", "indice", "--embeddings", "other/model"], 2, "other/model"),
         (["ask", "¿Qué?", "--index", "documentos"], 2, "holds other files"),
         (["ask", "¿Qué?", "--index", "indice", "-k", "0"], 2, "-k"),

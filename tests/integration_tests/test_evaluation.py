@@ -116,13 +116,14 @@ def test_figures_by_hand(index: Index) -> None:
     answers = {
         # Right, but one of its two citations is of another document.
         rent: Answer(
-            text="La renta es de 815 euros al mes.", language="es", short="815 euros", grounded=True, support=0.9,
+            text="La renta es de 815 euros al mes.", language="es", short="815 euros", grounded=True,
+            confidence=0.9,
             citations=[cite(index, "contrato.txt", "815 euros"), cite(index, "acta.txt", "46.900 euros")],
         ),
         # Half right, in the wrong language, and cites nothing.
-        obra: Answer(text="The works begin in marzo of 2026.", language="es", support=0.4),
-        QUESTIONS[3].text: Answer(text="Los lunes.", language="es", support=0.5),
-        QUESTIONS[4].text: Answer(text="No lo encuentro.", language="es", abstained=True, support=0.1),
+        obra: Answer(text="The works begin in marzo of 2026.", language="es", confidence=0.4),
+        QUESTIONS[3].text: Answer(text="Los lunes.", language="es", confidence=0.5),
+        QUESTIONS[4].text: Answer(text="No lo encuentro.", language="es", abstained=True, confidence=0.1),
     }  # fmt: skip
     found = evaluate(Scripted(index, answers), QUESTIONS, index)
     values = {name: (estimate.value, estimate.count) for name, estimate in found.metrics.items()}
@@ -138,7 +139,7 @@ def test_figures_by_hand(index: Index) -> None:
     assert values["abstention_recall"] == (pytest.approx(1 / 2), 2)
     assert values["false_abstention"] == (pytest.approx(1 / 3), 3)
     # Of the four pairs of (0.9, 0.4) and (0.5, 0.1), only (0.4, 0.5) is in the wrong order.
-    assert values["support_auroc"] == (pytest.approx(3 / 4), 4)
+    assert values["confidence_auroc"] == (pytest.approx(3 / 4), 4)
     assert found.k == 2
     # The best threshold of both kinds of answer: 0.9 abstains on one of two, and answers nothing wrongly.
     best = {"threshold": 0.9, "false_abstention": 0.5, "false_answer": 0.0}
@@ -416,7 +417,7 @@ def test_the_report_escapes_whatever_it_is_given(tmp_path: Path) -> None:
             Question("2", attack("¿Quién firmó el contrato?"), (attack("Amalia"),), (), text),
             Question("3", attack("¿Cuánto es la renta?")),
         ]
-        said = Answer(text=attack("No se sabe."), language="es", short=attack("no"), support=0.5)
+        said = Answer(text=attack("No se sabe."), language="es", short=attack("no"), confidence=0.5)
         chain = Scripted(index, {question.text: said for question in questions})
         found = evaluate(chain, questions, index, name=attack("base $\\frac$"))
     path = write_report([found, found], tmp_path / "report.html", language="es", questions_file=attack("q.json"))
@@ -436,9 +437,9 @@ def test_the_report_escapes_whatever_it_is_given(tmp_path: Path) -> None:
 
 
 def test_the_report_shows_where_it_went_wrong(index: Index, tmp_path: Path) -> None:
-    wrong = Answer(text="La obra cuesta 46.900 euros.", language="es", support=0.8)
+    wrong = Answer(text="La obra cuesta 46.900 euros.", language="es", confidence=0.8)
     wrong = wrong.model_copy(update={"citations": [cite(index, "acta.txt", "46.900 euros")]})
-    answers = {QUESTIONS[1].text: wrong, QUESTIONS[4].text: Answer(text="España.", language="es", support=0.2)}
+    answers = {QUESTIONS[1].text: wrong, QUESTIONS[4].text: Answer(text="España.", language="es", confidence=0.2)}
     found = evaluate(Scripted(index, answers), QUESTIONS, index)
     for language in ("es", "pt", "en"):
         path = write_report([found], tmp_path / "new" / "report.html", language=language)

@@ -44,29 +44,29 @@ def test_a_sentence_that_says_it_goes_before_scattered_words(index: Index) -> No
     assert found.index("caldera") < found.index("palabras")
 
 
-def test_support_tells_what_the_documents_hold_from_what_they_do_not(index: Index) -> None:
+def test_confidence_tells_what_the_documents_hold_from_what_they_do_not(index: Index) -> None:
     with index:
         chain = create_rag_chain(ChatLince(), index.as_retriever())
         held = chain.invoke("¿Qué presión debe tener la caldera en frío?")
         foreign = chain.invoke("¿Quién ganó el campeonato mundial de ajedrez?")
-        insisted = create_rag_chain(ChatLince(), index.as_retriever(), minimum_support=0.0).invoke(
+        insisted = create_rag_chain(ChatLince(), index.as_retriever(), minimum_confidence=0.0).invoke(
             "¿Quién ganó el campeonato mundial de ajedrez?"
         )
-    assert held.support is not None
-    assert foreign.support is not None
-    assert held.support > 0.5 > foreign.support
+    assert held.confidence is not None
+    assert foreign.confidence is not None
+    assert held.confidence > 0.5 > foreign.confidence
     assert not held.abstained
     assert foreign.abstained
     assert not insisted.abstained
 
 
-def test_every_document_of_an_answer_has_the_same_support(index: Index) -> None:
+def test_every_document_of_an_answer_has_the_same_confidence(index: Index) -> None:
     with index:
         found = index.as_retriever().invoke("¿Qué presión debe tener la caldera en frío?")
         vectors_only = index.as_retriever(lexical_weight=0.0).invoke("¿Qué presión?")
-    assert len({each.metadata["support"] for each in found}) == 1
+    assert len({each.metadata["confidence"] for each in found}) == 1
     assert all(0 <= each.metadata["relevance"] <= 1 and "similarity" in each.metadata for each in found)
-    assert all("support" not in each.metadata for each in vectors_only)
+    assert all("confidence" not in each.metadata for each in vectors_only)
 
 
 async def test_the_index_is_a_tool(index: Index) -> None:

@@ -222,7 +222,7 @@ def saldo() -> str:
 
 def test_an_answer_may_rest_on_what_another_tool_said(index: Index) -> None:
     llm = scripted(search("saldo"), call_of("saldo"), AIMessage("El saldo de la cuenta es de 500 euros."))
-    agent = create_document_agent(llm, index, [saldo], on_unsupported="drop", minimum_support=0)
+    agent = create_document_agent(llm, index, [saldo], on_unsupported="drop", minimum_confidence=0)
     answer = agent.invoke(asked("¿Cuál es el saldo de la cuenta?"))["answer"]
     assert answer.grounded
     assert [citation.source for citation in answer.citations] == ["saldo"]
@@ -283,7 +283,7 @@ def test_what_comes_with_the_question_is_read(index: Index) -> None:
 
 def test_calls_at_once_are_bounded_too(index: Index) -> None:
     many = AIMessage("", tool_calls=[search(str(number)).tool_calls[0] for number in range(12)])
-    state = create_document_agent(scripted(many, AIMessage("Ya.")), index, minimum_support=0).invoke(
+    state = create_document_agent(scripted(many, AIMessage("Ya.")), index, minimum_confidence=0).invoke(
         asked(QUESTION)
     )
     assert kinds(state["messages"]).count("tool") == 2
@@ -326,8 +326,8 @@ def test_wrong_arguments(index: Index) -> None:
         create_document_agent(ChatLince(), index, max_searches="2")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="max_searches=0"):
         create_document_agent(ChatLince(), index, max_searches=0)
-    with pytest.raises(ConfigurationError, match="minimum_support=2"):
-        create_document_agent(ChatLince(), index, minimum_support=2)
+    with pytest.raises(ConfigurationError, match="minimum_confidence=2"):
+        create_document_agent(ChatLince(), index, minimum_confidence=2)
     with pytest.raises(ConfigurationError, match="on_unsupported='ignore'"):
         create_document_agent(ChatLince(), index, on_unsupported="ignore")  # type: ignore[arg-type]
     with pytest.raises(UnknownModelError, match="gtp"):

@@ -395,7 +395,7 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "title": ({}, {"documents": [Document(TEXTS["agenda"], metadata={"title": "acta"})]}),
     "no documents": ({}, {"documents": []}),
     "language": ({}, {"language": "pt"}),
-    "minimum_support": ({}, {"minimum_support": 0.1}),
+    "minimum_confidence": ({}, {"minimum_confidence": 0.1}),
     "temperature": ({}, {"temperature": 0.3}),
     "stop": ({}, {"stop": ["lo"]}),
     "own temperature": ({"temperature": 0.3}, {}),

@@ -40,7 +40,7 @@ def record(number: int = 0, **fields: Any) -> Record:
         "answerable": True, "missing": False, "units": ("gold",),
         "retrieved": (passage("gold", True), passage("other")),
         "answer": "Es un gato negro.", "short": None, "answer_language": "es",
-        "abstained": False, "grounded": True, "support": None, "citations": (cited(True),),
+        "abstained": False, "grounded": True, "confidence": None, "citations": (cited(True),),
         "corrections": (), "milliseconds": 10.0,
     }  # fmt: skip
     return Record(**{**values, **fields})
@@ -194,12 +194,12 @@ def test_an_abstention_never_scores_whatever_it_says() -> None:
 
 def abstentions() -> list[Record]:
     return [
-        record(1, support=0.9),
-        record(2, support=0.6),
-        record(3, support=0.3, **ABSTAINED),
-        unanswerable(4, support=0.5),
-        unanswerable(5, support=0.1, **ABSTAINED),
-        unanswerable(6, support=None, **ABSTAINED),
+        record(1, confidence=0.9),
+        record(2, confidence=0.6),
+        record(3, confidence=0.3, **ABSTAINED),
+        unanswerable(4, confidence=0.5),
+        unanswerable(5, confidence=0.1, **ABSTAINED),
+        unanswerable(6, confidence=None, **ABSTAINED),
     ]
 
 
@@ -209,7 +209,7 @@ def test_abstention_by_hand() -> None:
     assert (found["abstention_recall"].value, found["abstention_recall"].count) == (pytest.approx(2 / 3), 3)
     assert (found["false_abstention"].value, found["false_abstention"].count) == (pytest.approx(1 / 3), 3)
     # Of the 3 * 2 pairs, only (0.3, 0.5) is in the wrong order.
-    assert (found["support_auroc"].value, found["support_auroc"].count) == (pytest.approx(5 / 6), 5)
+    assert (found["confidence_auroc"].value, found["confidence_auroc"].count) == (pytest.approx(5 / 6), 5)
 
 
 def test_best_threshold() -> None:
@@ -222,10 +222,10 @@ def test_best_threshold() -> None:
     assert all(math.isfinite(number) for point in curve.points for number in point)
 
 
-def test_no_curve_without_both_classes_or_support() -> None:
-    assert abstention_curve([record(1, support=0.5)]) is None
+def test_no_curve_without_both_classes_or_confidence() -> None:
+    assert abstention_curve([record(1, confidence=0.5)]) is None
     assert abstention_curve([record(1), unanswerable(2)]) is None
-    assert abstention_metrics([record(1, support=0.5)])["support_auroc"].value is None
+    assert abstention_metrics([record(1, confidence=0.5)])["confidence_auroc"].value is None
 
 
 # Intervals.
@@ -303,9 +303,9 @@ def test_first_thing_that_went_wrong(made: Record, failure: str | None) -> None:
 
 def test_worst_failures_come_first() -> None:
     near = record(1, answer="Un gato pardo.")
-    far = record(2, answer="Un perro.", support=0.2)
-    sure = replace(far, id="3", support=0.9)
-    silent = record(4, **ABSTAINED, support=0.1)
+    far = record(2, answer="Un perro.", confidence=0.2)
+    sure = replace(far, id="3", confidence=0.9)
+    silent = record(4, **ABSTAINED, confidence=0.1)
     (wrong, abstained) = reversed(worst_failures([near, far, sure, silent, record(5)], 5, 2))
     assert wrong == ("wrong_sentence", [sure, far])
     assert abstained == ("wrongly_abstained", [silent])

@@ -57,13 +57,13 @@ def test_a_second_sentence_answers_what_the_first_leaves_open() -> None:
     assert answer == ["La biblioteca abre a las nueve.", "El aparcamiento cierra a medianoche."]
 
 
-def test_support_decides_with_a_retriever() -> None:
+def test_confidence_decides_with_a_retriever() -> None:
     """What the retriever says of the documents as a whole goes before the words of the question."""
     question = "¿Cuándo empezó la guerra de los contratos en Marte?"
-    assert select_sentences(question, [{**CONTRACT, "support": 0.05}], "es") == []
-    assert select_sentences(question, [{**CONTRACT, "support": 0.9}], "es") != []
-    assert select_sentences(question, [{**CONTRACT, "support": 0.05}], "es", minimum_support=0.04) != []
-    assert select_sentences("¿Quién ganó el mundial?", [CONTRACT], "es", minimum_support=0.0) != []
+    assert select_sentences(question, [{**CONTRACT, "confidence": 0.05}], "es") == []
+    assert select_sentences(question, [{**CONTRACT, "confidence": 0.9}], "es") != []
+    assert select_sentences(question, [{**CONTRACT, "confidence": 0.05}], "es", minimum_confidence=0.04) != []
+    assert select_sentences("¿Quién ganó el mundial?", [CONTRACT], "es", minimum_confidence=0.0) != []
 
 
 def prompt_for(question: str, documents: list[dict[str, Any]]) -> Prompt:

@@ -96,7 +96,7 @@ def test_no_usage_stays_no_usage() -> None:
 def test_without_documents_only_a_wish_goes_to_the_model() -> None:
     nothing = Fixed(documents=[])
     assert create_rag_chain(replies(SPANISH), nothing).invoke(QUESTION).abstained
-    assert create_rag_chain(replies(SPANISH), nothing, minimum_support=0.0).invoke(QUESTION).text == SPANISH
+    assert create_rag_chain(replies(SPANISH), nothing, minimum_confidence=0.0).invoke(QUESTION).text == SPANISH
 
 
 def test_two_slips_are_answered_with_a_quotation() -> None:
@@ -133,7 +133,7 @@ def test_a_stream_goes_on_once_its_language_is_known() -> None:
 
 def test_a_quotation_may_be_in_the_documents_language() -> None:
     english = Document("The committee is chaired by Amalia Ortuño since last spring.", metadata={"source": "a"})
-    quoted = ChatLince().invoke(QUESTION, documents=[english], minimum_support=0.0).text
+    quoted = ChatLince().invoke(QUESTION, documents=[english], minimum_confidence=0.0).text
     assert quoted == english.page_content
     assert not slips_from("es", quoted, [english])
     assert slips_from("es", ENGLISH, [english])
@@ -141,25 +141,25 @@ def test_a_quotation_may_be_in_the_documents_language() -> None:
     assert not slips_from("es", "Super Bowl Halftime", [])
 
 
-def test_little_support_abstains_without_the_model() -> None:
-    def ask(support: float, **options: Any) -> Answer:
+def test_little_confidence_abstains_without_the_model() -> None:
+    def ask(confidence: float, **options: Any) -> Answer:
         documents = [
-            each.model_copy(update={"metadata": {**each.metadata, "support": support}}) for each in chunks()
+            each.model_copy(update={"metadata": {**each.metadata, "confidence": confidence}}) for each in chunks()
         ]
         answer: Answer = create_rag_chain(replies(SPANISH), Fixed(documents=documents), **options).invoke(QUESTION)
         return answer
 
     refused = ask(0.2)
     assert refused.abstained
-    assert refused.support == 0.2
+    assert refused.confidence == 0.2
     assert refused.usage is None
     assert refused.text == message("abstention", "es")
-    assert ask(0.2, minimum_support=0.1).text == SPANISH
-    assert ask(0.8).support == 0.8
+    assert ask(0.2, minimum_confidence=0.1).text == SPANISH
+    assert ask(0.8).confidence == 0.8
 
 
 @pytest.mark.parametrize(
-    ("options", "value"), [({"on_unsupported": "ignore"}, "ignore"), ({"minimum_support": 2}, "2")]
+    ("options", "value"), [({"on_unsupported": "ignore"}, "ignore"), ({"minimum_confidence": 2}, "2")]
 )
 def test_wrong_options_are_named(options: dict[str, Any], value: str) -> None:
     with pytest.raises(ConfigurationError, match=value):

@@ -134,13 +134,16 @@ def test_it_cannot_write_json() -> None:
         ChatLince().with_structured_output({"title": "x", "type": "object"}).invoke(QUESTION)
 
 
-def test_what_was_found_twice_counts_once_with_its_better_support() -> None:
+def test_what_was_found_twice_counts_once_with_its_better_confidence() -> None:
     weak, strong = (
-        [Document(each.page_content, metadata={**each.metadata, "support": support}) for each in chunks(*names)]
-        for support, names in ((0.2, ("agenda", "ata")), (0.9, ("gato", "agenda")))
+        [
+            Document(each.page_content, metadata={**each.metadata, "confidence": confidence})
+            for each in chunks(*names)
+        ]
+        for confidence, names in ((0.2, ("agenda", "ata")), (0.9, ("gato", "agenda")))
     )
     documents = found_documents([found("a", *weak), found("b", *strong)])
-    assert [(each.metadata["source"], each.metadata["support"]) for each in documents] == [
+    assert [(each.metadata["source"], each.metadata["confidence"]) for each in documents] == [
         ("gato", 0.9), ("agenda", 0.9), ("ata", 0.2)
     ]  # fmt: skip
 

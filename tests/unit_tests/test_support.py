@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.text.confidence import calibration_of, measure_coverage, measure_support
+from lince_rag.text.confidence import calibration_of, measure_confidence, measure_coverage
 from lince_rag.text.language import LANGUAGES, Language
 
 EMBEDDED = calibration_of("embedded")
@@ -33,27 +33,27 @@ def test_coverage_is_a_share(question: str, documents: list[str], language: Lang
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_more_relevance_is_never_less_support(one: float, other: float) -> None:
-    def support(relevance: float) -> float:
+def test_more_relevance_is_never_less_confidence(one: float, other: float) -> None:
+    def confidence(relevance: float) -> float:
         documents = [{"text": TEXT, "language": "es", "relevance": relevance}]
-        return measure_support("¿Qué presión tiene?", "es", documents, EMBEDDED)
+        return measure_confidence("¿Qué presión tiene?", "es", documents, EMBEDDED)
 
-    assert 0.0 < support(one) < 1.0
-    assert (support(one) <= support(other)) or one > other
+    assert 0.0 < confidence(one) < 1.0
+    assert (confidence(one) <= confidence(other)) or one > other
 
 
-def test_even_support_is_at_the_threshold() -> None:
+def test_even_confidence_is_at_the_threshold() -> None:
     coverage = measure_coverage("¿Qué presión tiene?", [{"text": TEXT, "language": "es"}], "es")
     at_threshold = EMBEDDED.threshold - EMBEDDED.coverage_weight * coverage
     document: dict[str, Any] = {"text": TEXT, "language": "es", "relevance": at_threshold}
-    assert measure_support("¿Qué presión tiene?", "es", [document], EMBEDDED) == pytest.approx(0.5)
+    assert measure_confidence("¿Qué presión tiene?", "es", [document], EMBEDDED) == pytest.approx(0.5)
 
 
 def test_less_is_asked_of_a_document_in_another_language() -> None:
     document: dict[str, Any] = {"text": TEXT, "relevance": 0.1}
     asked = "¿Quién?"
     found = [
-        measure_support(asked, "es", [{**document, "language": language}], EMBEDDED)
+        measure_confidence(asked, "es", [{**document, "language": language}], EMBEDDED)
         for language in ("es", "pt", "en")
     ]
     assert found == sorted(found)
