@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lince_rag.index.retriever import HybridRetriever
     from lince_rag.models.chat_model import ChatLince
     from lince_rag.models.llm import LinceLLM
-    from lince_rag.models.messages import NativePrompt
+    from lince_rag.models.native_prompt import NativePrompt
 
 __all__ = [
     "Answer",
@@ -43,7 +43,7 @@ _MODULES = {
     "LinceEmbeddings": "index.embeddings",
     "LinceError": "errors",
     "LinceLLM": "models.llm",
-    "NativePrompt": "models.messages",
+    "NativePrompt": "models.native_prompt",
     "create_document_agent": "agents.agent",
     "create_rag_chain": "chain.rag",
 }

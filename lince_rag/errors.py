@@ -17,6 +17,8 @@
 Each one names the offending value in its message and says in ``hint`` how to go on.
 """
 
+from importlib.util import find_spec
+
 
 class LinceError(Exception):
     """Base of all errors of this package.
@@ -105,3 +107,18 @@ class EngineError(LinceError):
 
 class EvaluationError(LinceError):
     """A question of an evaluation could not be answered; the message names it."""
+
+
+def require(extra: str, *packages: str) -> None:
+    """Check that optional packages are installed, without importing them.
+
+    Args:
+        extra: The extra of lince-rag that brings them.
+        packages: Their import names.
+
+    Raises:
+        MissingExtraError: One is not installed.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra)

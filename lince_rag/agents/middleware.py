@@ -25,9 +25,9 @@ from lince_rag.chain.conversation import Rewriter
 from lince_rag.chain.packing import Prepared, prepare, reads_documents
 from lince_rag.chain.requests import Request, read_request
 from lince_rag.chain.steps import ChainSettings
-from lince_rag.models.answer_formats import instruction
 from lince_rag.models.searching import current_turn, found_documents, last_question, made_calls, without_calls
 from lince_rag.text.language import Language
+from lince_rag.text.wording import wording
 
 SEARCH_TOOL: Final = "search_documents"
 
@@ -187,7 +187,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
                 each.model_copy(update={"metadata": {**each.metadata, "confidence": None}}) for each in documents
             ]
             documents = [*enclosed, *bare]
-        search = instruction("search", request.language, tool=SEARCH_TOOL) if tools and not _quotes(llm) else ""
+        search = wording("search", request.language, tool=SEARCH_TOOL) if tools and not _quotes(llm) else ""
         system = [str(each.text) for each in (*told, *messages) if isinstance(each, SystemMessage)]
         # A model that reads documents gets them there; what a search returned is only counted here.
         following = [_noted(message, request.language, llm) for message in turn]
@@ -250,7 +250,7 @@ def _noted(message: BaseMessage, language: Language, llm: BaseChatModel) -> Base
     if not isinstance(message, ToolMessage) or not _is_search(message) or not isinstance(message.artifact, list):
         return message
     count = str(len(message.artifact))
-    content = "" if _quotes(llm) else instruction("found", language, count=count)
+    content = "" if _quotes(llm) else wording("found", language, count=count)
     return message.model_copy(update={"content": content, "artifact": []})
 
 

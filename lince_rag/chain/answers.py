@@ -7,7 +7,8 @@ from langchain_core.messages.ai import UsageMetadata
 from pydantic import BaseModel, ConfigDict
 
 from lince_rag.chain.citations import Citation
-from lince_rag.text.language import LANGUAGES, Language, message
+from lince_rag.text.language import LANGUAGES, Language
+from lince_rag.text.wording import wording
 
 # What the chain did to a model's answer, in the order it did it.
 Correction = Literal["asked_again_for_language", "dropped_unsupported", "quoted_instead"]
@@ -66,4 +67,4 @@ def is_abstention(text: str) -> bool:
         Whether it is that sentence, in any of our languages.
     """
     said = text.strip(" .\"'«»").casefold()
-    return any(said == message("abstention", language).strip(".").casefold() for language in LANGUAGES)
+    return any(said == wording("abstention", language).strip(".").casefold() for language in LANGUAGES)

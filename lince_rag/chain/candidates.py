@@ -29,7 +29,8 @@ from lince_rag.engines.extractive import EXTRACTIVE
 from lince_rag.engines.generation.sampling import generation_options, is_beam_search, is_sampling
 from lince_rag.models.chat_model import ChatLince
 from lince_rag.models.model_fields import CALL_SETTINGS
-from lince_rag.text.language import Language, detect_language, message
+from lince_rag.text.language import Language, detect_language
+from lince_rag.text.wording import wording
 
 # Where the model would give the same answer every time: what the card of the registry's sampling model says.
 SAMPLING_TEMPERATURE: Final = 0.7
@@ -208,7 +209,7 @@ class BestOf(BaseChatModel):
             answer = candidates[max(ranks, key=lambda at: ranks[at])].message
             metadata = dict(answer.response_metadata)
         else:
-            answer = AIMessage(message("abstention", task.language))
+            answer = AIMessage(wording("abstention", task.language))
             metadata = {"abstained": True, "guardrail": "all candidates"}
         metadata["candidates"] = [
             {"text": text, "rank_score": ranks[at][0] if at in ranks else None, "guardrail_score": verdict}

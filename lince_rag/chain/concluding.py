@@ -12,7 +12,7 @@ from lince_rag.chain.packing import Prepared
 from lince_rag.chain.requests import Request
 from lince_rag.chain.short_answers import find_short_answer
 from lince_rag.models.chat_model import ChatLince
-from lince_rag.text.language import message
+from lince_rag.text.wording import wording
 
 # Yields what the model is to be asked again, is sent its reply, and returns the answer.
 Conclusion = Generator[Prepared, BaseMessage | None, Answer]
@@ -28,7 +28,7 @@ def refuse(request: Request, confidence: float | None) -> Answer:
     Returns:
         The abstention.
     """
-    text = message("abstention", request.language)
+    text = wording("abstention", request.language)
     return Answer(
         text=text, language=request.language, abstained=True, confidence=confidence, standalone=request.standalone
     )
@@ -64,7 +64,7 @@ def conclude(
     text, usage = str(reply.text).strip(), _usage(reply)
     if slips_from(request.language, text, prepared.packed.documents):
         corrections.append("asked_again_for_language")
-        prepared = prepare_again(replace(request, reminder=message("answer_in", request.language)))
+        prepared = prepare_again(replace(request, reminder=wording("answer_in", request.language)))
         second = yield prepared
         if second is not None:
             reply, text, usage = second, str(second.text).strip(), _sum(usage, _usage(second))
@@ -77,7 +77,7 @@ def conclude(
         return _answer(request, prepared, reply, usage, corrections)
     if on_unsupported == "extract":
         return _answer(request, prepared, _quote(request, prepared), usage, [*corrections, "quoted_instead"])
-    kept = AIMessage(drop_unsupported(text, grounding) or message("abstention", request.language))
+    kept = AIMessage(drop_unsupported(text, grounding) or wording("abstention", request.language))
     return _answer(request, prepared, kept, usage, [*corrections, "dropped_unsupported"])
 
 

@@ -8,8 +8,9 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from lince_rag.chain.grounding import slips_from
 from lince_rag.chain.requests import Request
-from lince_rag.text.language import Language, message
+from lince_rag.text.language import Language
 from lince_rag.text.questions import function_words, names_its_subject, points_back, replaceable_patterns
+from lince_rag.text.wording import wording
 from lince_rag.text.words import words
 
 Rewriting = Literal["auto", "model", "rules", "off"]
@@ -135,11 +136,11 @@ def rewriting_prompt(question: str, history: Sequence[BaseMessage], language: La
         with.
     """
     turns = [
-        f"{message('question' if isinstance(turn, HumanMessage) else 'answer', language)}: {turn.text}"
+        f"{wording('question' if isinstance(turn, HumanMessage) else 'answer', language)}: {turn.text}"
         for turn in history[-SHOWN_TURNS:]
     ]
-    asked = f"{message('question', language)}: {question}"
-    return [SystemMessage(message("rewrite", language)), HumanMessage("\n".join([*turns, asked]))]
+    asked = f"{wording('question', language)}: {question}"
+    return [SystemMessage(wording("rewrite", language)), HumanMessage("\n".join([*turns, asked]))]
 
 
 def accept_rewriting(reply: str, question: str, history: Sequence[BaseMessage], language: Language) -> str:
@@ -156,7 +157,7 @@ def accept_rewriting(reply: str, question: str, history: Sequence[BaseMessage], 
         together could be.
     """
     line = reply.strip().partition("\n")[0].strip()
-    line = line.removeprefix(f"{message('question', language)}:").strip()
+    line = line.removeprefix(f"{wording('question', language)}:").strip()
     longest = LONGEST_REWRITING * len(" ".join([question, *asked_before(history)[-1:]]).split())
     if not line or len(line.split()) > longest or slips_from(language, line, ()):
         return rewrite_by_rules(question, history, language)

@@ -11,12 +11,11 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
 from lince_rag.chain.candidates import BestOf
+from lince_rag.chain.context import PackedContext, pack_context
 from lince_rag.chain.requests import Request
 from lince_rag.engines.generation.sampling import DEFAULT_ANSWER_TOKENS
-from lince_rag.prompting.context import PackedContext, pack_context
-from lince_rag.prompting.templates import load_answer_instructions
 from lince_rag.text.confidence import EVEN_CONFIDENCE
-from lince_rag.text.language import message
+from lince_rag.text.wording import wording
 
 # Tokens of context for a model that does not say how long its window is.
 DEFAULT_CONTEXT_TOKENS: Final = 1500
@@ -90,7 +89,8 @@ def prepare(
     Returns:
         What the model gets.
     """
-    told = load_answer_instructions(request.language, message("abstention", request.language))
+    abstention = wording("abstention", request.language)
+    told = wording("answer_instructions", request.language, abstention=abstention)
     instructions = SystemMessage("\n".join(filter(None, (told, further_instructions))))
     # A model that only quotes goes by the words of the question; others read the conversation itself.
     asked = request.standalone if getattr(llm, "quotes", False) else request.question

@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 
 from lince_rag.chain.citations import attribute
 from lince_rag.text.language import Language
-from lince_rag.text.words import sentence_spans
+from lince_rag.text.sentences import sentence_spans
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,8 @@ from lince_rag.cli.options import (
     make_chain,
 )
 from lince_rag.errors import ConfigurationError, LinceError
-from lince_rag.text.language import LANGUAGES, Language, message
+from lince_rag.text.language import LANGUAGES, Language
+from lince_rag.text.wording import wording
 
 if TYPE_CHECKING:
     from lince_rag.index.index import Index
@@ -71,11 +72,11 @@ def ingest(
             with ingest_progress(language) as progress:
                 report = opened.ingest(list(paths), on_progress=progress)
         except KeyboardInterrupt:
-            print_plain(message("interrupted", language))
+            print_plain(wording("interrupted", language))
             raise typer.Exit(INTERRUPTED_STATUS) from None
     if not (report.added or report.changed or report.unchanged or report.removed or report.failed):
         given = ", ".join(str(path) for path in paths)
-        raise ConfigurationError(message("no_documents", language, paths=given))
+        raise ConfigurationError(wording("no_documents", language, paths=given))
     print_ingest_report(report, str(index), language)
     if report.failed:
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ from lince_rag.cli.options import (
     UnsupportedOption,
     make_chain,
 )
-from lince_rag.text.language import message
+from lince_rag.text.wording import wording
 
 if TYPE_CHECKING:
     from langchain_core.chat_history import BaseChatMessageHistory
@@ -66,7 +66,7 @@ def chat(
         history = open_session(opened.folder, session)
         if session is not None and history.messages:
             print_plain(
-                message("session_goes_on", reader_language(), name=session, count=len(history.messages) // 2)
+                wording("session_goes_on", reader_language(), name=session, count=len(history.messages) // 2)
             )
         _converse(chain, history)
 
@@ -78,11 +78,11 @@ def _converse(chain: "RagChain", history: "BaseChatMessageHistory") -> None:
     from lince_rag.cli.terminal import print_answer, print_plain, reader_language
 
     language = reader_language()
-    while question := _read_question(message("question", language)):
+    while question := _read_question(wording("question", language)):
         try:
             answer = print_answer(chain.stream({"question": question, "history": history.messages}))
         except KeyboardInterrupt:
-            print_plain("\n" + message("answer_interrupted", language))
+            print_plain("\n" + wording("answer_interrupted", language))
             continue
         history.add_messages([HumanMessage(question), AIMessage(answer.text)])
 

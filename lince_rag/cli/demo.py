@@ -2,7 +2,6 @@
 
 import tempfile
 import time
-import tomllib
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from rich.markup import escape
 
 from lince_rag.cli.terminal import ingest_progress, output, print_answer
 from lince_rag.prompting.registry import load_registry
-from lince_rag.text.language import Language, message
+from lince_rag.text.language import Language
+from lince_rag.text.wording import load_table, wording
 
 
 def load_questions(kind: str = "question") -> list[dict[str, Any]]:
@@ -23,8 +23,7 @@ def load_questions(kind: str = "question") -> list[dict[str, Any]]:
     Returns:
         Dicts with ``text``, ``language``, ``answerable`` and, where it is, ``expected`` and ``source``.
     """
-    text = (files("lince_rag.prompts") / "demo.toml").read_text(encoding="utf-8")
-    questions: list[dict[str, Any]] = tomllib.loads(text)[kind]
+    questions: list[dict[str, Any]] = load_table("demo")[kind]
     return questions
 
 
@@ -39,7 +38,7 @@ def run_demo(language: Language) -> None:
     from lince_rag.models.chat_model import ChatLince
 
     console = output()
-    console.print(f"[bold]{message('demo_intro', language)}[/]")
+    console.print(f"[bold]{wording('demo_intro', language)}[/]")
     with (
         as_file(files("lince_rag.cli") / "demo_documents") as documents,
         tempfile.TemporaryDirectory(prefix="lince-demo-") as folder,
@@ -47,18 +46,18 @@ def run_demo(language: Language) -> None:
     ):
         with ingest_progress(language) as progress:
             report = index.ingest(documents, on_progress=progress)
-        console.print(message("demo_indexed", language, documents=len(report.added), seconds=report.seconds))
+        console.print(wording("demo_indexed", language, documents=len(report.added), seconds=report.seconds))
         chain = create_rag_chain(ChatLince(), index.as_retriever())
         for question in load_questions():
             console.print(f"\n[bold]{escape(question['text'])}[/]")
             started = time.monotonic()
             answer = print_answer(chain.stream(question["text"]), name=lambda source: Path(source).name)
             seconds = time.monotonic() - started
-            console.print(f"  [dim]{message('seconds', answer.language, seconds=seconds)}[/]")
-    console.print(f"\n[bold]{message('demo_next', language)}[/]")
+            console.print(f"  [dim]{wording('seconds', answer.language, seconds=seconds)}[/]")
+    console.print(f"\n[bold]{wording('demo_next', language)}[/]")
     console.print("  lince-rag ingest ~/Documents --index my-index", markup=False)
     console.print('  lince-rag ask "…" --index my-index', markup=False)
-    console.print(f"[bold]{message('demo_model', language)}[/]")
+    console.print(f"[bold]{wording('demo_model', language)}[/]")
     console.print("  lince-rag models", markup=False)
     model = next(spec.name for spec in load_registry().values() if spec.parameters)
     console.print(f'  lince-rag prompt {model} --question "…" --context "…"', markup=False)

@@ -21,7 +21,8 @@ from lince_rag.cli.options import (
     ModelPathOption,
     QuantizationOption,
 )
-from lince_rag.text.language import Language, message
+from lince_rag.text.language import Language
+from lince_rag.text.wording import wording
 
 if TYPE_CHECKING:
     from lince_rag.evaluation import Evaluation, Question
@@ -83,7 +84,7 @@ def evaluate_file(
     try:
         evaluations = _evaluate_all(settings, questions, output, language)
     except KeyboardInterrupt:
-        print_plain(message("eval_interrupted", language, output=output))
+        print_plain(wording("eval_interrupted", language, output=output))
         raise typer.Exit(INTERRUPTED_STATUS) from None
     report = write_report(evaluations, output / REPORT_FILE, language=language, questions_file=file.name)
     if json_:
@@ -92,7 +93,7 @@ def evaluate_file(
         sys.stdout.write(json.dumps(whole, ensure_ascii=False, indent=2) + "\n")
     else:
         _print_evaluations(evaluations, language)
-        print_plain(message("eval_report", language, path=report))
+        print_plain(wording("eval_report", language, path=report))
 
 
 def _evaluate_all(
@@ -114,7 +115,7 @@ def _evaluate_all(
         with ExitStack() as stack:
             with ingest_progress(language) as copied:
                 index = stack.enter_context(open_setting_index(setting, output, copied))
-            asked = stack.enter_context(progress_bar(message("evaluating", language, name=setting.name)))
+            asked = stack.enter_context(progress_bar(wording("evaluating", language, name=setting.name)))
             chain = make_chain(setting, index, chat)
             evaluations.append(
                 evaluate(chain, questions, index, output=output, name=setting.name, on_progress=asked)
@@ -131,7 +132,7 @@ def _print_evaluations(evaluations: "Sequence[Evaluation]", language: Language) 
     from lince_rag.evaluation.report import format_interval, format_value, metric_labels
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column(message("eval_metric", language), no_wrap=True)
+    table.add_column(wording("eval_metric", language), no_wrap=True)
     for evaluation in evaluations:
         table.add_column(escape(evaluation.name), overflow="fold")
     for name, label in metric_labels(evaluations, language).items():
@@ -141,8 +142,8 @@ def _print_evaluations(evaluations: "Sequence[Evaluation]", language: Language) 
     output().print(table)
     seen: dict[str, None] = {}
     for evaluation in evaluations:
-        seen.setdefault(message("eval_counts", language, **evaluation.counts))
+        seen.setdefault(wording("eval_counts", language, **evaluation.counts))
         if missing := evaluation.counts["not_in_index"]:
-            seen.setdefault(message("eval_not_in_index", language, count=missing))
+            seen.setdefault(wording("eval_not_in_index", language, count=missing))
     for line in seen:
         print_plain(line)

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, message
+from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language
+from lince_rag.text.wording import wording
 
 if TYPE_CHECKING:
     from lince_rag.chain.answers import Answer
@@ -75,7 +76,7 @@ def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = s
     console = output()
     console.print()
     for correction in answer.corrections:
-        console.print(f"  [yellow]{escape(message(correction, answer.language))}[/]")
+        console.print(f"  [yellow]{escape(wording(correction, answer.language))}[/]")
     if shown.strip() != answer.text:
         # It was corrected after it had gone out.
         print_plain(_LINE_BREAK.sub(" ", answer.text))
@@ -83,10 +84,10 @@ def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = s
     for citation in answer.citations:
         place = name(citation.source)
         if citation.page is not None:
-            place += ", " + message("page", answer.language, page=citation.page)
+            place += ", " + wording("page", answer.language, page=citation.page)
         seen.setdefault(place)
     if seen:
-        console.print(f"  [dim]{message('sources', answer.language)}:[/] [cyan]{escape(' · '.join(seen))}[/]")
+        console.print(f"  [dim]{wording('sources', answer.language)}:[/] [cyan]{escape(' · '.join(seen))}[/]")
     for note in _notes(answer):
         console.print(f"  [yellow]{escape(note)}[/]")
     return answer  # type: ignore[no-any-return]
@@ -94,16 +95,16 @@ def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = s
 
 def _notes(answer: "Answer") -> Iterator[str]:
     if not answer.grounded and not answer.abstained:
-        yield message("unsupported", answer.language)
+        yield wording("unsupported", answer.language)
     if answer.omitted:
-        yield message("omitted", answer.language, count=len(answer.omitted))
+        yield wording("omitted", answer.language, count=len(answer.omitted))
     if answer.shortened:
-        yield message("shortened", answer.language, count=len(answer.shortened))
+        yield wording("shortened", answer.language, count=len(answer.shortened))
 
 
 def ingest_progress(language: Language) -> AbstractContextManager[Callable[[int, int, str], None]]:
     """Show a progress bar on the terminal; the value is ``on_progress`` of ``Index.ingest``."""
-    return progress_bar(message("ingesting", language))
+    return progress_bar(wording("ingesting", language))
 
 
 @contextmanager
@@ -137,33 +138,33 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int, str], None]]:
 def print_ingest_report(report: "IngestReport", index: str, language: Language) -> None:
     """Print what an ingestion did; problems go to the error stream, by name and reason."""
     counts = {name: len(getattr(report, name)) for name in ("added", "changed", "unchanged", "removed", "failed")}
-    print_plain(message("ingested", language, **counts, chunks=report.chunks, seconds=report.seconds))
+    print_plain(wording("ingested", language, **counts, chunks=report.chunks, seconds=report.seconds))
     if report.failed:
         console = diagnostics()
-        console.print(f"[yellow]{message('not_indexed', language)}[/]")
+        console.print(f"[yellow]{wording('not_indexed', language)}[/]")
         for problem in report.failed:
             console.print(f"  {short_path(problem.source)}: {problem.reason}", markup=False)
     else:
-        print_plain(message("ask_next", language, index=index))
+        print_plain(wording("ask_next", language, index=index))
 
 
 def print_sources(
     sources: "Sequence[Source]", report: "VerifyReport", embeddings: str, index: str, language: Language
 ) -> None:
     """Print the documents of an index and whether its stores are in order."""
-    table = _table(message("source_columns", language), right=2)
+    table = _table(wording("source_columns", language), right=2)
     for source in sources:
         cells = (short_path(source.source), source.language, source.chunks, source.characters)
         table.add_row(*(escape(str(cell)) for cell in cells))
     console = output()
     console.print(table)
     values = {"documents": report.documents, "chunks": report.chunks, "embeddings": embeddings}
-    print_plain(message("status", language, **values))
+    print_plain(wording("status", language, **values))
     missing, stray = len({*report.missing_terms, *report.missing_vectors}), len(report.stray)
     key = "status_ok" if not missing + stray else "status_repaired" if report.repaired else "status_damaged"
-    print_plain(message(key, language, missing=missing, stray=stray, index=index))
+    print_plain(wording(key, language, missing=missing, stray=stray, index=index))
     if report.gone:
-        print_plain(message("status_gone", language))
+        print_plain(wording("status_gone", language))
         for source_name in report.gone:
             print_plain(f"  {short_path(source_name)}")
 
@@ -173,7 +174,7 @@ def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
     from lince_rag.engines.checkpoints.memory import fits
 
     dtypes = {"bfloat16": "bf16", "int8": "int8", "int4": "int4"}
-    names = [message("model_columns", language), *dtypes.values(), message("model_fits", language)]
+    names = [wording("model_columns", language), *dtypes.values(), wording("model_fits", language)]
     table = _table("|".join(names), right=2 + len(dtypes))
     table.columns[0].no_wrap = True
     table.columns[2].min_width = 12
@@ -186,7 +187,7 @@ def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
         )  # fmt: skip
         table.add_row(*(escape(str(cell)) for cell in cells))
     output().print(table)
-    print_plain(message("model_memory", language))
+    print_plain(wording("model_memory", language))
 
 
 def print_plain(text: str) -> None:

@@ -12,7 +12,7 @@ from langchain_core.documents import Document
 
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language, detect_language
-from lince_rag.text.words import sentence_spans
+from lince_rag.text.sentences import sentence_spans
 
 # Goes into the fingerprint: raise it whenever the same settings begin to give other chunks.
 ALGORITHM_VERSION: Final = 1

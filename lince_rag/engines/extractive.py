@@ -16,10 +16,11 @@ from typing import Any, Final
 from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationSettings, check_window
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.confidence import EVEN_CONFIDENCE, MINIMUM_COVERAGE, measure_coverage
-from lince_rag.text.language import Language, detect_language, message
+from lince_rag.text.language import Language, detect_language
 from lince_rag.text.questions import QuestionKind, asks_for_list, content_stems, kind_of
-from lince_rag.text.sentences import Sentence, split_sentences
-from lince_rag.text.words import fold, grams, sentence_spans, words
+from lince_rag.text.sentences import Sentence, sentence_spans, split_sentences
+from lince_rag.text.wording import wording
+from lince_rag.text.words import fold, grams, words
 
 EXTRACTIVE: Final = "extractive"
 
@@ -93,7 +94,7 @@ class ExtractiveEngine(Engine):
         question = next((turn["content"] for turn in reversed(prompt.messages) if turn["role"] == "user"), "")
         language = settings.language or detect_language(question)
         quotes = select_sentences(question, prompt.documents, language, settings.minimum_confidence)
-        text = _join(quotes, language) or message("abstention", language)
+        text = _join(quotes, language) or wording("abstention", language)
         yield from self._emit(text, not quotes, length, settings)
 
     def _emit(

@@ -8,7 +8,8 @@ from typing import Any, Final
 from lince_rag.evaluation.extras import load
 from lince_rag.evaluation.metrics import confidences
 from lince_rag.evaluation.runs import Evaluation
-from lince_rag.text.language import Language, message
+from lince_rag.text.language import Language
+from lince_rag.text.wording import wording
 
 # Okabe and Ito's palette: told apart by people who do not see all colours.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -96,18 +97,18 @@ def plot_confidence(evaluation: Evaluation, language: Language) -> str | None:
     figure, (above, below) = _figure(4.6, nrows=2, sharex=True)
     answerable, unanswerable = confidences(evaluation.records)
     lowest, highest = min(answerable + unanswerable), max(answerable + unanswerable)
-    names = (message("eval_answerable", language), message("eval_unanswerable", language))
+    names = (wording("eval_answerable", language), wording("eval_unanswerable", language))
     for values, name, colour in zip((answerable, unanswerable), names, COLOURS, strict=False):
         share = [1 / len(values)] * len(values)
         span = (lowest, highest if highest > lowest else lowest + 1)
         above.hist(values, bins=_BINS, range=span, weights=share, alpha=0.6, color=colour, label=name)
-    above.set_ylabel(message("eval_share", language))
+    above.set_ylabel(wording("eval_share", language))
     thresholds, abstained, answered = zip(*curve.points, strict=True)
     below.step(
-        thresholds, abstained, where="mid", color=COLOURS[0], label=message("eval_false_abstention", language)
+        thresholds, abstained, where="mid", color=COLOURS[0], label=wording("eval_false_abstention", language)
     )
-    below.step(thresholds, answered, where="mid", color=COLOURS[1], label=message("eval_false_answer", language))
-    below.set_xlabel(message("eval_confidence", language))
+    below.step(thresholds, answered, where="mid", color=COLOURS[1], label=wording("eval_false_answer", language))
+    below.set_xlabel(wording("eval_confidence", language))
     for axes in (above, below):
         axes.axvline(curve.threshold, color="black", linestyle="--", linewidth=1)
         axes.legend(frameon=False)
@@ -129,8 +130,8 @@ def plot_latency(evaluations: Sequence[Evaluation], language: Language) -> str:
         times = [record.milliseconds for record in evaluation.records]
         axes.ecdf(times, color=COLOURS[number % len(COLOURS)], label=_label(evaluation))
     axes.set_xscale("log")
-    axes.set_xlabel(message("eval_milliseconds", language))
-    axes.set_ylabel(message("eval_share", language))
+    axes.set_xlabel(wording("eval_milliseconds", language))
+    axes.set_ylabel(wording("eval_share", language))
     axes.grid(alpha=0.3)
     if len(evaluations) > 1:
         axes.legend(frameon=False)

@@ -17,7 +17,8 @@ from lince_rag.evaluation.metrics import RECALL_DEPTH
 from lince_rag.evaluation.plots import plot_confidence, plot_latency, plot_metrics
 from lince_rag.evaluation.records import Record
 from lince_rag.evaluation.runs import Evaluation
-from lince_rag.text.language import Language, message
+from lince_rag.text.language import Language
+from lince_rag.text.wording import wording
 
 # Failures of each kind that are shown for each setting.
 SHOWN_FAILURES: Final = 10
@@ -38,7 +39,7 @@ def metric_labels(evaluations: Sequence[Evaluation], language: Language) -> dict
     Returns:
         What to call each metric, in the order of a table.
     """
-    labels = {name: message(f"metric_{_key(name)}", language) for name in evaluations[0].metrics}
+    labels = {name: wording(f"metric_{_key(name)}", language) for name in evaluations[0].metrics}
     depths = {evaluation.k for evaluation in evaluations}
     if depths == {RECALL_DEPTH}:
         # It would be the row above it once more.
@@ -114,7 +115,7 @@ def write_report(
 
 
 def _say(language: Language, key: str, **values: object) -> str:
-    return message(key, language, **values)
+    return wording(key, language, **values)
 
 
 def _template() -> jinja2.Template:

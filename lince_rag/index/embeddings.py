@@ -3,18 +3,17 @@
 import logging
 import os
 import re
-import tomllib
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache, cached_property
-from importlib.resources import files
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from langchain_core.embeddings import Embeddings
 
 from lince_rag.errors import ConfigurationError, MissingExtraError
+from lince_rag.text.wording import load_table
 from lince_rag.text.words import terms
 
 EMBEDDED: Final = "embedded"
@@ -29,14 +28,9 @@ EMBEDDED_VERSION: Final = 2
 logger = logging.getLogger(__name__)
 
 
-@cache
-def _table() -> dict[str, Any]:
-    return tomllib.loads((files("lince_rag.prompts") / "embedders.toml").read_text(encoding="utf-8"))
-
-
 def _row(model: str) -> dict[str, Any]:
     name = Path(model).name.lower()
-    return next(row for row in _table()["embedder"] if re.search(row["pattern"], name))
+    return next(row for row in load_table("embedders")["embedder"] if re.search(row["pattern"], name))
 
 
 def _name_or_folder(model: str) -> str:
@@ -109,7 +103,7 @@ class LinceEmbeddings(Embeddings):
         self.batch_size = batch_size
         self.query_prompt = query_prompt
         self.passage_prompt = passage_prompt
-        row = _table()[EMBEDDED] if self.model == EMBEDDED else _row(self.model)
+        row = load_table("embedders")[EMBEDDED] if self.model == EMBEDDED else _row(self.model)
         self.lexical_weight: float = row["lexical_weight"] if lexical_weight is None else lexical_weight
 
     def __repr__(self) -> str:

@@ -16,7 +16,6 @@ from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.lexical import LexicalHit
 from lince_rag.index.rescoring import rescore
-from lince_rag.prompting.context import as_template_documents
 from lince_rag.text.confidence import Calibration, measure_confidence
 from lince_rag.text.language import Language, detect_language
 
@@ -191,7 +190,7 @@ class HybridRetriever(BaseRetriever):
         """Note on every document how far the best ones carry an answer; without BM25 nothing is known of that."""
         best = documents[:MEASURED_CHUNKS]
         if best and "relevance" in best[0].metadata:
-            described = as_template_documents(best)
+            described = [{"text": each.page_content, **each.metadata} for each in best]
             confidence = measure_confidence(query, detect_language(query), described, self.index.calibration)
             for document in documents:
                 document.metadata["confidence"] = confidence

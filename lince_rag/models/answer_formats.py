@@ -5,11 +5,8 @@ names are exact and arguments valid.
 """
 
 import json
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any, Final, cast
 
 from langchain_core.tools import BaseTool
@@ -19,6 +16,7 @@ from pydantic import BaseModel
 from lince_rag.errors import ConfigurationError
 from lince_rag.models.tool_calls import to_json, write_calls
 from lince_rag.text.language import Language
+from lince_rag.text.wording import wording
 
 # What may be given as a tool: LangChain's types.
 Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
@@ -136,33 +134,14 @@ class AnswerFormat:
         """
         parts = []
         if self.tools:
-            word = instruction("arguments", language)
+            word = wording("arguments", language)
             lines = [f"- {function['name']}: {_description(function, word)}" for function in self.tools]
             form = write_calls([{"name": "…", "args": {"…": "…"}}])
             key = "must_call" if self.must_call else "tools"
-            parts.append(instruction(key, language, tools="\n".join(lines), form=form))
+            parts.append(wording(key, language, tools="\n".join(lines), form=form))
         if self.schema is not None and not self.must_call:
-            parts.append(instruction("schema", language, schema=to_json(self.schema)))
+            parts.append(wording("schema", language, schema=to_json(self.schema)))
         return "\n".join(parts)
-
-
-def instruction(key: str, language: Language, **values: str) -> str:
-    """Look up a text of ``prompts/answer_formats.toml``.
-
-    Args:
-        key: Its name.
-        language: The language.
-        **values: What its placeholders stand for.
-
-    Returns:
-        The text, filled in.
-    """
-    return _texts()[key][language].strip().format(**values)
-
-
-@cache
-def _texts() -> dict[str, dict[str, str]]:
-    return tomllib.loads((files("lince_rag.prompts") / "answer_formats.toml").read_text(encoding="utf-8"))
 
 
 def _describe(tool: Tool) -> Mapping[str, Any]:

@@ -1,8 +1,7 @@
-"""LangChain messages → what chat templates take, and the prompt template that fills the formats' own fields."""
+"""LangChain messages and documents → what chat templates take."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final
 
 from langchain_core.documents import Document
 from langchain_core.messages import (
@@ -13,17 +12,11 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from langchain_core.prompt_values import PromptValue
-from langchain_core.prompts import BasePromptTemplate
-from langchain_core.prompts.string import get_template_variables
-from langchain_core.utils.formatting import formatter
-from pydantic import model_validator
 
 from lince_rag.errors import TemplateError
-from lince_rag.models.answer_formats import instruction
 from lince_rag.models.tool_calls import to_json, write_calls
-from lince_rag.prompting.context import as_template_documents
 from lince_rag.text.language import DEFAULT_LANGUAGE, Language
+from lince_rag.text.wording import wording
 
 _ROLES: dict[type[BaseMessage], str] = {
     SystemMessage: "system",
@@ -36,114 +29,29 @@ _ROLES: dict[type[BaseMessage], str] = {
 _CALL_BLOCKS = frozenset({"tool_use", "tool_call"})
 
 
-class Instruction(str):
-    """An instruction with the input and the context that go into fields of their own.
-
-    A string, so that it passes through LangChain's text-in text-out interface: where there are fields it is a
-    JSON object of all three, so that caches, traces and other packages' models see them, too.
-
-    Attributes:
-        instruction: The instruction alone.
-        input: The format's Entrada, or ``None``.
-        context: The format's Contexto, or ``None``.
-    """
-
-    instruction: str
-    input: str | None = None
-    context: str | None = None
-
-    @classmethod
-    def of(cls, text: str, input_: str | None, context: str | None) -> "Instruction":
-        """Make an instruction with its fields."""
-        fields = {"instruction": text, "input": input_, "context": context}
-        given = {name: value for name, value in fields.items() if value is not None}
-        made = cls(json.dumps(given, ensure_ascii=False) if len(given) > 1 else text)
-        made.instruction, made.input, made.context = text, input_, context
-        return made
-
-    def to_prompt_value(self) -> "NativePromptValue":
-        """Return what LangChain hands on whole; of a text it hands on the text alone."""
-        return NativePromptValue(instruction=self.instruction, input=self.input, context=self.context)
+# Metadata of a chunk that an engine may look at.
+DESCRIPTION: Final = ("title", "heading", "language", "relevance", "confidence")
 
 
-class NativePromptValue(PromptValue):
-    """A filled-in ``NativePrompt``: an ``Instruction`` for text models, a human message for chat models."""
-
-    type: Literal["NativePromptValue"] = "NativePromptValue"
-
-    instruction: str
-    input: str | None = None
-    context: str | None = None
-
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Say where ``langchain_core.load`` finds the class: not among LangChain's own prompts."""
-        return cls.__module__.split(".")
-
-    def to_string(self) -> str:
-        """Return the instruction, its fields attached."""
-        return Instruction.of(self.instruction, self.input, self.context)
-
-    def to_messages(self) -> list[BaseMessage]:
-        """Return one human message: the context is a ``text-plain`` block, the input a field beside the text."""
-        blocks: list[str | dict[Any, Any]] = [{"type": "text", "text": self.instruction}]
-        if self.context is not None:
-            blocks.append({"type": "text-plain", "text": self.context, "mime_type": "text/plain"})
-        extra = {} if self.input is None else {"input": self.input}
-        return [HumanMessage(content=blocks, additional_kwargs=extra)]
-
-
-class NativePrompt(BasePromptTemplate[str]):
-    """A prompt template whose instruction, input and context reach the model's own fields.
-
-    The three are f-string templates; one that is ``None`` leaves its section out.
+def as_template_documents(documents: Sequence[Document]) -> list[dict[str, Any]]:
+    """Turn chunks into what chat templates take.
 
     Args:
-        instruction: The instruction.
-        input: What goes into the format's Entrada.
-        context: What goes into the format's Contexto.
+        documents: The chunks.
 
-    Example:
-        >>> prompt = NativePrompt(instruction="Resume en {n} frases.", context="{documento}")
-        >>> chain = prompt | LinceLLM(model=..., model_path=...)
+    Returns:
+        Dicts with ``text``, and with ``title``, ``heading``, ``language`` and a retriever's ``relevance``
+        and ``confidence`` where the chunk has them. Templates use ``text`` and ``title``; the rest is
+        for the extractive engine.
     """
-
-    instruction: str
-    input: str | None = None
-    context: str | None = None
-
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Say where ``langchain_core.load`` finds the class: not among LangChain's own prompts."""
-        return cls.__module__.split(".")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _find_variables(cls, values: Any) -> Any:
-        templates = [values.get(name) for name in ("instruction", "input", "context")]
-        found = {name for text in templates if text for name in get_template_variables(text, "f-string")}
-        return {**values, "input_variables": sorted(found - set(values.get("partial_variables") or {}))}
-
-    def format_prompt(self, **kwargs: Any) -> NativePromptValue:
-        """Fill in the variables."""
-        values = self._merge_partial_and_user_variables(**kwargs)
-        return NativePromptValue(
-            instruction=formatter.format(self.instruction, **values),
-            input=None if self.input is None else formatter.format(self.input, **values),
-            context=None if self.context is None else formatter.format(self.context, **values),
-        )
-
-    async def aformat_prompt(self, **kwargs: Any) -> NativePromptValue:
-        """Fill in the variables."""
-        return self.format_prompt(**kwargs)
-
-    def format(self, **kwargs: Any) -> str:
-        """Fill in the variables; the fields stay attached to the text."""
-        return self.format_prompt(**kwargs).to_string()
-
-    @property
-    def _prompt_type(self) -> str:
-        return "native-prompt"
+    converted = []
+    for document in documents:
+        entry: dict[str, Any] = {"text": document.page_content}
+        for key in DESCRIPTION:
+            if (value := document.metadata.get(key)) not in (None, ""):
+                entry[key] = value
+        converted.append(entry)
+    return converted
 
 
 def to_template(
@@ -176,7 +84,7 @@ def to_template(
         if isinstance(message, ToolMessage):
             name = message.name or names.get(message.tool_call_id) or message.tool_call_id
             if not isinstance(before, ToolMessage):
-                turns.append({"role": "user", "content": instruction("results", language)})
+                turns.append({"role": "user", "content": wording("results", language)})
             # As JSON, so that no result can look like another's.
             result = to_json({"name": name, "error" if message.status == "error" else "result": content})
             turns[-1]["input"] = "\n".join(filter(None, (turns[-1].get("input"), result)))

@@ -8,15 +8,13 @@ characters are content, so that an engine can encode those with special tokens o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, Final, Self
 
-from lince_rag.errors import ConfigurationError, TemplateError, UnusedDocumentsError
+from lince_rag.errors import TemplateError, UnusedDocumentsError
 from lince_rag.prompting.markers import break_joints, compile_patterns, neutralize, restore, restore_json
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.sandbox import JinjaTemplate
 from lince_rag.prompting.segments import ContentWrapper, Segment
-from lince_rag.text.language import LANGUAGES, Language
 
 ROLES: Final = ("system", "user", "assistant")
 
@@ -210,25 +208,3 @@ class ChatTemplate:
 
 def _texts(items: Sequence[Mapping[str, Any]]) -> list[str]:
     return [value for item in items for value in item.values() if isinstance(value, str)]
-
-
-def load_answer_instructions(language: Language, abstention: str) -> str:
-    """Read the instructions that the question-answering chain gives as the system message.
-
-    Args:
-        language: The language of the question.
-        abstention: The sentence to answer with when the documents do not hold the answer.
-
-    Returns:
-        The instructions.
-
-    Raises:
-        ConfigurationError: There are no instructions in that language.
-    """
-    if language not in LANGUAGES:
-        raise ConfigurationError(
-            f"There are no instructions in the language {language!r}.",
-            hint=f"Choose one of {', '.join(LANGUAGES)}.",
-        )
-    text = (files("lince_rag.prompts") / f"answer.{language}.txt").read_text(encoding="utf-8")
-    return text.strip().replace("{abstention}", abstention)

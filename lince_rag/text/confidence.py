@@ -2,17 +2,16 @@
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 from lince_rag.text.language import Language, detect_language
 from lince_rag.text.questions import content_stems
 from lince_rag.text.sentences import split_sentences
+from lince_rag.text.wording import load_table
 from lince_rag.text.words import grams, words
 
 # Support at which it is as likely that the chunks hold the answer as that they do not: the default threshold.
@@ -57,9 +56,8 @@ def calibration_of(embedder: str) -> Calibration:
     Returns:
         The first row whose pattern is in the last part of the name.
     """
-    data = tomllib.loads((files("lince_rag.prompts") / "abstention.toml").read_text(encoding="utf-8"))
     name = Path(embedder).name.lower()
-    row = dict(next(row for row in data["calibration"] if re.search(row["pattern"], name)))
+    row = dict(next(row for row in load_table("abstention")["calibration"] if re.search(row["pattern"], name)))
     del row["pattern"]
     return Calibration(**{**row, "curve": tuple(map(tuple, row["curve"]))})
 

@@ -1,8 +1,6 @@
-"""The language of a text among Spanish, Portuguese and English, and the localised messages of the app."""
+"""Language identification among Spanish, Portuguese and English."""
 
-import tomllib
 from functools import cache
-from importlib.resources import files
 from typing import Any, Final, Literal, cast
 
 Language = Literal["es", "pt", "en"]
@@ -56,26 +54,3 @@ def identify_language(text: str) -> tuple[Language, float]:
     """
     language, probability = _identifier().classify(text[:MAXIMUM_CHARACTERS])
     return cast(Language, language), float(probability)
-
-
-@cache
-def _messages() -> dict[str, dict[str, str]]:
-    text = (files("lince_rag.prompts") / "messages.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
-def message(key: str, language: Language, **values: object) -> str:
-    """Look up a localised sentence of the app, from ``prompts/messages.toml``.
-
-    Args:
-        key: The name of the message.
-        language: The reader's language.
-        **values: What the ``{placeholders}`` of the message stand for.
-
-    Returns:
-        The message, filled in.
-
-    Raises:
-        KeyError: There is no such message: a programming error.
-    """
-    return _messages()[key][language].format(**values)

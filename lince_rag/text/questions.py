@@ -1,13 +1,11 @@
 """What a question asks for, and which of its words are about something: the data of ``prompts/questions.toml``."""
 
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
-from typing import Any
 
 from lince_rag.text.language import LANGUAGES, Language
+from lince_rag.text.wording import load_table
 from lince_rag.text.words import Word
 
 
@@ -36,14 +34,9 @@ class QuestionKind:
 
 
 @cache
-def _data() -> dict[str, Any]:
-    return tomllib.loads((files("lince_rag.prompts") / "questions.toml").read_text(encoding="utf-8"))
-
-
-@cache
 def _kinds() -> tuple[QuestionKind, ...]:
     kinds = []
-    for row in _data()["kind"]:
+    for row in load_table("questions")["kind"]:
         flags = 0 if row.get("case_sensitive") else re.IGNORECASE
         cues = {language: re.compile(row["cues"][language], flags) for language in LANGUAGES}
         spans = tuple(re.compile(span, flags) for span in row["span"])
@@ -53,7 +46,9 @@ def _kinds() -> tuple[QuestionKind, ...]:
 
 @cache
 def _function_words() -> dict[Language, frozenset[str]]:
-    return {language: frozenset(_data()["function_words"][language].split()) for language in LANGUAGES}
+    return {
+        language: frozenset(load_table("questions")["function_words"][language].split()) for language in LANGUAGES
+    }
 
 
 def function_words(language: Language) -> frozenset[str]:
@@ -83,7 +78,7 @@ def kind_of(question: str, language: Language) -> QuestionKind | None:
 
 @cache
 def _list_cues() -> dict[Language, re.Pattern[str]]:
-    return {language: re.compile(_data()["lists"][language]) for language in LANGUAGES}
+    return {language: re.compile(load_table("questions")["lists"][language]) for language in LANGUAGES}
 
 
 def asks_for_list(question: str, language: Language) -> bool:
@@ -101,7 +96,7 @@ def asks_for_list(question: str, language: Language) -> bool:
 
 @cache
 def _follow_up_cues() -> dict[Language, re.Pattern[str]]:
-    return {language: re.compile(_data()["follow_ups"][language]) for language in LANGUAGES}
+    return {language: re.compile(load_table("questions")["follow_ups"][language]) for language in LANGUAGES}
 
 
 def points_back(question: str, language: Language) -> bool:
@@ -119,7 +114,7 @@ def points_back(question: str, language: Language) -> bool:
 
 @cache
 def _named() -> dict[Language, re.Pattern[str]]:
-    return {language: re.compile(_data()["named"][language]) for language in LANGUAGES}
+    return {language: re.compile(load_table("questions")["named"][language]) for language in LANGUAGES}
 
 
 def names_its_subject(question: str, language: Language) -> bool:
@@ -137,7 +132,7 @@ def names_its_subject(question: str, language: Language) -> bool:
 
 @cache
 def _openings() -> dict[Language, re.Pattern[str]]:
-    return {language: re.compile(_data()["openings"][language]) for language in LANGUAGES}
+    return {language: re.compile(load_table("questions")["openings"][language]) for language in LANGUAGES}
 
 
 def question_proper(text: str, language: Language) -> str:
@@ -157,7 +152,7 @@ def question_proper(text: str, language: Language) -> str:
 @cache
 def replaceable_patterns() -> tuple[re.Pattern[str], ...]:
     """Return what a follow-up may put in the place of its like in the question before."""
-    return tuple(re.compile(row["pattern"]) for row in _data()["replaceable"])
+    return tuple(re.compile(row["pattern"]) for row in load_table("questions")["replaceable"])
 
 
 def content_stems(question: list[Word], language: Language) -> set[str]:

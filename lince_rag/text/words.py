@@ -8,15 +8,14 @@ XQuAD-es and FaQuAD: ``tests/benchmarks``.
 """
 
 import re
-import tomllib
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib.resources import files
 from typing import Any, Final
 
 from lince_rag.text.language import Language, detect_language
+from lince_rag.text.wording import load_table
 
 GRAM_LENGTH: Final = 4
 
@@ -104,7 +103,7 @@ def words(text: str, language: Language) -> Iterator[Word]:
 
 @cache
 def _cognate_rules() -> tuple[list[tuple[re.Pattern[str], str]], re.Pattern[str]]:
-    data = tomllib.loads((files("lince_rag.prompts") / "cognates.toml").read_text(encoding="utf-8"))
+    data = load_table("cognates")
     return [(re.compile(pattern), put) for pattern, put in data["rules"]], re.compile(data["final"])
 
 
@@ -160,62 +159,3 @@ def terms(text: str, language: Language | None = None) -> list[str]:
         if len(spelled := cognate(word.folded)) >= ROOT_LETTERS:
             found.append(ROOT_PREFIX + final.sub("", spelled))
     return found
-
-
-# What begins a line that is a unit of its own: a list item, a heading, a table row, a quotation.
-_OWN_LINE: Final = re.compile(r"\s*(?:[-*•·+>]\s|\d{1,2}[.)]\s|#{1,6}\s|\|)")
-
-_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
-
-# A line much shorter than wrapped text, without punctuation at its end, before a capital letter or a digit: a
-# title, an address, a cell. Wrapped text is 60 to 80 characters wide.
-_SHORT_LINE: Final = 45
-
-
-def _blocks(text: str) -> Iterator[tuple[int, int]]:
-    """Cut a text where no sentence goes on: at blank lines, list items, headings, table rows, short lines."""
-    start, previous = 0, ""
-    for match in re.finditer(r"[^\n]*\n?", text):
-        line = match.group().strip()
-        if match.start() > start and _separates(previous, line):
-            yield start, match.start()
-            start = match.start()
-        previous = line
-    if start < len(text):
-        yield start, len(text)
-
-
-def _separates(previous: str, line: str) -> bool:
-    if not line or not previous or _OWN_LINE.match(line + " ") or " | " in line or " | " in previous:
-        return True
-    if previous.startswith("#"):
-        return True
-    begins = line[0].isupper() or line[0].isdigit() or line[0] in "¿¡"
-    return len(previous) < _SHORT_LINE and begins and previous[-1] not in ",;-"
-
-
-def sentence_spans(text: str, language: Language) -> list[tuple[int, int]]:
-    """Split a text into sentences.
-
-    Args:
-        text: Any text; a blank line, a list item, a heading and a table row always end a sentence.
-        language: The language whose abbreviations to know.
-
-    Returns:
-        (start, end) character offsets in order, without the white space around each sentence.
-    """
-    from sentencex import get_sentence_boundaries
-
-    # Half a surrogate pair is no character for the splitter; the stand-in has the same length.
-    text = _HALF_PAIR.sub("\ufffd", text)
-    spans = []
-    for offset, stop in _blocks(text):
-        for boundary in get_sentence_boundaries(language, text[offset:stop]):
-            start, end = offset + boundary["start_index"], offset + boundary["end_index"]
-            while start < end and text[start].isspace():
-                start += 1
-            while end > start and text[end - 1].isspace():
-                end -= 1
-            if start < end:
-                spans.append((start, end))
-    return spans

@@ -24,7 +24,8 @@ from lince_rag.chain.citations import attribute
 from lince_rag.chain.ranking import TextScorer
 from lince_rag.engines.scorers.classifiers import SequenceClassifier
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import LANGUAGES, message
+from lince_rag.text.language import LANGUAGES
+from lince_rag.text.wording import wording
 from tests.checkpoints import shared_checkpoint
 
 AIRA, LINCE, LLAMA = "aira-2-portuguese-1b7", "lince-zero", "llama-2-7b-spanish"
@@ -373,7 +374,7 @@ def test_when_all_are_dropped_it_abstains(guardrail: SequenceClassifier, languag
     scorer = Lengths()
     best = BestOf(llm=fake(RUDE, CURT), n=2, ranking=scorer, guardrail=guardrail)
     reply = best.invoke(QUESTION, language=language)
-    assert reply.text == message("abstention", language)
+    assert reply.text == wording("abstention", language)
     assert reply.response_metadata["abstained"] is True
     assert reply.response_metadata["guardrail"] == "all candidates"
     assert sorted(candidate_texts(reply)) == sorted([RUDE, CURT])
@@ -392,7 +393,7 @@ def test_real_answers_are_guarded_and_paid_for(rewards: SequenceClassifier) -> N
     assert [one["text"] for one in candidates(reply) if one["rank_score"] is not None] == kept
     assert reply.text == kept[0]
     nothing = BestOf(llm=llm, n=4, guardrail=rewards, guardrail_threshold=1000.0).invoke(QUESTION)
-    assert nothing.text == message("abstention", "pt")
+    assert nothing.text == wording("abstention", "pt")
     assert nothing.usage_metadata == reply.usage_metadata
 
 
@@ -474,7 +475,7 @@ def test_a_chain_gives_the_best_supported_answer_of_any_model(
     with opened(tmp_path / "index") as index:
         dropped = BestOf(llm=fake(RUDE, CURT), n=2, guardrail=guardrail)
         answer = create_rag_chain(dropped, index.as_retriever(k=2)).invoke(QUESTION)
-        assert (answer.text, answer.abstained, answer.citations) == (message("abstention", "pt"), True, [])
+        assert (answer.text, answer.abstained, answer.citations) == (wording("abstention", "pt"), True, [])
         safe = BestOf(llm=fake(RUDE, REPLIES[1]), n=2, guardrail=guardrail)
         answer = create_rag_chain(safe, index.as_retriever(k=2)).invoke(QUESTION)
         assert (answer.text, answer.grounded) == (REPLIES[1], True)

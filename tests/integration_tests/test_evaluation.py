@@ -26,7 +26,7 @@ from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.report import write_report
 from lince_rag.evaluation.settings import Setting, check_setting, open_setting_index, parse_setting
 from lince_rag.index.copying import copy_index
-from lince_rag.text.language import message
+from lince_rag.text.wording import wording
 
 COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
 
@@ -446,13 +446,13 @@ def test_the_report_shows_where_it_went_wrong(index: Index, tmp_path: Path) -> N
         tree = html.fromstring(path.read_text())
         failures = {node.text_content(): node.getparent() for node in tree.xpath("//summary")}
         kinds = ("wrongly_abstained", "wrong_sentence", "answered_unanswerable")
-        assert list(failures) == [f" · {message(f'eval_{kind}', language)}" for kind in kinds]
-        shown = failures[f" · {message('eval_wrong_sentence', language)}"].text_content()
+        assert list(failures) == [f" · {wording(f'eval_{kind}', language)}" for kind in kinds]
+        shown = failures[f" · {wording('eval_wrong_sentence', language)}"].text_content()
         assert QUESTIONS[1].text in shown
         assert "en marzo · marzo" in shown
         assert LIFT in shown
         assert tree.xpath("//li[@class='gold']//mark[text()='en marzo']")
-        assert message("eval_title", language) in tree.text_content()
+        assert wording("eval_title", language) in tree.text_content()
 
 
 def test_reports_of_little(index: Index, tmp_path: Path) -> None:

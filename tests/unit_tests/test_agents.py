@@ -21,7 +21,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from lince_rag import Answer, BestOf, ChatLince, Index, create_document_agent
 from lince_rag.agents.middleware import SEARCH_TOOL
 from lince_rag.errors import ConfigurationError, UnknownModelError
-from lince_rag.text.language import message
+from lince_rag.text.wording import wording
 from tests.unit_tests.chain_samples import QUESTION, TEXTS
 
 ANSWER = "El comité lo preside Amalia Ortuño."
@@ -104,7 +104,7 @@ def test_it_abstains(index: Index) -> None:
     assert kinds(state["messages"]).count("call") == 2
     answer = state["answer"]
     assert answer.abstained
-    assert answer.text == message("abstention", "es")
+    assert answer.text == wording("abstention", "es")
     assert answer.citations == []
 
 
@@ -142,16 +142,16 @@ def test_it_remembers(index: Index, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_the_language_is_the_askers(index: Index) -> None:
     agent = create_document_agent(ChatLince(), index)
-    assert agent.invoke(asked("Quem pintou o Guernica?"))["answer"].text == message("abstention", "pt")
+    assert agent.invoke(asked("Quem pintou o Guernica?"))["answer"].text == wording("abstention", "pt")
     fixed = create_document_agent(ChatLince(), index, language="en")
-    assert fixed.invoke(asked("Quem pintou o Guernica?"))["answer"].text == message("abstention", "en")
+    assert fixed.invoke(asked("Quem pintou o Guernica?"))["answer"].text == wording("abstention", "en")
 
 
 def test_a_model_of_another_package(index: Index) -> None:
     llm = scripted(search("quién preside"), AIMessage("Lo preside Amalia Ortuño y es muy alta según dicen todos."))
     state = create_document_agent(llm, index).invoke(asked(QUESTION))
     system, human, call, result = llm.asked[1]
-    assert message("abstention", "es") in system.text
+    assert wording("abstention", "es") in system.text
     assert SEARCH_TOOL in system.text
     assert (human.text, kinds([call])) == (QUESTION, ["call"])
     # What was found stays in the result of the tool.
@@ -176,7 +176,7 @@ def test_a_model_is_made_to_search_again_and_not_asked_for_what_is_not_there(ind
     state = create_document_agent(llm, index).invoke(asked("¿Quién pintó el Guernica?"))
     assert [bound["tool_choice"] for bound in llm.bound] == [None, SEARCH_TOOL]
     assert state["answer"].abstained
-    assert state["messages"][-1].text == message("abstention", "es")
+    assert state["messages"][-1].text == wording("abstention", "es")
 
 
 def test_more_tools_are_called_and_their_errors_read(index: Index) -> None:

@@ -6,7 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lince_rag.text.language import LANGUAGES
-from lince_rag.text.words import GRAM_LENGTH, GRAM_PREFIX, cognate, fold, grams, sentence_spans, terms, words
+from lince_rag.text.sentences import sentence_spans
+from lince_rag.text.words import GRAM_LENGTH, GRAM_PREFIX, cognate, fold, grams, terms, words
 
 languages = st.sampled_from(LANGUAGES)
 

@@ -12,7 +12,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from lince_rag import ChatLince, create_rag_chain
 from lince_rag.chain.conversation import accept_rewriting, needs_rewriting, rewrite_by_rules
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import LANGUAGES, Language, message
+from lince_rag.text.language import LANGUAGES, Language
+from lince_rag.text.wording import wording
 
 
 def turns(*questions: str) -> list[BaseMessage]:
@@ -159,7 +160,7 @@ def test_a_model_rewrites_and_then_answers_the_question_as_it_was_asked() -> Non
     retriever = Recording(documents=chunks(), asked=[])
     answer = create_rag_chain(llm, retriever).invoke(FOLLOW_UP)
     assert retriever.asked == ["¿Quién preside el comité?"] == [answer.standalone]
-    assert message("question", "es") in seen[0]
+    assert wording("question", "es") in seen[0]
     assert seen[1].endswith(str(FOLLOW_UP["question"]))
     assert answer.grounded
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from lince_rag.engines.base import GenerationSettings
 from lince_rag.engines.extractive import ExtractiveEngine, select_sentences
 from lince_rag.prompting.templates import Prompt
-from lince_rag.text.language import LANGUAGES, Language, message
+from lince_rag.text.language import LANGUAGES, Language
 from lince_rag.text.questions import content_stems, kind_of
+from lince_rag.text.wording import wording
 from lince_rag.text.words import words
 
 CONTRACT = {
@@ -79,7 +80,7 @@ def prompt_for(question: str, documents: list[dict[str, Any]]) -> Prompt:
 def test_abstention_is_localised(language: Language) -> None:
     engine = ExtractiveEngine(4096)
     generation = engine.generate(prompt_for("xyz?", []), GenerationSettings(language=language))
-    assert generation.text == message("abstention", language)
+    assert generation.text == wording("abstention", language)
     assert generation.abstained
     assert generation.finish_reason == "stop"
 
@@ -88,7 +89,7 @@ def test_abstention_follows_the_question_without_a_language() -> None:
     generation = ExtractiveEngine(4096).generate(
         prompt_for("Quem descobriu o caminho marítimo para a Índia?", [CONTRACT]), GenerationSettings()
     )
-    assert generation.text == message("abstention", "pt")
+    assert generation.text == wording("abstention", "pt")
 
 
 @pytest.mark.parametrize("stop", ["815", "mensual es", " de", "La", "euros."])

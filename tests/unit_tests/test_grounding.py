@@ -15,7 +15,7 @@ from langchain_core.messages.ai import UsageMetadata
 from lince_rag import Answer, ChatLince, create_rag_chain
 from lince_rag.chain.grounding import drop_unsupported, ground, slips_from
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import message
+from lince_rag.text.wording import wording
 
 SPANISH = "El comité lo preside Amalia Ortuño."
 INVENTED = "También dirige la orquesta municipal de Sevilla desde hace varios años."
@@ -48,7 +48,7 @@ def test_unsupported_sentences_are_dropped() -> None:
 def test_an_answer_of_which_nothing_is_left_is_an_abstention() -> None:
     answer = chain(llm=replies(INVENTED), on_unsupported="drop").invoke(QUESTION)
     assert answer.abstained
-    assert answer.text == message("abstention", "es")
+    assert answer.text == wording("abstention", "es")
     assert answer.citations == []
 
 
@@ -84,7 +84,7 @@ def test_the_second_time_the_model_is_told_the_language() -> None:
             return super()._call(messages, *args, **kwargs)
 
     chain(llm=Recording(responses=[ENGLISH, SPANISH])).invoke(QUESTION)
-    assert [message("answer_in", "es") in text for text in seen] == [False, True]
+    assert [wording("answer_in", "es") in text for text in seen] == [False, True]
 
 
 def test_no_usage_stays_no_usage() -> None:
@@ -153,7 +153,7 @@ def test_little_confidence_abstains_without_the_model() -> None:
     assert refused.abstained
     assert refused.confidence == 0.2
     assert refused.usage is None
-    assert refused.text == message("abstention", "es")
+    assert refused.text == wording("abstention", "es")
     assert ask(0.2, minimum_confidence=0.1).text == SPANISH
     assert ask(0.8).confidence == 0.8
 

@@ -1,14 +1,13 @@
-import tomllib
-from importlib.resources import files
 from string import Formatter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.text.language import LANGUAGES, MAXIMUM_CHARACTERS, detect_language, message
+from lince_rag.text.language import LANGUAGES, MAXIMUM_CHARACTERS, detect_language
+from lince_rag.text.wording import load_table, wording
 
-MESSAGES = tomllib.loads((files("lince_rag.prompts") / "messages.toml").read_text(encoding="utf-8"))
+MESSAGES = load_table("wording")
 
 
 @pytest.mark.parametrize(
@@ -52,10 +51,23 @@ def test_every_message_is_in_every_language_with_the_same_placeholders(key):
     ]
     assert placeholders[0] == placeholders[1] == placeholders[2]
     values = dict.fromkeys(placeholders[0], 7)
-    texts = [message(key, language, **values) for language in LANGUAGES]
+    texts = [wording(key, language, **values) for language in LANGUAGES]
     assert all(text.strip() and "{" not in text for text in texts)
 
 
 def test_an_unknown_message_is_a_programming_error():
     with pytest.raises(KeyError):
-        message("no-such-message", "es")
+        wording("no-such-message", "es")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_answer_instructions(language):
+    text = wording("answer_instructions", language, abstention="No sé {nada}.")
+    assert text.endswith("No sé {nada}.")
+    assert "{abstention}" not in text
+    assert text == text.strip()
+
+
+def test_wording_in_an_unknown_language_is_a_programming_error():
+    with pytest.raises(KeyError):
+        wording("answer_instructions", "fr", abstention="Non.")

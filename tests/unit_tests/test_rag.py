@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lince_rag import Answer, ChatLince, create_rag_chain
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import message
+from lince_rag.text.wording import wording
 
 
 def check(answer: Answer) -> None:
@@ -61,14 +61,14 @@ def test_stream_gives_text_before_the_answer_is_whole() -> None:
 )
 def test_the_question_decides_the_language_of_the_abstention(question: str, language: Any) -> None:
     answer = chain().invoke(question)
-    assert (answer.language, answer.text) == (language, message("abstention", language))
+    assert (answer.language, answer.text) == (language, wording("abstention", language))
     assert answer.abstained
     assert not answer.grounded
     assert not answer.citations
 
 
 def test_a_fixed_language_wins() -> None:
-    assert chain(language="pt").invoke("¿Cuál es la capital de Noruega?").text == message("abstention", "pt")
+    assert chain(language="pt").invoke("¿Cuál es la capital de Noruega?").text == wording("abstention", "pt")
     with pytest.raises(ConfigurationError, match="fr"):
         chain(language="fr")
 
@@ -137,7 +137,7 @@ def test_any_chat_model_gets_the_context_in_the_human_message() -> None:
     answer = chain(llm=llm).invoke("Quando foi a reunião de condomínio?")
     system, human = llm.seen[0]
     assert isinstance(system, SystemMessage)
-    assert message("abstention", "pt") in system.text
+    assert wording("abstention", "pt") in system.text
     assert all(text in human.text for text in TEXTS.values())
     assert human.text.endswith("Quando foi a reunião de condomínio?")
     assert [citation.source for citation in answer.citations] == ["ata"]

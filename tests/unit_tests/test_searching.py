@@ -11,7 +11,7 @@ from lince_rag import ChatLince
 from lince_rag.errors import EngineError
 from lince_rag.models.searching import found_documents
 from lince_rag.models.tool_calls import write_calls
-from lince_rag.text.language import message
+from lince_rag.text.wording import wording
 from tests.unit_tests.chain_samples import QUESTION, chunks
 
 ANSWER = "El comité lo preside Amalia Ortuño."
@@ -79,7 +79,7 @@ def test_it_searches_again_with_less_and_then_abstains() -> None:
     assert queries(again) == ["quién ganó la carrera"]
     second = found("quién ganó la carrera", *chunks())
     ended = chat.invoke(asked(question, found(question, *chunks()), second))
-    assert ended.text == message("abstention", "es")
+    assert ended.text == wording("abstention", "es")
     assert ended.tool_calls == []
 
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from lince_rag.errors import ConfigurationError, TemplateError, UnusedDocumentsError
+from lince_rag.errors import TemplateError, UnusedDocumentsError
 from lince_rag.prompting.markers import compile_patterns, neutralize, restore
 from lince_rag.prompting.registry import get_model, load_registry
 from lince_rag.prompting.segments import Segment
-from lince_rag.prompting.templates import ChatTemplate, load_answer_instructions
+from lince_rag.prompting.templates import ChatTemplate
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -338,16 +338,3 @@ def test_marker_across_template_and_content_is_broken():
 def test_neutralize_takes_linear_time():
     spaces = "### \n" * 20_000 + " " * 100_000 + "User" + "\n" * 100_000 + "[" * 100_000
     assert neutralize(spaces, MARKERS) == spaces
-
-
-@pytest.mark.parametrize("language", ["es", "pt", "en"])
-def test_answer_instructions(language):
-    text = load_answer_instructions(language, "No sé {nada}.")
-    assert text.endswith("No sé {nada}.")
-    assert "{abstention}" not in text
-    assert text == text.strip()
-
-
-def test_answer_instructions_in_another_language():
-    with pytest.raises(ConfigurationError, match="'fr'"):
-        load_answer_instructions("fr", "Non.")

@@ -1,4 +1,4 @@
-"""Context: the retrieved chunks that fit a token budget, whole, then cut at a sentence end, then left out."""
+"""Context packing: which retrieved chunks fit a token budget, whole or cut at a sentence end."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,13 +7,10 @@ from typing import Any, Final
 from langchain_core.documents import Document
 
 from lince_rag.text.language import detect_language
-from lince_rag.text.words import sentence_spans
+from lince_rag.text.sentences import sentence_spans
 
 # Tokens of the number, the line breaks and the blank line that a template puts around a document's text.
 TOKENS_AROUND: Final = 8
-
-# Metadata of a chunk that an engine may look at.
-DESCRIPTION: Final = ("title", "heading", "language", "relevance", "confidence")
 
 
 @dataclass(frozen=True)
@@ -29,27 +26,6 @@ class PackedContext:
     documents: list[Document] = field(default_factory=list)
     shortened: list[Document] = field(default_factory=list)
     omitted: list[Document] = field(default_factory=list)
-
-
-def as_template_documents(documents: Sequence[Document]) -> list[dict[str, Any]]:
-    """Turn chunks into what chat templates take.
-
-    Args:
-        documents: The chunks.
-
-    Returns:
-        Dicts with ``text``, and with ``title``, ``heading``, ``language`` and a retriever's ``relevance``
-        and ``confidence`` where the chunk has them. Templates use ``text`` and ``title``; the rest is
-        for the extractive engine.
-    """
-    converted = []
-    for document in documents:
-        entry: dict[str, Any] = {"text": document.page_content}
-        for key in DESCRIPTION:
-            if (value := document.metadata.get(key)) not in (None, ""):
-                entry[key] = value
-        converted.append(entry)
-    return converted
 
 
 def pack_context(documents: Sequence[Document], budget: int, count_tokens: Callable[[str], int]) -> PackedContext:
