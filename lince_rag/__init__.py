@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lince_rag.agents.agent import create_document_agent
-    from lince_rag.chain.answers import Answer
-    from lince_rag.chain.candidates import BestOf
-    from lince_rag.chain.citations import Citation
+    from lince_rag.chain.answer import Answer, Citation
+    from lince_rag.chain.best_of import BestOf
     from lince_rag.chain.rag import create_rag_chain
     from lince_rag.errors import LinceError
     from lince_rag.index.embeddings import LinceEmbeddings
@@ -34,10 +33,10 @@ __all__ = [
 
 # Each name is imported when it is first used: `import lince_rag` and the command line's --help stay fast.
 _MODULES = {
-    "Answer": "chain.answers",
-    "BestOf": "chain.candidates",
+    "Answer": "chain.answer",
+    "BestOf": "chain.best_of",
     "ChatLince": "models.chat_model",
-    "Citation": "chain.citations",
+    "Citation": "chain.answer",
     "HybridRetriever": "index.retriever",
     "Index": "index.index",
     "LinceEmbeddings": "index.embeddings",

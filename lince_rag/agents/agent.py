@@ -11,11 +11,11 @@ from langgraph.graph.state import CompiledStateGraph
 
 from lince_rag.agents.middleware import SEARCH_TOOL, AnswerFromDocuments
 from lince_rag.chain.bindings import check_model
+from lince_rag.chain.flow import ChainSettings
 from lince_rag.chain.grounding import OnUnsupported
-from lince_rag.chain.steps import ChainSettings
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.index import Index
-from lince_rag.models.searching import MOST_SEARCHES
+from lince_rag.models.search_policy import MOST_SEARCHES
 from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import Language
 

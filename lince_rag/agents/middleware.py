@@ -19,13 +19,11 @@ from langchain_core.tools import BaseTool
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.runtime import Runtime
 
-from lince_rag.chain.answers import Answer
-from lince_rag.chain.concluding import Conclusion, advance, conclude, refuse
-from lince_rag.chain.conversation import Rewriter
+from lince_rag.chain.answer import Answer
+from lince_rag.chain.flow import ChainSettings, Conclusion, advance, conclude, refuse
 from lince_rag.chain.packing import Prepared, prepare, reads_documents
-from lince_rag.chain.requests import Request, read_request
-from lince_rag.chain.steps import ChainSettings
-from lince_rag.models.searching import current_turn, found_documents, last_question, made_calls, without_calls
+from lince_rag.chain.question import Request, Rewriter, read_request
+from lince_rag.models.turns import current_turn, found_documents, last_question, made_calls, without_calls
 from lince_rag.text.language import Language
 from lince_rag.text.wording import wording
 

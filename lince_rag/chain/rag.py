@@ -11,14 +11,12 @@ from langchain_core.runnables.config import ensure_config, patch_config
 from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 
-from lince_rag.chain.answers import Answer
+from lince_rag.chain.answer import Answer
 from lince_rag.chain.bindings import AnyModel, check_model, innermost, is_settled, settle, unwrap
-from lince_rag.chain.concluding import Conclusion, advance
-from lince_rag.chain.conversation import Rewriting
+from lince_rag.chain.flow import ChainSettings, Conclusion, Steps, advance
 from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.packing import Prepared
-from lince_rag.chain.requests import Conversation, RagInput, Request, read_request
-from lince_rag.chain.steps import ChainSettings, Steps
+from lince_rag.chain.question import Conversation, RagInput, Request, Rewriting, read_request
 from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import Language
 

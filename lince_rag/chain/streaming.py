@@ -7,7 +7,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, BaseMessageChunk
 from langchain_core.runnables.utils import add
 
-from lince_rag.chain.answers import Answer
+from lince_rag.chain.answer import Answer
 from lince_rag.chain.grounding import OnUnsupported, slips_from
 from lince_rag.text.language import Language
 

@@ -1,9 +1,12 @@
 """``lince-rag chat``: a conversation about the documents of an index, on the terminal."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from langchain_core.chat_history import BaseChatMessageHistory
 
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
@@ -20,6 +23,7 @@ from lince_rag.cli.options import (
     UnsupportedOption,
     make_chain,
 )
+from lince_rag.errors import ConfigurationError, MissingExtraError
 from lince_rag.text.wording import wording
 
 if TYPE_CHECKING:
@@ -45,7 +49,6 @@ def chat(
     models_file: ModelsFileOption = None,
 ) -> None:
     """Ask one question after another; a follow-up may be half of one. An empty line ends it."""
-    from lince_rag.cli.sessions import open_session
     from lince_rag.cli.terminal import print_plain, reader_language
     from lince_rag.index.index import Index
 
@@ -100,3 +103,36 @@ def _read_question(label: str) -> str:
         return ""
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED_STATUS) from None
+
+
+SESSIONS_FILE: Final = "sessions.sqlite"
+
+
+def open_session(folder: Path, name: str | None) -> BaseChatMessageHistory:
+    """Open a conversation, or begin one.
+
+    Args:
+        folder: The folder of the index that it is about.
+        name: Its name; ``None`` keeps it in memory only.
+
+    Returns:
+        Its messages, oldest first; what is added is kept at once.
+
+    Raises:
+        ConfigurationError: The name is empty.
+        MissingExtraError: langchain-community or SQLAlchemy is not installed.
+    """
+    if name is not None and not name.strip():
+        raise ConfigurationError(f"{name!r} is not a name for a session.")
+    with warnings.catch_warnings():
+        # These classes are to go in langchain-core 2, which is not ours yet; until then they are what there is.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if name is None:
+            from langchain_core.chat_history import InMemoryChatMessageHistory
+
+            return InMemoryChatMessageHistory()
+        try:
+            from langchain_community.chat_message_histories import SQLChatMessageHistory
+        except ImportError as error:
+            raise MissingExtraError("langchain-community", "chat") from error
+        return SQLChatMessageHistory(session_id=name.strip(), connection=f"sqlite:///{folder / SESSIONS_FILE}")

@@ -16,7 +16,7 @@ from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language
 from lince_rag.text.wording import wording
 
 if TYPE_CHECKING:
-    from lince_rag.chain.answers import Answer
+    from lince_rag.chain.answer import Answer
     from lince_rag.index.ingestion import IngestReport
     from lince_rag.index.ledger import Source
     from lince_rag.index.verification import VerifyReport

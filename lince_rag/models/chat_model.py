@@ -15,12 +15,12 @@ from pydantic import ConfigDict
 
 from lince_rag.engines import Generation, GenerationSettings
 from lince_rag.models.answer_formats import FORMATS, AnswerFormat
-from lince_rag.models.messages import as_template_documents
+from lince_rag.models.messages import ReplyReader, as_template_documents, read_reply
 from lince_rag.models.native_model import NativeModel
 from lince_rag.models.native_prompt import Instruction
-from lince_rag.models.replies import ReplyReader, read_reply
-from lince_rag.models.searching import last_question, next_search
+from lince_rag.models.search_policy import next_search
 from lince_rag.models.structured_output import FormatBinding
+from lince_rag.models.turns import last_question
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.language import Language, detect_language
 

@@ -12,8 +12,7 @@ from pydantic import ConfigDict, PrivateAttr
 
 from lince_rag.engines import Generation as EngineGeneration
 from lince_rag.models.answer_formats import AnswerFormat
-from lince_rag.models.model_fields import CALL_SETTINGS
-from lince_rag.models.native_model import NativeModel
+from lince_rag.models.native_model import CALL_SETTINGS, NativeModel
 from lince_rag.models.native_prompt import Instruction
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.language import Language

@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from lince_rag.errors import TemplateError, UnusedDocumentsError
-from lince_rag.prompting.markers import break_joints, compile_patterns, neutralize, restore, restore_json
+from lince_rag.prompting.content import (
+    ContentWrapper,
+    Segment,
+    break_joints,
+    compile_patterns,
+    neutralize,
+    restore,
+    restore_json,
+)
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.sandbox import JinjaTemplate
-from lince_rag.prompting.segments import ContentWrapper, Segment
 
 ROLES: Final = ("system", "user", "assistant")
 

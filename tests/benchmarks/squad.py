@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from lince_rag.chain.rag import RagChain
-from lince_rag.evaluation.matching import contains_answer, token_f1
+from lince_rag.evaluation.metrics import contains_answer, token_f1
 from lince_rag.text.language import Language
 
 

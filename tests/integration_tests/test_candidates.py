@@ -20,8 +20,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import ValidationError
 
 from lince_rag import Answer, BestOf, ChatLince, Index, create_rag_chain
-from lince_rag.chain.citations import attribute
-from lince_rag.chain.ranking import TextScorer
+from lince_rag.chain.best_of import TextScorer
+from lince_rag.chain.grounding import attribute
 from lince_rag.engines.scorers.classifiers import SequenceClassifier
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.documents import Document
 
 from lince_rag import Index
-from lince_rag.cli.sessions import SESSIONS_FILE, open_session
+from lince_rag.cli.chat import SESSIONS_FILE, open_session
 
 
 @pytest.fixture(scope="module")

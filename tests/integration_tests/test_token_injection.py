@@ -23,8 +23,8 @@ from transformers import PreTrainedTokenizerFast
 
 from lince_rag.engines.checkpoints.loading import LoadingOptions, load_tokenizer
 from lince_rag.engines.generation.encoding import encode_prompt
+from lince_rag.prompting.content import Segment
 from lince_rag.prompting.registry import get_model
-from lince_rag.prompting.segments import Segment
 from lince_rag.prompting.templates import ChatTemplate, Prompt
 from tests.checkpoints import KINDS, SENTENCES, shared_checkpoint
 

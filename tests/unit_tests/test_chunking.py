@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from lince_rag.chain.citations import attribute
+from lince_rag.chain.grounding import attribute
 from lince_rag.documents.chunking import TOLERANCE, ChunkingSettings, chunk_document
 from lince_rag.documents.files import FileLoader
 from lince_rag.errors import ConfigurationError

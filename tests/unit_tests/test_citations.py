@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from lince_rag.chain.citations import attribute
+from lince_rag.chain.grounding import attribute
 
 SOURCE = "Acta de la junta.\n\nEl ascensor costará 46.900 euros. " + (
     "La obra empieza el 3 de marzo de 2026 y la dirige Ana Ruiz."

@@ -26,7 +26,7 @@ from lince_rag import (
     NativePrompt,
     create_rag_chain,
 )
-from lince_rag.chain.requests import Conversation
+from lince_rag.chain.question import Conversation
 from lince_rag.engines.extractive import ExtractiveEngine
 from lince_rag.errors import ConfigurationError, EngineError
 

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from lince_rag.chain.context import TOKENS_AROUND, pack_context
+from lince_rag.chain.packing import TOKENS_AROUND, pack_context
 from lince_rag.models.messages import as_template_documents
 
 

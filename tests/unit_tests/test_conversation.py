@@ -10,7 +10,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from lince_rag import ChatLince, create_rag_chain
-from lince_rag.chain.conversation import accept_rewriting, needs_rewriting, rewrite_by_rules
+from lince_rag.chain.question import accept_rewriting, needs_rewriting, rewrite_by_rules
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language
 from lince_rag.text.wording import wording

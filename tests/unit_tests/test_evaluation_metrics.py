@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 
 from lince_rag.evaluation.estimates import area_estimate, mean_estimate, quantile_estimate
 from lince_rag.evaluation.failures import count_failures, failure_of, worst_failures
-from lince_rag.evaluation.matching import contains_answer, exact_match, normalise_answer, token_f1
 from lince_rag.evaluation.metrics import (
     abstention_curve,
     abstention_metrics,
     answer_metrics,
+    contains_answer,
+    exact_match,
     measure,
+    normalise_answer,
     ranking_metrics,
+    token_f1,
 )
 from lince_rag.evaluation.records import Cited, Passage, Record
 from lince_rag.text.language import LANGUAGES

@@ -6,8 +6,7 @@ import pytest
 
 import lince_rag.prompting.registry
 from lince_rag.errors import ConfigurationError, UnknownModelError
-from lince_rag.prompting.model_rows import WEIGHT_BITS
-from lince_rag.prompting.registry import get_model, load_registry
+from lince_rag.prompting.registry import WEIGHT_BITS, get_model, load_registry
 
 REGISTRY = load_registry()
 

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from lince_rag.errors import TemplateError, UnusedDocumentsError
-from lince_rag.prompting.markers import compile_patterns, neutralize, restore
+from lince_rag.prompting.content import Segment, compile_patterns, neutralize, restore
 from lince_rag.prompting.registry import get_model, load_registry
-from lince_rag.prompting.segments import Segment
 from lince_rag.prompting.templates import ChatTemplate
 
 GOLDEN = Path(__file__).parent / "golden"

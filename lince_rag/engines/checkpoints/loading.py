@@ -13,10 +13,11 @@ from lince_rag.engines.checkpoints.configurations import (
     load_configuration,
     read_tokenizer,
 )
-from lince_rag.engines.checkpoints.files import Checkpoint, fetch_weights
-from lince_rag.engines.checkpoints.sources import (
+from lince_rag.engines.checkpoints.files import (
     DTYPES,
+    Checkpoint,
     LoadingOptions,
+    fetch_weights,
     find_base,
     find_source,
     require,

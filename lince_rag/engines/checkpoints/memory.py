@@ -11,8 +11,7 @@ from typing import Final
 
 from lince_rag.engines.checkpoints.tensors import read_tensors
 from lince_rag.errors import EngineError
-from lince_rag.prompting.model_rows import WEIGHT_BITS
-from lince_rag.prompting.registry import ModelSpec
+from lince_rag.prompting.registry import WEIGHT_BITS, ModelSpec
 
 # What running adds to the weights: activations and the key-value cache (the same share as in the registry).
 _WORKING_SHARE: Final = 10

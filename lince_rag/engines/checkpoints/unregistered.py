@@ -7,13 +7,19 @@ from importlib.resources.abc import Traversable
 from typing import Any, Final, cast
 
 from lince_rag.engines.checkpoints.configurations import declared_window, read_tokenizer
-from lince_rag.engines.checkpoints.files import ADAPTER_CONFIG, Checkpoint, find_checkpoint
+from lince_rag.engines.checkpoints.files import (
+    ADAPTER_CONFIG,
+    DEFAULT_REVISION,
+    Checkpoint,
+    LoadingOptions,
+    find_base,
+    find_checkpoint,
+    require,
+)
 from lince_rag.engines.checkpoints.memory import memory_by_dtype
-from lince_rag.engines.checkpoints.sources import DEFAULT_REVISION, LoadingOptions, find_base, require
 from lince_rag.engines.checkpoints.tensors import read_tensors
 from lince_rag.errors import ConfigurationError
-from lince_rag.prompting.model_rows import check_row
-from lince_rag.prompting.registry import ModelSpec
+from lince_rag.prompting.registry import ModelSpec, check_row
 
 _TEMPLATE: Final = "chat_template.jinja"
 

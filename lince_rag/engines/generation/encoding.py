@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from lince_rag.prompting.segments import Segment
+from lince_rag.prompting.content import Segment
 from lince_rag.prompting.templates import Prompt
 
 

@@ -10,8 +10,13 @@ from typing import Any, Final
 
 from lince_rag.engines.checkpoints import memory
 from lince_rag.engines.checkpoints.configurations import declared_window, explained
-from lince_rag.engines.checkpoints.files import Checkpoint, fetch_weights, find_checkpoint
-from lince_rag.engines.checkpoints.sources import DEFAULT_REVISION, LoadingOptions
+from lince_rag.engines.checkpoints.files import (
+    DEFAULT_REVISION,
+    Checkpoint,
+    LoadingOptions,
+    fetch_weights,
+    find_checkpoint,
+)
 from lince_rag.errors import ConfigurationError, EngineError
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]

@@ -6,12 +6,37 @@ from langchain_core.documents import Document
 from langchain_core.messages.ai import UsageMetadata
 from pydantic import BaseModel, ConfigDict
 
-from lince_rag.chain.citations import Citation
 from lince_rag.text.language import LANGUAGES, Language
 from lince_rag.text.wording import wording
 
 # What the chain did to a model's answer, in the order it did it.
 Correction = Literal["asked_again_for_language", "dropped_unsupported", "quoted_instead"]
+
+
+class Citation(BaseModel):
+    """A stretch of a document that supports a sentence of an answer.
+
+    Attributes:
+        source: The document's name, as ``Index.sources`` gives it.
+        title: The document's title.
+        page: Page of the quote, from 1, where the document has pages.
+        start: Character offset of the quote in the document's text (``Index.text``).
+        end: Offset just after it: ``index.text(source)[start:end] == quote``.
+        quote: The stretch itself.
+        answer_start: Character offset, in the answer's text, of the sentence it supports.
+        answer_end: Offset just after that sentence.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    title: str = ""
+    page: int | None = None
+    start: int
+    end: int
+    quote: str
+    answer_start: int
+    answer_end: int
 
 
 class Answer(BaseModel):
