@@ -9,12 +9,11 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
-from lince_rag.chain.answer import Answer, Correction, is_abstention
+from lince_rag.chain.answer import Answer, Correction, find_short_answer, is_abstention
 from lince_rag.chain.bindings import AnyModel
 from lince_rag.chain.grounding import POLICIES, OnUnsupported, drop_unsupported, ground, slips_from
 from lince_rag.chain.packing import Prepared, prepare, reads_documents
 from lince_rag.chain.question import REWRITING_TOKENS, REWRITINGS, Request, Rewriter, Rewriting
-from lince_rag.chain.short_answer import find_short_answer
 from lince_rag.chain.streaming import OutgoingText
 from lince_rag.errors import ConfigurationError
 from lince_rag.models.chat_model import ChatLince

@@ -12,7 +12,7 @@ from langchain_core.tools import BaseTool
 
 from lince_rag.chain.best_of import BestOf
 from lince_rag.chain.question import Request
-from lince_rag.engines.generation.sampling import DEFAULT_ANSWER_TOKENS
+from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
 from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import detect_language
 from lince_rag.text.sentences import sentence_spans

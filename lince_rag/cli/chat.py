@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from langchain_core.chat_history import BaseChatMessageHistory
 
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
@@ -108,7 +107,7 @@ def _read_question(label: str) -> str:
 SESSIONS_FILE: Final = "sessions.sqlite"
 
 
-def open_session(folder: Path, name: str | None) -> BaseChatMessageHistory:
+def open_session(folder: Path, name: str | None) -> "BaseChatMessageHistory":
     """Open a conversation, or begin one.
 
     Args:

@@ -1,11 +1,8 @@
-"""What an answer may be: text, calls of tools, or JSON of a schema; and how a model is told.
-
-Engines that hold an answer to a JSON schema are given one for calls and all, with the tools' own schemas in it: so
-names are exact and arguments valid.
-"""
+"""What an answer may be: text, tool calls or JSON of a schema; and how tool calls are written and read."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -14,9 +11,92 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from pydantic import BaseModel
 
 from lince_rag.errors import ConfigurationError
-from lince_rag.models.tool_calls import to_json, write_calls
 from lince_rag.text.language import Language
 from lince_rag.text.wording import wording
+
+_CALLS_START: Final = '{"tool_calls":['
+_CALL_START: Final = re.compile(r',?\{"name":("(?:[^"\\]|\\.)*"),"arguments":')
+_BRACES: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}]')
+
+
+@dataclass(frozen=True)
+class WrittenCall:
+    """A call as it stands in an answer, or its beginning.
+
+    Attributes:
+        name: The tool's name.
+        arguments: Its arguments as JSON, so far.
+        complete: Whether that is all of them.
+    """
+
+    name: str
+    arguments: str
+    complete: bool
+
+
+def to_json(value: Any) -> str:
+    """Write a value as prompts and answers have it: no white space, and every letter as itself.
+
+    Args:
+        value: Anything that JSON can hold.
+
+    Returns:
+        The JSON.
+    """
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def write_calls(calls: Sequence[Mapping[str, Any]]) -> str:
+    """Write calls the way models write them.
+
+    Args:
+        calls: LangChain's tool calls, with ``name`` and ``args``.
+
+    Returns:
+        The calls as an answer.
+    """
+    return to_json({"tool_calls": [{"name": call["name"], "arguments": call["args"]} for call in calls]})
+
+
+def may_be_calls(text: str) -> bool:
+    """Tell whether a text, or what it may go on to be, is an answer that calls tools.
+
+    Args:
+        text: An answer, or its beginning.
+
+    Returns:
+        Whether it is.
+    """
+    text = text.lstrip()
+    return text.startswith(_CALLS_START) or _CALLS_START.startswith(text)
+
+
+def read_calls(text: str) -> Iterator[WrittenCall]:
+    """Read the calls of an answer, also of one that is still being written.
+
+    Args:
+        text: The answer so far; ``write_calls`` says how it begins.
+
+    Yields:
+        The calls in order; the last one may be incomplete.
+    """
+    text = text.lstrip()
+    position = len(_CALLS_START) if text.startswith(_CALLS_START) else len(text)
+    while start := _CALL_START.match(text, position):
+        end = _find_end(text, start.end())
+        yield WrittenCall(json.loads(start[1]), text[start.end() : end], end is not None)
+        position = len(text) if end is None else end + 1
+
+
+def _find_end(text: str, start: int) -> int | None:
+    """Find the end of the object that starts at a position."""
+    depth = 0
+    for match in _BRACES.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0:
+            return match.end()
+    return None
+
 
 # What may be given as a tool: LangChain's types.
 Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool

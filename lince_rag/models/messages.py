@@ -20,7 +20,7 @@ from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_
 
 from lince_rag.engines import Generation
 from lince_rag.errors import TemplateError
-from lince_rag.models.tool_calls import may_be_calls, read_calls, to_json, write_calls
+from lince_rag.models.answer_formats import may_be_calls, read_calls, to_json, write_calls
 from lince_rag.text.language import DEFAULT_LANGUAGE, Language
 from lince_rag.text.wording import wording
 

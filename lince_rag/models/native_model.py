@@ -13,7 +13,7 @@ from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOptions, create_engine
-from lince_rag.engines.generation.sampling import DEFAULT_ANSWER_TOKENS
+from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
 from lince_rag.errors import ConfigurationError, EngineError, TemplateError
 from lince_rag.models.answer_formats import FORMATS, AnswerFormat
 from lince_rag.models.messages import join_turns, to_template, with_instructions

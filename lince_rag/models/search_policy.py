@@ -9,8 +9,7 @@ from typing import Any, Final
 from langchain_core.messages import BaseMessage
 
 from lince_rag.errors import EngineError
-from lince_rag.models.answer_formats import AnswerFormat
-from lince_rag.models.tool_calls import write_calls
+from lince_rag.models.answer_formats import AnswerFormat, write_calls
 from lince_rag.models.turns import current_turn, last_question, made_calls
 from lince_rag.text.language import Language
 from lince_rag.text.questions import function_words, question_proper

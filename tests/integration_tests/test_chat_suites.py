@@ -20,7 +20,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.integration_tests.chat_models import magic_function, unicode_customer
 
 from lince_rag import ChatLince
-from lince_rag.models.tool_calls import write_calls
+from lince_rag.models.answer_formats import write_calls
 from tests.checkpoints import build_checkpoint, shared_checkpoint
 from tests.teaching import teach
 

@@ -24,8 +24,7 @@ from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, Evalua
 from lince_rag.evaluation import Evaluation, Question, evaluate, load_questions
 from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.report import write_report
-from lince_rag.evaluation.settings import Setting, check_setting, open_setting_index, parse_setting
-from lince_rag.index.copying import copy_index
+from lince_rag.evaluation.settings import Setting, check_setting, copy_index, open_setting_index, parse_setting
 from lince_rag.text.wording import wording
 
 COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]

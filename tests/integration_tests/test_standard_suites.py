@@ -16,7 +16,7 @@ from langchain_tests.integration_tests import (
 )
 
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
-from lince_rag.index.vectors import close_vector_store, open_vector_store
+from lince_rag.index.stores import close_vector_store, open_vector_store
 
 ANIMALS = ["gato", "perro", "caballo", "burro", "zorro", "lince", "lobo", "oso"]
 

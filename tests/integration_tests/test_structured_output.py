@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from lince_rag import ChatLince, LinceLLM
 from lince_rag.errors import ConfigurationError, ContextWindowError
-from lince_rag.models.tool_calls import write_calls
+from lince_rag.models.answer_formats import write_calls
 from tests.checkpoints import KINDS, shared_checkpoint
 
 QUESTION = "¿Cuándo es la reunión de la junta de vecinos?"

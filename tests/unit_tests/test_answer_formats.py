@@ -11,8 +11,7 @@ from pydantic import BaseModel, Field, create_model
 
 from lince_rag import ChatLince
 from lince_rag.errors import ConfigurationError
-from lince_rag.models.answer_formats import AnswerFormat
-from lince_rag.models.tool_calls import write_calls
+from lince_rag.models.answer_formats import AnswerFormat, write_calls
 
 
 @tool

@@ -32,7 +32,7 @@ from langchain_core.documents import Document
 
 from lince_rag.documents import files as documents
 from lince_rag.documents.files import FileLoader, find_files, hash_file
-from lince_rag.documents.readers import formats, pdf, word
+from lince_rag.documents.readers import pdf, word
 from lince_rag.errors import DocumentError
 
 
@@ -398,7 +398,7 @@ def test_old_word_and_unsupported_files(tmp_path: Path) -> None:
 def test_too_large(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with path.open("wb") as file:
-        file.truncate(formats.MAXIMUM_TEXT_BYTES + 1)
+        file.truncate(documents.MAXIMUM_TEXT_BYTES + 1)
     with pytest.raises(DocumentError, match="too large: 16 MiB, the limit is 16 MiB"):
         FileLoader(path).load()
 

@@ -6,20 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.evaluation.estimates import area_estimate, mean_estimate, quantile_estimate
-from lince_rag.evaluation.failures import count_failures, failure_of, worst_failures
 from lince_rag.evaluation.metrics import (
     abstention_curve,
     abstention_metrics,
     answer_metrics,
+    area_estimate,
     contains_answer,
     exact_match,
+    mean_estimate,
     measure,
     normalise_answer,
+    quantile_estimate,
     ranking_metrics,
     token_f1,
 )
 from lince_rag.evaluation.records import Cited, Passage, Record
+from lince_rag.evaluation.report import count_failures, failure_of, worst_failures
 from lince_rag.text.language import LANGUAGES
 
 LANGUAGE = st.sampled_from(LANGUAGES)

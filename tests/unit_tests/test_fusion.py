@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.index.retriever import fuse
+from lince_rag.index.ranking import fuse
 
 ids = st.sampled_from("abcdefgh")
 # Steps of a quarter: two scores that differ by a rounding error are equal.

@@ -5,9 +5,8 @@ import sys
 import pytest
 
 from lince_rag.engines.checkpoints import memory
-from lince_rag.engines.checkpoints.memory import bytes_needed, check_memory, fits, memory_by_dtype
-from lince_rag.engines.checkpoints.tensors import read_tensors
-from lince_rag.engines.checkpoints.unregistered import TemplateText
+from lince_rag.engines.checkpoints.configuration import TemplateText
+from lince_rag.engines.checkpoints.memory import bytes_needed, check_memory, fits, memory_by_dtype, read_tensors
 from lince_rag.errors import EngineError
 from lince_rag.prompting.registry import ModelSpec, get_model
 

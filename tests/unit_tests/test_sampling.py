@@ -1,8 +1,8 @@
 import pytest
 
-from lince_rag.engines.base import GenerationSettings
-from lince_rag.engines.generation.sampling import (
+from lince_rag.engines.base import (
     DEFAULT_ANSWER_TOKENS,
+    GenerationSettings,
     generation_options,
     is_beam_search,
     is_sampling,

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from lince_rag.engines.json_schema.bounding import bound_schema, read_schema
-from lince_rag.engines.json_schema.grammars import Piece, write_grammar
+from lince_rag.engines.json_schema.constraints import bound_schema, read_schema
+from lince_rag.engines.json_schema.grammar import Array, Literal, Object, Piece, is_object, write_grammar
 from lince_rag.engines.json_schema.merging import merge
-from lince_rag.engines.json_schema.nodes import Array, Literal, Object, is_object
 from lince_rag.errors import ConfigurationError
 from tests.json_schemas import REFUSED, VALUES, Schema, schemas
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.chain.short_answer import find_short_answer
+from lince_rag.chain.answer import find_short_answer
 from lince_rag.text.language import LANGUAGES, Language
 
 

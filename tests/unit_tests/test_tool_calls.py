@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk
 
 from lince_rag.engines import Generation
+from lince_rag.models.answer_formats import read_calls, write_calls
 from lince_rag.models.messages import ReplyReader, read_reply
-from lince_rag.models.tool_calls import read_calls, write_calls
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

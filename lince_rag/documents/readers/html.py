@@ -4,8 +4,7 @@ import contextlib
 import re
 from typing import Any, Final
 
-from lince_rag.documents.readers.blocks import Content, Unreadable, clean, squeeze
-from lince_rag.documents.readers.collector import Collector, walk_tree
+from lince_rag.documents.readers.blocks import Collector, Content, Unreadable, clean, squeeze, walk_tree
 from lince_rag.documents.readers.text import decode, sensible
 
 # A <pre> is here because it is taken whole.

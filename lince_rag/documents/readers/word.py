@@ -6,8 +6,7 @@ import zipfile
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lince_rag.documents.readers.blocks import Content, Unreadable, squeeze
-from lince_rag.documents.readers.collector import Collector, walk_tree
+from lince_rag.documents.readers.blocks import Collector, Content, Unreadable, squeeze, walk_tree
 
 # A docx is a zip: 3 MB of it can hold 3 GB (measured: 5.9 GB of memory and a minute in every reader). The
 # text of a thousand-page book is about 20 MB of XML; pictures are not compressed further, and not parsed.

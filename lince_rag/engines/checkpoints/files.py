@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from lince_rag.engines.checkpoints.tensors import read_tensors
+from lince_rag.engines.checkpoints.memory import read_tensors
 from lince_rag.errors import ConfigurationError, EngineError, LinceError, MissingExtraError
 from lince_rag.prompting.registry import ModelSpec
 

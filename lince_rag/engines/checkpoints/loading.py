@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lince_rag.engines.checkpoints import memory
-from lince_rag.engines.checkpoints.configurations import (
+from lince_rag.engines.checkpoints.configuration import (
     declared_window,
+    describe_checkpoint,
     explained,
     load_configuration,
     read_tokenizer,
@@ -23,7 +24,6 @@ from lince_rag.engines.checkpoints.files import (
     require,
     unnamed_base,
 )
-from lince_rag.engines.checkpoints.unregistered import describe_checkpoint
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
 from lince_rag.prompting.registry import ModelSpec
 

@@ -6,11 +6,20 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationSettings, check_window
+from lince_rag.engines.base import (
+    Engine,
+    FinishReason,
+    Generation,
+    GenerationSettings,
+    check_window,
+    generation_options,
+    is_beam_search,
+    is_sampling,
+    without_beams,
+)
 from lince_rag.engines.checkpoints.loading import LoadedModel, LoadingOptions, load_model, load_tokenizer
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TextAssembler, TokenQueue, assemble
 from lince_rag.engines.generation.encoding import encode_prompt
-from lince_rag.engines.generation.sampling import generation_options, is_beam_search, is_sampling, without_beams
 from lince_rag.engines.json_schema.constraints import OBJECT_START, Constraints
 from lince_rag.errors import ConfigurationError, ContextWindowError
 from lince_rag.prompting.registry import ModelSpec

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
-from lince_rag.engines.json_schema.grammars import to_json
+from lince_rag.engines.json_schema.grammar import to_json
 from lince_rag.errors import ConfigurationError
 
 # Keywords that say nothing about which values there may be.

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from lince_rag.engines.json_schema.grammars import Piece, to_json
+from lince_rag.engines.json_schema.grammar import CHARACTER_BYTES, Delegated, Digits, Literal, Piece, Text, to_json
 from lince_rag.engines.json_schema.merging import Schema, refuse
-from lince_rag.engines.json_schema.nodes import CHARACTER_BYTES, Delegated, Digits, Literal, Text
 
 # Characters at most of the formats that say how long they are, or are long enough with so many; all of them ASCII.
 _FORMATS: Final = {

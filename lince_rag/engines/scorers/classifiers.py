@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from lince_rag.engines.checkpoints.configurations import explained, load_configuration, read_tokenizer
+from lince_rag.engines.checkpoints.configuration import explained, load_configuration, read_tokenizer
 from lince_rag.engines.checkpoints.files import require
 from lince_rag.engines.scorers.encoders import (
     DEFAULT_BATCH,

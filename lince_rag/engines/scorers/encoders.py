@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lince_rag.engines.checkpoints import memory
-from lince_rag.engines.checkpoints.configurations import declared_window, explained
+from lince_rag.engines.checkpoints.configuration import declared_window, explained
 from lince_rag.engines.checkpoints.files import (
     DEFAULT_REVISION,
     Checkpoint,

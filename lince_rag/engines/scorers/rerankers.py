@@ -6,8 +6,8 @@ from typing import Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 
-from lince_rag.engines.checkpoints.configurations import explained
-from lince_rag.engines.checkpoints.tensors import read_tensors
+from lince_rag.engines.checkpoints.configuration import explained
+from lince_rag.engines.checkpoints.memory import read_tensors
 from lince_rag.engines.scorers.encoders import (
     DEFAULT_BATCH,
     Encoder,

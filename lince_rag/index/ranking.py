@@ -5,6 +5,7 @@ it, with the question's words next to each other.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean, pstdev
 from typing import Final, TypeVar
 
 from langchain_core.documents import Document
@@ -83,3 +84,35 @@ def _share(weights: Mapping[Key, float], found: "frozenset[Key] | set[Key]") -> 
     """The share of the weights whose keys were found; 0 where there are none."""
     total = sum(weights.values())
     return sum(weight for key, weight in weights.items() if key in found) / total if total else 0.0
+
+
+# Scores that lie closer together than this (standard deviation) tell nearly equal texts apart by chance, and are
+# not spread out. On XQuAD-es and FaQuAD the vectors of the embedded embedder spread by .017 at least.
+MINIMUM_SPREAD: Final = 0.01
+
+
+def fuse(lexical: Mapping[str, float], vectors: Mapping[str, float], lexical_weight: float) -> dict[str, float]:
+    """Add the z-scores of two rankings, weighted.
+
+    A chunk that one side did not return gets that side's lowest score. (Fusing by rank instead costs up to 25
+    points of MRR when one side is weak: the size of a lead is information, and ranks throw it away.)
+
+    Args:
+        lexical: Lexical score by chunk id.
+        vectors: Cosine similarity by chunk id.
+        lexical_weight: Share of the lexical side, 0 to 1.
+
+    Returns:
+        Fused score by chunk id, for the union of both.
+    """
+    together = list(dict.fromkeys([*lexical, *vectors]))
+    fused = dict.fromkeys(together, 0.0)
+    for scores, weight in ((lexical, lexical_weight), (vectors, 1.0 - lexical_weight)):
+        if not scores or not weight:
+            continue
+        lowest = min(scores.values())
+        filled = {chunk_id: scores.get(chunk_id, lowest) for chunk_id in together}
+        mean, spread = fmean(filled.values()), max(pstdev(filled.values()), MINIMUM_SPREAD)
+        for chunk_id, score in filled.items():
+            fused[chunk_id] += weight * (score - mean) / spread
+    return fused
