@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from lince_rag.chain.answer import Answer, Citation
     from lince_rag.chain.best_of import BestOf
     from lince_rag.chain.rag import create_rag_chain
+    from lince_rag.documents.chunking import ChunkingSettings
+    from lince_rag.engines.scorers.classifiers import SequenceClassifier
+    from lince_rag.engines.scorers.rerankers import LinceReranker
     from lince_rag.errors import LinceError
     from lince_rag.index.embeddings import LinceEmbeddings
     from lince_rag.index.index import Index
@@ -20,13 +23,16 @@ __all__ = [
     "Answer",
     "BestOf",
     "ChatLince",
+    "ChunkingSettings",
     "Citation",
     "HybridRetriever",
     "Index",
     "LinceEmbeddings",
     "LinceError",
     "LinceLLM",
+    "LinceReranker",
     "NativePrompt",
+    "SequenceClassifier",
     "create_document_agent",
     "create_rag_chain",
 ]
@@ -36,13 +42,16 @@ _MODULES = {
     "Answer": "chain.answer",
     "BestOf": "chain.best_of",
     "ChatLince": "models.chat_model",
+    "ChunkingSettings": "documents.chunking",
     "Citation": "chain.answer",
     "HybridRetriever": "index.retriever",
     "Index": "index.index",
     "LinceEmbeddings": "index.embeddings",
     "LinceError": "errors",
     "LinceLLM": "models.llm",
+    "LinceReranker": "engines.scorers.rerankers",
     "NativePrompt": "models.native_prompt",
+    "SequenceClassifier": "engines.scorers.classifiers",
     "create_document_agent": "agents.agent",
     "create_rag_chain": "chain.rag",
 }

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -134,3 +134,9 @@ def measure_confidence(
     if len(languages) > 1:
         threshold = calibration.english if "en" in languages else calibration.iberian
     return 1 / (1 + math.exp(-calibration.slope * (raw - threshold)))
+
+
+def strongest_confidence(entries: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the highest ``confidence`` of document metadata or template documents; ``None`` where none has one."""
+    measured = [float(value) for entry in entries if (value := entry.get("confidence")) is not None]
+    return max(measured, default=None)
