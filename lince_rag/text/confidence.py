@@ -137,6 +137,6 @@ def measure_confidence(
 
 
 def strongest_confidence(entries: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the highest ``confidence`` of document metadata or template documents; ``None`` where none has one."""
+    """Return the highest ``confidence`` of document metadata or template documents; ``None`` if there is none."""
     measured = [float(value) for entry in entries if (value := entry.get("confidence")) is not None]
     return max(measured, default=None)

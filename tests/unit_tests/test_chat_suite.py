@@ -26,7 +26,7 @@ class Suite(ChatModelUnitTests):
 
     @pytest.mark.xfail(
         reason="It loads what langchain-core lists, and there are no other packages on its list; with"
-        " allowed_objects=[ChatLince] it loads (test_citizenship.py).",
+        " allowed_objects=[ChatLince] it loads (test_langchain_integration.py).",
         raises=ValueError,
         strict=True,
     )
