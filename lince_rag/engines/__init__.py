@@ -5,6 +5,7 @@ from weakref import WeakValueDictionary
 
 from lince_rag.engines.base import Engine, Generation, GenerationSettings
 from lince_rag.engines.checkpoints.loading import LoadingOptions
+from lince_rag.engines.extractive import EXTRACTIVE, ExtractiveEngine
 from lince_rag.prompting.registry import ModelSpec
 
 __all__ = ["Engine", "Generation", "GenerationSettings", "LoadingOptions", "create_engine"]
@@ -14,19 +15,8 @@ _lock = Lock()
 
 
 def create_engine(spec: ModelSpec, options: LoadingOptions) -> Engine:
-    """Make the engine that runs a model.
-
-    Args:
-        spec: The model.
-        options: Where its weights are and how to load them; they are loaded when they are first needed.
-
-    Returns:
-        The engine; the same one as long as another with these arguments is in use, so that weights are in memory
-        once.
-    """
-    if spec.engine == "extractive":
-        from lince_rag.engines.extractive import ExtractiveEngine
-
+    """Return the engine that runs a model; equal arguments share one engine, so weights are in memory once."""
+    if spec.engine == EXTRACTIVE:
         return ExtractiveEngine(spec.context_window)
     from lince_rag.engines.generation.transformers import TransformersEngine
 

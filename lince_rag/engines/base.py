@@ -13,92 +13,62 @@ from lince_rag.text.language import Language
 
 FinishReason = Literal["stop", "length"]
 
+# Maximum answer length in tokens if neither the caller nor the model's card sets one; the cards set 128 to 256.
+DEFAULT_ANSWER_TOKENS: Final = 256
+
+_SAMPLING: Final = ("temperature", "top_p", "top_k")
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How to generate; ``None`` leaves a choice to the model's own defaults.
-
-    Attributes:
-        max_tokens: Tokens of answer at most.
-        temperature: Sampling temperature; 0 decodes greedily.
-        top_p: Nucleus of probability to sample from, 0 to 1.
-        top_k: Most probable tokens to sample from.
-        num_beams: Beams of a beam search.
-        repetition_penalty: Divides the scores of tokens that were used already.
-        stop: Texts that end the answer and are not part of it.
-        seed: Same seed, same text.
-        language: The reader's language, where the engine speaks in its own words; ``None`` takes the question's.
-        minimum_confidence: Support of the documents (0 to 1) below which an engine that measures it abstains.
-        json_schema: A JSON schema, as JSON: the answer is JSON that meets it. Stop texts do not cut it, but do not
-            occur in its free strings.
-        text_allowed: Whether the answer to a JSON schema of objects may also be text, which stop texts cut; the
-            answer is JSON exactly where it begins with ``{``.
-    """
+    """How to generate; ``None`` leaves a choice to the model's card."""
 
     max_tokens: int | None = None
+    # 0 decodes greedily.
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     num_beams: int | None = None
+    # Divides the scores of tokens that already occurred.
     repetition_penalty: float | None = None
+    # Texts that end the answer and are not part of it.
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    # The reader's language, for an engine with messages of its own; ``None`` uses the question's.
     language: Language | None = None
+    # An engine that measures the confidence of the documents (0 to 1) abstains below this.
     minimum_confidence: float = EVEN_CONFIDENCE
+    # A JSON schema, as JSON, that the answer must match. Stop texts do not cut the answer, but its free strings
+    # cannot contain them.
     json_schema: str | None = None
+    # With a JSON schema of objects, the answer may also be text, which stop texts do cut; it is JSON if and only
+    # if it begins with ``{``.
     text_allowed: bool = False
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A stretch of an answer: the whole of it, or one step of a stream.
-
-    Attributes:
-        text: The text.
-        input_tokens: Length of the prompt in tokens.
-        output_tokens: Length of this stretch in tokens.
-        finish_reason: Why the answer ended, ``None`` while it goes on.
-        abstained: Whether the engine says that the documents do not hold the answer.
-    """
+    """A whole answer, or one step of a stream."""
 
     text: str
+    # Length of the prompt.
     input_tokens: int
+    # Length of this answer or step.
     output_tokens: int
+    # ``None`` until the answer ends.
     finish_reason: FinishReason | None = None
+    # Whether the engine says that the documents do not hold the answer.
     abstained: bool = False
 
 
-def check_window(model: str, prompt_tokens: int, context_window: int) -> None:
-    """Check that a prompt leaves room for at least one token of answer.
-
-    Args:
-        model: The model's name.
-        prompt_tokens: Length of the prompt.
-        context_window: Tokens of prompt and answer together.
-
-    Raises:
-        ContextWindowError: It does not.
-    """
-    if prompt_tokens >= context_window:
-        raise ContextWindowError(
-            f"The prompt has {prompt_tokens} tokens and the window of {model!r} holds {context_window}.",
-            hint="Give fewer or shorter documents, tools or turns.",
-        )
-
-
 class Engine(ABC):
-    """Turns prompts into text.
+    """Turns prompts into text."""
 
-    Attributes:
-        context_window: Tokens of prompt and answer together that fit.
-        quotes: Whether its answers are text of the documents themselves, word for word; others may repeat it as
-            it stands in the prompt, with its markers broken, or say something else.
-        constrains: Whether it can hold an answer to a JSON schema.
-    """
-
+    # Maximum tokens of prompt and answer together.
     context_window: int
+    # Whether answers quote the documents word for word. Other engines may repeat the text of the prompt, in which
+    # the markers of the documents are broken, or write something else.
     quotes: bool = False
-    constrains: bool = False
 
     @abstractmethod
     def count_tokens(self, text: str) -> int:
@@ -109,50 +79,23 @@ class Engine(ABC):
         return self.count_tokens(prompt.text)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Return the token ids that the model reads.
-
-        Raises:
-            EngineError: This engine reads text, not ids.
-        """
+        """Return the token ids that the model reads; an engine without a tokenizer raises ``EngineError``."""
         raise EngineError(
-            f"{type(self).__name__} has no tokenizer.", hint="Only a model with weights reads token ids."
+            f"{type(self).__name__} has no tokenizer.", hint="Choose a model with weights to get token ids."
         )
 
     @abstractmethod
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
-        """Generate step by step; the last step carries the ``finish_reason``."""
+        """Generate step by step; only the last step has a ``finish_reason``."""
 
     def generate_batch(
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
     ) -> list[list[Generation]]:
-        """Generate answers to several prompts; an engine that can do so runs them together.
-
-        Args:
-            prompts: The prompts.
-            settings: How to generate.
-            candidates: Answers a prompt.
-
-        Returns:
-            The candidates of each prompt.
-
-        Raises:
-            EngineError: The engine cannot generate.
-        """
+        """Return a number of candidate answers to each prompt."""
         return [[self.generate(prompt, settings) for _ in range(candidates)] for prompt in prompts]
 
     def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
-        """Generate the whole answer.
-
-        Args:
-            prompt: The prompt.
-            settings: How to generate.
-
-        Returns:
-            The answer.
-
-        Raises:
-            EngineError: The engine cannot generate.
-        """
+        """Generate the whole answer."""
         steps = list(self.stream(prompt, settings))
         return Generation(
             text="".join(step.text for step in steps),
@@ -163,25 +106,21 @@ class Engine(ABC):
         )
 
 
-# Tokens of answer when neither the caller nor the model's card says: the cards' own limits are 128 to 256.
-DEFAULT_ANSWER_TOKENS: Final = 256
-
-_SAMPLING: Final = ("temperature", "top_p", "top_k")
+def check_window(model: str, prompt_tokens: int, context_window: int) -> None:
+    """Check that a prompt leaves room for at least one token of answer."""
+    if prompt_tokens >= context_window:
+        raise ContextWindowError(
+            f"The prompt has {prompt_tokens} tokens and the context window of {model!r} only {context_window}.",
+            hint="Give fewer or shorter documents, tools or turns.",
+        )
 
 
 def generation_options(spec: ModelSpec, settings: GenerationSettings) -> dict[str, Any]:
-    """Merge a call's settings into the model card's.
+    """Merge a call's settings into the card's, as keyword arguments of transformers' ``GenerationConfig``.
 
-    ``num_beams`` asks for a beam search; ``temperature=0`` for a greedy one; a temperature, ``top_p`` or
-    ``top_k`` for sampling; nothing for what the card does.
-
-    Args:
-        spec: The model, with its card's settings.
-        settings: The call's settings.
-
-    Returns:
-        Keyword arguments of transformers' ``GenerationConfig``, with ``max_new_tokens``, ``num_beams`` and
-        ``do_sample`` always there.
+    ``temperature=0`` selects greedy search, or a beam search if ``num_beams`` is set, too. Another temperature,
+    ``top_p`` or ``top_k`` selects sampling, and ``num_beams`` alone a beam search. Otherwise the card decides. The
+    result always has ``max_new_tokens``, ``num_beams`` and ``do_sample``.
     """
     options: dict[str, Any] = {
         "max_new_tokens": DEFAULT_ANSWER_TOKENS, "num_beams": 1, "do_sample": False, **spec.generation
@@ -189,7 +128,7 @@ def generation_options(spec: ModelSpec, settings: GenerationSettings) -> dict[st
     if settings.max_tokens is not None:
         options["max_new_tokens"] = settings.max_tokens
     elif settings.json_schema is not None:
-        # The cards' limits are for text; a call of a tool takes a third of them before it says anything.
+        # The cards' limits are for text; the fixed parts of a tool call alone take a third of them.
         options["max_new_tokens"] = max(options["max_new_tokens"], DEFAULT_ANSWER_TOKENS)
     if settings.repetition_penalty is not None:
         options["repetition_penalty"] = settings.repetition_penalty
@@ -209,15 +148,15 @@ def generation_options(spec: ModelSpec, settings: GenerationSettings) -> dict[st
 
 
 def without_beams(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options that differ in nothing but that there is one beam."""
+    """Return the same options with a single beam."""
     return {name: value for name, value in options.items() if name != "early_stopping"} | {"num_beams": 1}
 
 
 def is_sampling(options: dict[str, Any]) -> bool:
-    """Tell whether these options draw at random."""
+    """Return whether these options sample at random."""
     return bool(options["do_sample"])
 
 
 def is_beam_search(options: dict[str, Any]) -> bool:
-    """Tell whether these options search with several beams."""
+    """Return whether these options search with several beams."""
     return int(options["num_beams"]) > 1
