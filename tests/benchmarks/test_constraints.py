@@ -1,4 +1,4 @@
-"""What it costs to hold an answer to a JSON schema: reading the tokenizer, compiling the schema, masks."""
+"""The cost of constrained decoding: reading the tokenizer, compiling the schema, masks."""
 
 import json
 import random
@@ -126,7 +126,7 @@ def test_time(tmp_path: Path, results: list[str]) -> None:
         ours, bare = map(median, clock)
         paired = median(mine / theirs for mine, theirs in zip(*processor, strict=True))
         rows.append([f"{layers} layers of {hidden}", tokens, bare / tokens, ours / tokens, ours / bare, paired])
-    header = ["Llama", "tokens", "free, ms a token", "held to it, ms a token", "ratio", "of processor time"]
+    header = ["Llama", "tokens", "free, ms a token", "constrained, ms a token", "ratio", "of processor time"]
     note = (
         "Greedy, CPU; the free answer is of as many tokens after the same instructions. Taken in turns, medians."
     )

@@ -1,4 +1,4 @@
-"""Token ids → text, on every kind of tokenizer: in whatever pieces they come, the text is the same and final."""
+"""Token ids to text, on every kind of tokenizer: however the ids are grouped, the text is the same and final."""
 
 from functools import cache
 from typing import Any

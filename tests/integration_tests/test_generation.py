@@ -1,4 +1,4 @@
-"""Generation keeps its word: stops, lengths, seeds, batches, streams and the window, on every kind of model."""
+"""Generation: stops, lengths, seeds, batches, streams and the window, on every kind of model."""
 
 import asyncio
 import functools

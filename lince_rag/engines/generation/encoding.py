@@ -1,4 +1,4 @@
-"""Prompt → token ids: exactly those of the native format, none of them a control id that content wrote."""
+"""From a prompt to token ids: exactly those of the native format, and content never becomes a control token."""
 
 import re
 from collections.abc import Sequence
@@ -8,37 +8,15 @@ from lince_rag.prompting.content import Segment
 from lince_rag.prompting.templates import Prompt
 
 
-def control_ids(tokenizer: Any) -> set[int]:
-    """Return every id that stands for structure: special tokens and all other added tokens.
-
-    White space is no structure, though some vocabularies were extended with runs of it.
-
-    Args:
-        tokenizer: A transformers tokenizer.
-
-    Returns:
-        The ids.
-    """
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
-    return {*tokenizer.all_special_ids, *added}
-
-
 def encode_prompt(prompt: Prompt, tokenizer: Any) -> list[int]:
-    """Turn a prompt into the ids that the model was trained to read.
+    """Return the ids that the model was trained to read for a prompt.
 
-    The text after each BOS is encoded in one piece: tokens may span the joints between template and content as
-    they do natively, and a tokenizer that puts a space before the beginning of a text does so there, as the
-    reference code of LLaMA does for every turn. The tokenizer's automatic special tokens are off: the only BOS
-    is the template's. Then the ids are checked: where content became a control id all the same (a token that
-    the registry does not know), control tokens are looked for in that piece's stretches of template only, and the
-    rest of it is encoded as plain text.
-
-    Args:
-        prompt: The prompt.
-        tokenizer: A transformers tokenizer.
-
-    Returns:
-        The token ids.
+    The text after each BOS is encoded in one piece. So tokens may span the boundary between template and content
+    as they natively do, and a tokenizer that adds a space at the beginning of a text does so there, as the
+    reference code of LLaMA does for every turn. The tokenizer's automatic special tokens are off: the only BOS is
+    the template's. Then the ids are checked. If content still became a control id (of a token that the registry
+    does not know), only the template spans of that piece are searched for control tokens and the rest is encoded
+    as plain text.
     """
     ids: list[int] = []
     for number, segments in enumerate(_split_at_bos(prompt.segments, tokenizer.bos_token)):
@@ -49,7 +27,7 @@ def encode_prompt(prompt: Prompt, tokenizer: Any) -> list[int]:
 
 
 def _split_at_bos(segments: Sequence[Segment], bos: str | None) -> list[list[Segment]]:
-    """Cut the prompt at the BOS tokens of its template, which go."""
+    """Split the prompt at the BOS tokens of its template, and drop them."""
     pieces: list[list[Segment]] = [[]]
     for segment in segments:
         parts = [segment.text] if segment.is_content or not bos else segment.text.split(bos)
@@ -69,16 +47,18 @@ def _encode_piece(segments: Sequence[Segment], tokenizer: Any) -> list[int]:
         return [token for segment in segments for token in _encode_segment(segment, tokenizer)]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoding["input_ids"]
-    controls = control_ids(tokenizer)
-    if not _content_controls(ids, encoding["offset_mapping"], segments, controls):
+    # Some vocabularies were extended with runs of white space, which are not control tokens.
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    controls = {*tokenizer.all_special_ids, *added}
+    if not _has_content_control(ids, encoding["offset_mapping"], segments, controls):
         return ids
-    return _encode_apart(segments, tokenizer, controls)
+    return _encode_by_segment(segments, tokenizer, controls)
 
 
-def _content_controls(
+def _has_content_control(
     ids: Sequence[int], offsets: Sequence[tuple[int, int]], segments: Sequence[Segment], controls: set[int]
 ) -> bool:
-    """Tell whether a control id covers a character of content."""
+    """Return whether a control id covers a character of content."""
     found = [span for token, span in zip(ids, offsets, strict=True) if token in controls]
     position = 0
     for segment in segments:
@@ -89,8 +69,8 @@ def _content_controls(
     return False
 
 
-def _encode_apart(segments: Sequence[Segment], tokenizer: Any, controls: set[int]) -> list[int]:
-    """Look for control tokens in each stretch of template by itself; everything between them is plain text."""
+def _encode_by_segment(segments: Sequence[Segment], tokenizer: Any, controls: set[int]) -> list[int]:
+    """Find control tokens in each template span separately, and encode all other text as plain text."""
     ids: list[int] = []
     text = ""
     for segment in segments:
@@ -106,7 +86,7 @@ def _encode_apart(segments: Sequence[Segment], tokenizer: Any, controls: set[int
 
 
 def _encode_plain(text: str, tokenizer: Any, controls: set[int]) -> list[int]:
-    """Encode a text the way the tokenizer does, but without its added tokens."""
+    """Encode a text as the tokenizer does, but without its added tokens."""
     backend = tokenizer.backend_tokenizer
     if backend.normalizer:
         text = backend.normalizer.normalize_str(text)
@@ -115,7 +95,7 @@ def _encode_plain(text: str, tokenizer: Any, controls: set[int]) -> list[int]:
 
 
 def _encode_word(word: str, model: Any, controls: set[int]) -> list[int]:
-    """Encode a word; a control token that is a word of the vocabulary, too, is cut after its first character."""
+    """Encode a word, splitting a control token that is in the vocabulary, too, after its first character."""
     tokens = model.tokenize(word)
     found = (token.value for token in tokens if token.id in controls)
     control = next((text for text in found if len(text) > 1 and text in word), None)
@@ -136,7 +116,7 @@ def _encode_segment(segment: Segment, tokenizer: Any) -> list[int]:
 
 
 def _split_added_tokens(text: str, tokenizer: Any) -> list[str]:
-    """Cut every added token after its first character: `split_special_tokens` leaves some of them whole."""
+    """Split every added token after its first character: `split_special_tokens` leaves some of them whole."""
     tokens = sorted((str(token) for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
     dangerous = [re.escape(token) for token in tokens if len(token) > 1]
     if not dangerous:

@@ -1,4 +1,4 @@
-"""Models in this process, through transformers: batched, streamed, stopped, seeded."""
+"""The engine that runs models in this process, through transformers."""
 
 import logging
 import threading
@@ -29,41 +29,34 @@ logger = logging.getLogger(__name__)
 
 
 class TransformersEngine(Engine):
-    """Runs a model in this process.
-
-    Args:
-        spec: The model.
-        options: Where its weights are and how to load them.
-    """
-
-    constrains = True
+    """Runs a model in this process."""
 
     def __init__(self, spec: ModelSpec, options: LoadingOptions) -> None:
         self.spec = spec
         self.options = options
-        # One generation at a time: the random state and the memory of the machine are shared.
+        # One generation at a time, because they share the random state and the memory.
         self._lock = threading.Lock()
-        self._beams_said: set[str] = set()
+        self._beam_warnings: set[str] = set()
         self._token_texts: dict[int, str] = {}
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's tokenizer; loaded without the weights."""
+        """The model's tokenizer, loaded without the weights."""
         return load_tokenizer(self.spec, self.options)
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        """The model, its weights loaded when they are first needed."""
+        """The model, loaded with its weights when it is first needed."""
         return load_model(self.spec, self.options)
 
     @property
     def context_window(self) -> int:  # type: ignore[override]
-        """Tokens of prompt and answer together."""
+        """Maximum tokens of prompt and answer together."""
         return self.loaded.context_window
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that the tokenizer adds around it."""
-        # verbose: a text longer than the window is what counting is for, not worth a warning.
+        # verbose: a text longer than the window is normal here and needs no warning.
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def count_prompt_tokens(self, prompt: Prompt) -> int:
@@ -77,31 +70,32 @@ class TransformersEngine(Engine):
     def generate_batch(
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
     ) -> list[list[Generation]]:
-        """Generate answers to several prompts, together where that changes none of them.
-
-        Raises:
-            ContextWindowError: A prompt leaves no room for an answer.
-            ConfigurationError: Several candidates are asked of a greedy search, or a JSON schema does not fit.
-        """
-        options = self._search(settings)
-        self._check_candidates(options, candidates)
-        encoded = [self._checked(prompt) for prompt in prompts]
-        # A seed makes each answer reproducible by itself, so seeded sampling goes one by one; and so does a prompt
-        # whose answer the window would cut sooner if it were padded to the length of a longer one.
-        apart = settings.seed is not None and is_sampling(options)
+        """Generate answers to several prompts, in one batch unless that would change an answer."""
+        options = self._options(settings)
+        beams = options["num_beams"]
+        if candidates > beams and not is_sampling(options):
+            raise ConfigurationError(
+                f"A search with num_beams={beams} cannot return n={candidates} answers.",
+                hint="Set a temperature above 0, or num_beams to at least n.",
+            )
+        encoded = [self._encode_checked(prompt) for prompt in prompts]
+        # With a seed, each answer must be reproducible by itself, so seeded sampling runs prompt by prompt. So
+        # does a prompt whose answer would be cut earlier by the window if it were padded to the length of a
+        # longer one.
+        separate = settings.seed is not None and is_sampling(options)
         longest = self.context_window - options["max_new_tokens"]
-        together = [at for at, ids in enumerate(encoded) if not apart and len(ids) <= longest]
-        generations = self._run([encoded[at] for at in together], options, settings, candidates)
-        found = dict(zip(together, generations, strict=True))
+        batched = [at for at, ids in enumerate(encoded) if not separate and len(ids) <= longest]
+        generations = self._run_batch([encoded[at] for at in batched], options, settings, candidates)
+        found = dict(zip(batched, generations, strict=True))
         for at, ids in enumerate(encoded):
             if at not in found:
-                (found[at],) = self._run([ids], options, settings, candidates)
+                (found[at],) = self._run_batch([ids], options, settings, candidates)
         return [found[at] for at in range(len(encoded))]
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
-        """Generate token by token; a beam search cannot stream and decodes greedily instead."""
-        options = self._one_beam(self._search(settings), "stream")
-        ids = self._checked(prompt)
+        """Generate token by token, with one beam because a beam search cannot stream."""
+        options = self._with_one_beam(self._options(settings), "stream")
+        ids = self._encode_checked(prompt)
         assembler = TextAssembler(self.tokenizer, *self._stops(settings))
         streamer = TokenQueue()
         worker = threading.Thread(
@@ -138,23 +132,23 @@ class TransformersEngine(Engine):
     def _constraints(self) -> Constraints:
         return Constraints(self.tokenizer, sorted(self._end_ids))
 
-    def _search(self, settings: GenerationSettings) -> dict[str, Any]:
+    def _options(self, settings: GenerationSettings) -> dict[str, Any]:
         options = generation_options(self.spec, settings)
-        return options if settings.json_schema is None else self._one_beam(options, "hold to a JSON schema")
+        return options if settings.json_schema is None else self._with_one_beam(options, "follow a JSON schema")
 
-    def _one_beam(self, options: dict[str, Any], purpose: str) -> dict[str, Any]:
-        """Give up a beam search, and say so once."""
+    def _with_one_beam(self, options: dict[str, Any], purpose: str) -> dict[str, Any]:
+        """Replace a beam search by one beam, with a warning the first time."""
         if not is_beam_search(options):
             return options
-        if purpose not in self._beams_said:
-            logger.warning("%s: a beam search cannot %s; one beam is decoded.", self.spec.name, purpose)
-            self._beams_said.add(purpose)
+        if purpose not in self._beam_warnings:
+            logger.warning("%s: a beam search cannot %s; using one beam.", self.spec.name, purpose)
+            self._beam_warnings.add(purpose)
         return without_beams(options)
 
     def _stops(self, settings: GenerationSettings) -> tuple[tuple[str, ...], str]:
-        """The texts that cut an answer, and what one begins with that none of them cuts.
+        """Return the texts that cut an answer, and the beginning of an answer that they do not cut.
 
-        JSON is never cut, its strings are kept clear of stop texts instead.
+        JSON is never cut; instead, its strings cannot contain a stop text.
         """
         texts = (*settings.stop, *self.spec.stop)
         if settings.json_schema is None:
@@ -162,7 +156,7 @@ class TransformersEngine(Engine):
         return (texts, OBJECT_START) if settings.text_allowed else ((), "")
 
     def _processors(self, settings: GenerationSettings, limit: int, asked: int) -> list[Any]:
-        """Make what holds an answer to a schema within a limit, or within less than was asked for."""
+        """Return the logits processors; ``limit`` is what the window leaves of the ``asked`` tokens of answer."""
         if settings.json_schema is None:
             return []
         forbidden = (*settings.stop, *self.spec.stop)
@@ -171,59 +165,48 @@ class TransformersEngine(Engine):
             return [self._constraints.processor(schema, limit, forbidden, text_allowed=text_allowed)]
         except ConfigurationError as error:
             if limit < asked:
-                # Whatever is wrong with the schema itself is said first.
+                # An error in the schema itself is raised first.
                 self._constraints.processor(schema, asked, forbidden, text_allowed=text_allowed)
                 raise ContextWindowError(
                     f"The prompt leaves {limit} of the {self.context_window} tokens of {self.spec.name!r}: too few"
-                    " for a call or for JSON of the schema.",
+                    " for a tool call or for JSON of the schema.",
                     hint="Give fewer or shorter documents, tools or turns.",
                 ) from error
             raise
 
-    def _checked(self, prompt: Prompt) -> list[int]:
-        """Encode a prompt that leaves room for at least one token of answer."""
+    def _encode_checked(self, prompt: Prompt) -> list[int]:
         ids = self.encode(prompt)
         check_window(self.spec.name, len(ids), self.context_window)
         return ids
 
-    def _check_candidates(self, options: dict[str, Any], candidates: int) -> None:
-        beams = options["num_beams"]
-        if candidates > 1 and not is_sampling(options) and candidates > beams:
-            raise ConfigurationError(
-                f"n={candidates} answers cannot come from a search with {beams} beams.",
-                hint="Set a temperature above 0, or at least as many beams.",
-            )
-
-    def _run(
+    def _run_batch(
         self,
         encoded: Sequence[Sequence[int]],
         options: dict[str, Any],
         settings: GenerationSettings,
         candidates: int,
     ) -> list[list[Generation]]:
-        """Run one batch and cut the answers out."""
+        """Run one batch and return the candidates of each prompt."""
         if not encoded:
             return []
         longest = max(map(len, encoded))
         stop, uncut = self._stops(settings)
-        output = self._generate_ids(
-            encoded,
-            {**options, "num_return_sequences": candidates},
-            settings,
-            StopTexts(self.tokenizer, stop, longest, self._token_texts, uncut),
-        )
-        generations = []
-        for row, answer in enumerate(output[:, longest:].tolist()):
-            generations.append(self._cut(answer, len(encoded[row // candidates]), settings))
+        criterion = StopTexts(self.tokenizer, stop, longest, self._token_texts, uncut)
+        options = {**options, "num_return_sequences": candidates}
+        output = self._generate_ids(encoded, options, settings, criterion)
+        generations = [
+            self._cut_answer(answer, len(encoded[row // candidates]), settings)
+            for row, answer in enumerate(output[:, longest:].tolist())
+        ]
         return [generations[first : first + candidates] for first in range(0, len(generations), candidates)]
 
-    def _cut(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
-        """End an answer at its end token or its stop text."""
+    def _cut_answer(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
+        """Cut an answer at its end token or stop text."""
         end = next((at for at, token in enumerate(ids) if token in self._end_ids), None)
         answer = ids if end is None else ids[:end]
         text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
         if end is None:
-            # In a batch, an answer that a stop text ended is followed by padding.
+            # In a batch, padding follows an answer that a stop text ended.
             pad = self.tokenizer.pad_token_id
             while answer and answer[-1] == pad:
                 answer = answer[:-1]
@@ -233,7 +216,7 @@ class TransformersEngine(Engine):
     def _run_streamed(
         self, ids: list[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
     ) -> None:
-        """The worker of a stream; whatever goes wrong is raised where the stream is read."""
+        """Generate in the worker thread of a stream; the reader raises its errors."""
         try:
             self._generate_ids([ids], options, settings, Cancellation(streamer.cancelled), streamer)
         except BaseException as error:
@@ -249,7 +232,7 @@ class TransformersEngine(Engine):
         criterion: Any,
         streamer: Any = None,
     ) -> Any:
-        """Call ``model.generate`` on a left-padded batch, under the seed; the global random state stays."""
+        """Call ``model.generate`` on a left-padded batch; with a seed, the global random state does not change."""
         import torch
         from transformers import GenerationConfig
         from transformers.generation.logits_process import LogitsProcessorList

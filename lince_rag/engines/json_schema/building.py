@@ -1,4 +1,4 @@
-"""A JSON schema under given bounds, turned into nodes: references followed, alternatives told apart."""
+"""Builds the nodes of a JSON schema within bounds: follows references and merges combined schemas."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,112 +9,17 @@ from typing import Any, Final
 
 from lince_rag.engines.json_schema.grammar import (
     Array,
-    Entry,
     Literal,
     Member,
+    Node,
     Object,
-    Piece,
+    OpenMember,
     Text,
     Union,
     to_json,
 )
 from lince_rag.engines.json_schema.merging import ANNOTATIONS, Schema, look_up, merge, refuse, type_names, without
 from lince_rag.engines.json_schema.scalars import Bounds, integer_node, number_node, string_node
-
-# Builds a schema; ``None`` where nothing can meet it.
-Build = Callable[[Any], Piece | None]
-
-
-def array_node(schema: Schema, bounds: Bounds, build: Build) -> Piece | None:
-    """Bound a list.
-
-    Args:
-        schema: A schema of lists.
-        bounds: The bounds.
-        build: Builds the schema of an item.
-
-    Returns:
-        The list; ``None`` where there can be none.
-    """
-    if schema.get("uniqueItems"):
-        raise refuse("uniqueItems", "a grammar does not remember the items before")
-    prefix, minimum = schema.get("prefixItems", []), int(schema.get("minItems", 0))
-    longest = int(min(max(minimum, len(prefix), bounds.items), schema.get("maxItems", math.inf)))
-    items = list(takewhile(lambda item: item is not None, map(build, prefix[:longest])))
-    other = build(schema.get("items", True)) if longest > len(prefix) == len(items) else None
-    longest = longest if other else len(items)
-    return Array(tuple(filter(None, items)), other, minimum, longest) if minimum <= longest else None
-
-
-def object_node(schema: Schema, bounds: Bounds, build: Build) -> Piece | None:
-    """Bound an object.
-
-    Args:
-        schema: A schema of objects.
-        bounds: The bounds.
-        build: Builds the schema of a member.
-
-    Returns:
-        The object; ``None`` where there can be none.
-    """
-    required = schema.get("required", [])
-    others = schema.get("additionalProperties", True)
-    named = {**schema.get("properties", {})}
-    named |= {name: others for name in required if name not in named}
-    names = _names(schema, named, bounds, build)
-    members: list[Member | Entry] = []
-    for name, value in named.items():
-        node = build(value)
-        if node is not None:
-            members.append(Member(name, node, name in required))
-        elif name in required:
-            return None
-    least, most = schema.get("minProperties", 0), schema.get("maxProperties", math.inf)
-    kept = sum(member.required for member in members)
-    if kept > most:
-        return None
-    left_out = [member for member in members if not member.required][int(min(most - kept, len(members))) :]
-    members = [member for member in members if member not in left_out]
-    room = int(min(max(bounds.items, 1 if least > len(members) else 0), most - len(members)))
-    members += _entries(schema, named, names, build) * room
-    return Object(tuple(_require(members, least))) if len(members) >= least else None
-
-
-def _names(schema: Schema, named: Schema, bounds: Bounds, build: Build) -> Piece | None:
-    """Build the names that the schema leaves open."""
-    if patterns := schema.get("patternProperties", {}):
-        if len(patterns) > 1 or named or "propertyNames" in schema:
-            raise refuse("patternProperties", "there may be one pattern, and no other properties beside it")
-        return build({"type": "string", "pattern": next(iter(patterns))})
-    if "propertyNames" in schema:
-        if named:
-            raise refuse("propertyNames", "there may be no other properties beside it")
-        return build(merge({"type": "string"}, schema["propertyNames"]))
-    return Text(bounds.name, minimum=1, excluded=tuple(named), plain=True)
-
-
-def _entries(schema: Schema, named: Schema, names: Piece | None, build: Build) -> list[Member | Entry]:
-    """Build a member that the schema does not name; where it names some and says nothing, there is none."""
-    patterns = schema.get("patternProperties")
-    values = next(iter(patterns.values())) if patterns else schema.get("additionalProperties", not named)
-    value = None if values is False or names is None else build(values)
-    return [] if names is None or value is None else [Entry(names, value, required=False)]
-
-
-def _require(members: list[Member | Entry], least: int) -> list[Member | Entry]:
-    """Require the first optional members, until there are enough; open names may repeat, so one of them counts."""
-    found = 0
-    missing = least - sum(member.required for member in members)
-    required = []
-    for member in members:
-        take = not member.required and missing > 0 and not (isinstance(member, Entry) and found)
-        found += take and isinstance(member, Entry)
-        missing -= take
-        required.append(replace(member, required=True) if take else member)
-    if missing > 0:
-        raise refuse("minProperties", "names that the schema leaves open may repeat")
-    return required
-
 
 _KEYWORDS: Final[dict[str, str]] = {
     "string": "minLength maxLength pattern format",
@@ -130,16 +35,19 @@ _COMMON: Final = ("type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf")
 _OF_TYPES: Final = frozenset(" ".join(_KEYWORDS.values()).split())
 _KNOWN: Final = {*ANNOTATIONS, *_COMMON, *_OF_TYPES}
 
-# A number may be whole.
+# The type "number" includes integers.
 _ANY_TYPE: Final = [name for name in _KEYWORDS if name != "integer"]
 
-# What a free value counts as, among the references that may occur within themselves.
+# The entry of a path for a schema that allows any value; values nest in it as references do.
 _ANYTHING: Final = "anything"
 
-# A tree of more nodes than this takes too long to compile; references that fan out get there.
-_MOST_NODES: Final = 4_000
+# A tree of more nodes takes too long to compile; references that fan out reach this.
+_MAX_NODES: Final = 4_000
 
 Path = tuple[str, ...]
+
+# Builds a part of a schema; ``None`` if no value can match it.
+Build = Callable[[Any], Node | None]
 
 
 class TooLargeError(Exception):
@@ -147,34 +55,17 @@ class TooLargeError(Exception):
 
 
 class SchemaBuilder:
-    """Builds the nodes of a schema; ``None`` stands for a schema that nothing can meet.
-
-    Args:
-        root: The whole schema, in which references point.
-        bounds: What bounds values for which it has no bound.
-    """
+    """Builds the nodes of a schema, within bounds for what the schema leaves unbounded."""
 
     def __init__(self, root: Any, bounds: Bounds) -> None:
         self._root = root
         self._bounds = bounds
         self._count = 0
 
-    def build(self, schema: Any, path: Path) -> Piece | None:
-        """Build a schema.
-
-        Args:
-            schema: A part of the whole schema.
-            path: The references that it is inside of.
-
-        Returns:
-            Its node.
-
-        Raises:
-            TooLargeError: There are too many nodes.
-            ConfigurationError: A keyword cannot be held to.
-        """
+    def build(self, schema: Any, path: Path) -> Node | None:
+        """Build a part of the schema inside a path of references; ``None`` if no value can match it."""
         self._count += 1
-        if self._count > _MOST_NODES:
+        if self._count > _MAX_NODES:
             raise TooLargeError
         if schema is False:
             return None
@@ -182,7 +73,7 @@ class SchemaBuilder:
             schema = {}
         for keyword in schema:
             if keyword not in _KNOWN and not keyword.startswith("x-"):
-                raise refuse(keyword, "no decoder can hold to it")
+                raise refuse(keyword, "constrained decoding does not enforce it")
         if "$ref" in schema:
             return self.build(*self._resolved(schema, path))
         for keyword in ("allOf", "anyOf", "oneOf"):
@@ -193,7 +84,7 @@ class SchemaBuilder:
         return self._typed(schema, path)
 
     def _resolved(self, schema: Any, path: Path) -> tuple[Any, Path]:
-        """Follow the references of a schema itself, and say so in the path."""
+        """Follow the references of a schema itself, and add them to the path."""
         while isinstance(schema, Mapping) and "$ref" in schema:
             reference = schema["$ref"]
             if path.count(reference) > self._bounds.depth:
@@ -202,7 +93,7 @@ class SchemaBuilder:
             schema = merge(look_up(reference, self._root), without(schema, "$ref"))
         return schema, path
 
-    def _combined(self, schema: Schema, keyword: str, path: Path) -> Piece | None:
+    def _combined(self, schema: Schema, keyword: str, path: Path) -> Node | None:
         rest = without(schema, keyword)
         parts = [self._resolved(part, path) for part in schema[keyword]]
         if keyword == "allOf":
@@ -212,22 +103,22 @@ class SchemaBuilder:
                 inside += references[len(path) :]
             return self.build(rest, inside)
         if keyword == "oneOf":
-            # However deep they nest: what is left out here for its depth may still hold.
+            # With an empty path, because an alternative that is left out here for its depth may still match.
             self._check_disjoint([self._resolved(part, ())[0] for part in schema[keyword]])
         return _union([self.build(merge(rest, part), references) for part, references in parts])
 
-    def _listed(self, schema: Schema) -> Piece | None:
-        """Write out the values of ``enum`` and ``const`` that the other keywords allow, too."""
+    def _listed(self, schema: Schema) -> Node | None:
+        """List the values of ``enum`` and ``const`` that the other keywords allow, too."""
         texts = dict.fromkeys(to_json(value) for value in _values(schema) or () if self._allows(schema, value))
         return Literal(tuple(texts)) if texts else None
 
     def _allows(self, schema: Any, value: Any) -> bool:
         from jsonschema import Draft202012Validator
 
-        # References point into the whole schema.
+        # References are resolved in the whole schema.
         return bool(Draft202012Validator(self._root).evolve(schema=schema).is_valid(value))
 
-    def _typed(self, schema: Schema, path: Path) -> Piece | None:
+    def _typed(self, schema: Schema, path: Path) -> Node | None:
         if "type" in schema:
             names = sorted(type_names(schema["type"]))
         elif schema.keys().isdisjoint(_OF_TYPES):
@@ -235,26 +126,30 @@ class SchemaBuilder:
             names = [name for name in _ANY_TYPE if nested or name not in ("array", "object")]
             path = (*path, _ANYTHING)
         else:
-            # A keyword of lists says nothing about texts: what it is about is what is meant.
+            # Formally, the keywords of a type allow all values of other types, but the schema means that type.
             names = [name for name in _ANY_TYPE if not schema.keys().isdisjoint(_KEYWORDS[name].split())]
         return _union([self._of_type(name, schema, path) for name in names])
 
-    def _of_type(self, name: str, schema: Schema, path: Path) -> Piece | None:
+    def _of_type(self, name: str, schema: Schema, path: Path) -> Node | None:
         build = partial(self.build, path=path)
-        scalars: dict[str, Callable[[Schema, Bounds], Piece | None]] = {
-            "string": string_node, "integer": integer_node, "number": number_node
-        }  # fmt: skip
-        if name in scalars:
-            return scalars[name](schema, self._bounds)
-        if name in ("array", "object"):
-            return (array_node if name == "array" else object_node)(schema, self._bounds, build)
+        match name:
+            case "string":
+                return string_node(schema, self._bounds)
+            case "integer":
+                return integer_node(schema, self._bounds)
+            case "number":
+                return number_node(schema, self._bounds)
+            case "array":
+                return _array(schema, self._bounds, build)
+            case "object":
+                return _object(schema, self._bounds, build)
         return Literal(("null",) if name == "null" else ("true", "false"))
 
     def _check_disjoint(self, options: list[Any]) -> None:
-        """Refuse alternatives of which two may hold at once, so far as their types and constants tell."""
+        """Refuse alternatives unless their types and constants show that no two match the same value."""
         for one, other in combinations(options, 2):
             if not self._disjoint(one, other):
-                raise refuse("oneOf", "two of its alternatives may hold at once; anyOf would do")
+                raise refuse("oneOf", "two of its alternatives may match the same value; use anyOf")
 
     def _disjoint(self, one: Any, other: Any) -> bool:
         if one is False or other is False:
@@ -275,7 +170,7 @@ class SchemaBuilder:
         )
 
 
-def _union(options: list[Piece | None]) -> Piece | None:
+def _union(options: list[Node | None]) -> Node | None:
     found = tuple(option for option in options if option is not None)
     return Union(found) if len(found) > 1 else (found[0] if found else None)
 
@@ -286,3 +181,74 @@ def _values(schema: Schema) -> list[Any] | None:
 
 def _kinds(schema: Schema) -> set[str]:
     return {"number" if name == "integer" else name for name in type_names(schema.get("type", []))}
+
+
+def _array(schema: Schema, bounds: Bounds, build: Build) -> Node | None:
+    if schema.get("uniqueItems"):
+        raise refuse("uniqueItems", "a grammar cannot compare an item with the earlier ones")
+    prefix, minimum = schema.get("prefixItems", []), int(schema.get("minItems", 0))
+    longest = int(min(max(minimum, len(prefix), bounds.items), schema.get("maxItems", math.inf)))
+    items = list(takewhile(lambda item: item is not None, map(build, prefix[:longest])))
+    other = build(schema.get("items", True)) if longest > len(prefix) == len(items) else None
+    longest = longest if other else len(items)
+    return Array(tuple(filter(None, items)), other, minimum, longest) if minimum <= longest else None
+
+
+def _object(schema: Schema, bounds: Bounds, build: Build) -> Node | None:
+    required = schema.get("required", [])
+    others = schema.get("additionalProperties", True)
+    named = {**schema.get("properties", {})}
+    named |= {name: others for name in required if name not in named}
+    names = _open_names(schema, named, bounds, build)
+    members: list[Member | OpenMember] = []
+    for name, value in named.items():
+        node = build(value)
+        if node is not None:
+            members.append(Member(name, node, name in required))
+        elif name in required:
+            return None
+    least, most = schema.get("minProperties", 0), schema.get("maxProperties", math.inf)
+    kept = sum(member.required for member in members)
+    if kept > most:
+        return None
+    left_out = [member for member in members if not member.required][int(min(most - kept, len(members))) :]
+    members = [member for member in members if member not in left_out]
+    room = int(min(max(bounds.items, 1 if least > len(members) else 0), most - len(members)))
+    members += _open_members(schema, named, names, build) * room
+    return Object(tuple(_require(members, least))) if len(members) >= least else None
+
+
+def _open_names(schema: Schema, named: Schema, bounds: Bounds, build: Build) -> Node | None:
+    """Build the names that the schema leaves open."""
+    if patterns := schema.get("patternProperties", {}):
+        if len(patterns) > 1 or named or "propertyNames" in schema:
+            raise refuse("patternProperties", "only one pattern is possible, without other properties")
+        return build({"type": "string", "pattern": next(iter(patterns))})
+    if "propertyNames" in schema:
+        if named:
+            raise refuse("propertyNames", "it cannot be combined with properties that have names")
+        return build(merge({"type": "string"}, schema["propertyNames"]))
+    return Text(bounds.name, minimum=1, excluded=tuple(named), plain=True)
+
+
+def _open_members(schema: Schema, named: Schema, names: Node | None, build: Build) -> list[Member | OpenMember]:
+    """Build a member that the schema does not name; by default, there is none if it names any."""
+    patterns = schema.get("patternProperties")
+    values = next(iter(patterns.values())) if patterns else schema.get("additionalProperties", not named)
+    value = None if values is False or names is None else build(values)
+    return [] if names is None or value is None else [OpenMember(names, value, required=False)]
+
+
+def _require(members: list[Member | OpenMember], least: int) -> list[Member | OpenMember]:
+    """Require the first optional members up to ``least``; open names may repeat, so only one of them counts."""
+    found = 0
+    missing = least - sum(member.required for member in members)
+    required = []
+    for member in members:
+        take = not member.required and missing > 0 and not (isinstance(member, OpenMember) and found)
+        found += take and isinstance(member, OpenMember)
+        missing -= take
+        required.append(replace(member, required=True) if take else member)
+    if missing > 0:
+        raise refuse("minProperties", "properties without a given name may repeat, so at most one of them counts")
+    return required

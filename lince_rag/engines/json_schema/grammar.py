@@ -1,17 +1,18 @@
-"""Grammars in llguidance's dialect of Lark, and the nodes of a bounded schema, which write themselves as rules."""
+"""Grammars in llguidance's dialect of Lark, written from the nodes of a bounded JSON schema."""
 
 import json
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-# A string that is cut between the bytes of a character is still the beginning of one.
+# A string that is cut between the bytes of a character is still a valid beginning.
 _HEADER: Final = '%llguidance {"allow_invalid_utf8": true}\n'
 
 # One character of a JSON string, in UTF-8: no control character, and no U+FFFD, which stands for broken bytes.
 _CONTINUED: Final = r"[\x80-\xbf]"
-PLAIN_CHARACTER: Final = "|".join(
+_PLAIN_CHARACTER: Final = "|".join(
     (
         r"[\x20\x21\x23-\x5b\x5d-\x7e]",
         rf"\xc2[\xa0-\xbf]|[\xc3-\xdf]{_CONTINUED}",
@@ -20,9 +21,9 @@ PLAIN_CHARACTER: Final = "|".join(
         rf"\xf0[\x90-\xbf]{_CONTINUED}{{2}}|[\xf1-\xf3]{_CONTINUED}{{3}}|\xf4[\x80-\x8f]{_CONTINUED}{{2}}",
     )
 )
-ESCAPED_CHARACTER: Final = r'\\["\\nt]'
+_ESCAPED_CHARACTER: Final = r'\\["\\nt]'
 
-# What answers are stripped of, in UTF-8: the white space of Unicode.
+# The white space of Unicode, in UTF-8; answers are stripped of it.
 _BLANKS: Final = "|".join(
     (
         r"[\x09-\x0d\x1c-\x20]",
@@ -31,180 +32,131 @@ _BLANKS: Final = "|".join(
     )
 )
 
-# Blanks that may stand before JSON: the pieces that words begin with have one in some vocabularies.
+# Maximum blanks before the JSON: in some vocabularies, the tokens that begin a word begin with one.
 LEADING_BLANKS: Final = 2
 
-
-class Piece(Protocol):
-    """A part of what may be written."""
-
-    @property
-    def cost(self) -> int:
-        """Bytes at most."""
-
-    def write(self, grammar: "Grammar") -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
+# Maximum bytes of a character in a JSON string.
+CHARACTER_BYTES: Final = 4
 
 
 def to_json(value: Any) -> str:
-    """Write a value as the grammars here do: no white space, and every letter as itself."""
+    """Write a value as JSON without white space and without escaping letters."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def bytes_pattern(text: str) -> str:
-    """Write a text as a regular expression over its bytes."""
-    return re.sub(r"(?s).", lambda found: f"\\x{ord(found.group()):02x}", text.encode().decode("latin-1"))
+class Node(ABC):
+    """A part of the JSON that may be written."""
+
+    @cached_property
+    def cost(self) -> int:
+        """Maximum length in bytes."""
+        return self._measure()
+
+    @abstractmethod
+    def _measure(self) -> int: ...
+
+    @abstractmethod
+    def _write(self, grammar: "Grammar") -> str:
+        """Add the rules of this node to a grammar and return the name of the first."""
+
+    def write(self, grammar: "Grammar") -> str:
+        """Return the name of the first rule of this node, adding its rules once."""
+        # A node may occur many times in one tree, as the items of a list do.
+        if id(self) not in grammar.written:
+            grammar.written[id(self)] = self._write(grammar)
+        return grammar.written[id(self)]
 
 
 class Grammar:
-    """Collects the rules of a grammar.
-
-    Args:
-        forbidden: Texts that no free string may hold.
-    """
+    """Collects the rules of a grammar whose free strings contain no ``forbidden`` text."""
 
     def __init__(self, forbidden: tuple[str, ...] = ()) -> None:
         self.forbidden = forbidden
+        # First rules by the ``id`` of their node; the nodes must live as long as the grammar is written.
+        self.written: dict[int, str] = {}
         self._names: dict[tuple[str, bool], str] = {}
-        # Nodes occur many times in one tree, as the items of a list do.
-        self._written: dict[int, str] = {}
-
-    def write(self, piece: Piece) -> str:
-        """Add the rules of a piece, once.
-
-        Args:
-            piece: What to write; it lives as long as the grammar is written.
-
-        Returns:
-            The name of its first rule.
-        """
-        if id(piece) not in self._written:
-            self._written[id(piece)] = piece.write(self)
-        return self._written[id(piece)]
 
     def rule(self, body: str, *, terminal: bool = False) -> str:
-        """Add a rule, or find the one with the same body.
-
-        Args:
-            body: Its right-hand side.
-            terminal: Whether the lexer reads it: then it is one regular expression.
-
-        Returns:
-            Its name.
-        """
+        """Add a rule, unless one has this body, and return its name; a terminal is a regular expression."""
         letter = "T" if terminal else "r"
         return self._names.setdefault((body, terminal), f"{letter}{len(self._names)}")
 
     def text(self, start: str) -> str:
-        """Write the grammar out.
-
-        Args:
-            start: The right-hand side that everything begins with.
-
-        Returns:
-            The grammar.
-        """
+        """Return the whole grammar, with ``start`` as the body of its start rule."""
         rules = "".join(f"{name}: {body}\n" for (body, _), name in self._names.items())
         return f"{_HEADER}start: {start}\n{rules}"
 
 
-def write_grammar(value: Piece, forbidden: tuple[str, ...] = (), *, text_allowed: bool = False) -> str:
-    """Write the grammar of a value.
+def write_grammar(value: Node, forbidden: tuple[str, ...] = (), *, text_allowed: bool = False) -> str:
+    """Write the grammar of a value, with up to ``LEADING_BLANKS`` blanks before it.
 
-    Args:
-        value: The value.
-        forbidden: Texts that no free string may hold.
-        text_allowed: Whether there may be any text instead, whose first character is no ``{``, blanks aside.
-
-    Returns:
-        A grammar in llguidance's dialect of Lark; before the value there may be ``LEADING_BLANKS`` blanks.
+    No free string contains a ``forbidden`` text. With ``text_allowed``, any text that does not begin with ``{``
+    after its blanks is allowed instead of the value.
     """
     grammar = Grammar(forbidden)
     blank = grammar.rule(rf"/[ \n]{{1,{LEADING_BLANKS}}}/", terminal=True)
-    start = f"{blank}? {grammar.write(value)}"
+    start = f"{blank}? {value.write(grammar)}"
     if text_allowed:
-        # Control tokens are written with the byte 0xff, so no text holds one.
+        # llguidance writes control tokens with the byte 0xff, so a text cannot contain one.
         free = grammar.rule(rf"/(?s-u:[\x00-\xfe]+)/ & ~/(?s-u:({_BLANKS})*\{{.*)/", terminal=True)
         start = f'{start} | {free} | ""'
     return grammar.text(start)
 
 
-# Bytes of a character at most, as it is written in a JSON string.
-CHARACTER_BYTES: Final = 4
+def _bytes_pattern(text: str) -> str:
+    """Return a regular expression that matches the bytes of a text."""
+    return re.sub(r"(?s).", lambda found: f"\\x{ord(found.group()):02x}", text.encode().decode("latin-1"))
 
 
 @dataclass(frozen=True)
-class Literal:
-    """One of several values, written out.
-
-    Attributes:
-        texts: The values as JSON.
-    """
+class Literal(Node):
+    """One of several values, given as JSON."""
 
     texts: tuple[str, ...]
 
-    @cached_property
-    def cost(self) -> int:
-        """Bytes at most."""
+    def _measure(self) -> int:
         return max(len(text.encode()) for text in self.texts)
 
-    def write(self, grammar: Grammar) -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
+    def _write(self, grammar: Grammar) -> str:
         return grammar.rule(" | ".join(map(json.dumps, self.texts)))
 
 
 @dataclass(frozen=True)
-class Text:
-    """A string.
+class Text(Node):
+    """A string."""
 
-    Attributes:
-        limit: Bytes between the quotes at most.
-        minimum: Characters at least.
-        maximum: Characters at most.
-        excluded: Values that it must not have.
-        plain: Whether it holds no escapes, as the names of members do: they are compared as they are written.
-    """
-
+    # Maximum bytes between the quotes.
     limit: int
+    # Minimum and maximum characters.
     minimum: int = 0
     maximum: int | None = None
     excluded: tuple[str, ...] = ()
+    # Without escapes, as in the names of members, which are compared as they are written.
     plain: bool = False
 
-    @cached_property
-    def cost(self) -> int:
-        """Bytes at most."""
+    def _measure(self) -> int:
         return self.limit + 2
 
-    def write(self, grammar: Grammar) -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
-        character = PLAIN_CHARACTER if self.plain else f"{PLAIN_CHARACTER}|{ESCAPED_CHARACTER}"
+    def _write(self, grammar: Grammar) -> str:
+        character = _PLAIN_CHARACTER if self.plain else f"{_PLAIN_CHARACTER}|{_ESCAPED_CHARACTER}"
         maximum = "" if self.maximum is None or self.maximum >= self.limit else self.maximum
         parts = [f'/(?-u:"({character}){{{self.minimum},{maximum}}}")/', f"/(?s-u:.){{2,{self.limit + 2}}}/"]
-        parts += [f"~/(?-u:{bytes_pattern(to_json(name))})/" for name in self.excluded]
-        parts += [f"~/(?s-u:.*{bytes_pattern(to_json(text)[1:-1])}.*)/" for text in grammar.forbidden]
+        parts += [f"~/(?-u:{_bytes_pattern(to_json(name))})/" for name in self.excluded]
+        parts += [f"~/(?s-u:.*{_bytes_pattern(to_json(text)[1:-1])}.*)/" for text in grammar.forbidden]
         return grammar.rule(" & ".join(parts), terminal=True)
 
 
 @dataclass(frozen=True)
-class Digits:
-    """A number without limits of its own.
-
-    Attributes:
-        whole: Digits before the point at most.
-        decimals: Digits after it at most.
-    """
+class Digits(Node):
+    """A number without limits in the schema, with a maximum of digits before and after the point."""
 
     whole: int
     decimals: int
 
-    @cached_property
-    def cost(self) -> int:
-        """Bytes at most."""
+    def _measure(self) -> int:
         return 1 + self.whole + (1 + self.decimals if self.decimals else 0)
 
-    def write(self, grammar: Grammar) -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
+    def _write(self, grammar: Grammar) -> str:
         whole = rf"0|-?[1-9][0-9]{{0,{self.whole - 1}}}"
         if not self.decimals:
             return grammar.rule(f"/{whole}/", terminal=True)
@@ -213,51 +165,40 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class Delegated:
-    """A number within limits, or a string of some pattern or format, that llguidance compiles itself.
+class Delegated(Node):
+    """A number with limits, or a string with a pattern or format, that llguidance compiles itself."""
 
-    Attributes:
-        schema: The schema as JSON; it bounds the value.
-        cost: Bytes at most.
-    """
-
+    # The schema as JSON, and the maximum length in bytes of a value of it.
     schema: str
-    cost: int
+    limit: int
 
-    def write(self, grammar: Grammar) -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
+    def _measure(self) -> int:
+        return self.limit
+
+    def _write(self, grammar: Grammar) -> str:
         return grammar.rule(f"%json {self.schema}")
 
 
 @dataclass(frozen=True)
-class Array:
-    """A list.
+class Array(Node):
+    """A list; ``other`` is what may follow the first items."""
 
-    Attributes:
-        items: What may stand at the first positions.
-        other: What may stand at the others.
-        minimum: Items at least.
-        longest: Items at most.
-    """
-
-    items: tuple[Piece, ...]
-    other: Piece | None
+    items: tuple[Node, ...]
+    other: Node | None
+    # Minimum and maximum number of items.
     minimum: int
     longest: int
 
-    @cached_property
-    def cost(self) -> int:
-        """Bytes at most."""
+    def _measure(self) -> int:
         further = (self.longest - len(self.items)) * self.other.cost if self.other else 0
         return 2 + sum(item.cost for item in self.items) + further + max(self.longest - 1, 0)
 
-    def write(self, grammar: Grammar) -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
+    def _write(self, grammar: Grammar) -> str:
         rest = ""
         for position in reversed(range(self.longest)):
             comma = '"," ' if position else ""
             item = self.items[position] if position < len(self.items) else self.other
-            rest = f"{comma}{grammar.write(item) if item else ''} {rest}"
+            rest = f"{comma}{item.write(grammar) if item else ''} {rest}"
             if position >= self.minimum:
                 rest = f"({rest})?"
             if position:
@@ -266,74 +207,49 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Member:
-    """A member of an object.
-
-    Attributes:
-        name: Its name.
-        value: Its value.
-        required: Whether it must be there.
-    """
+class Member(Node):
+    """A named member of an object."""
 
     name: str
-    value: Piece
+    value: Node
     required: bool
 
-    @cached_property
-    def cost(self) -> int:
-        """Bytes at most."""
+    def _measure(self) -> int:
         return len(to_json(self.name).encode()) + 1 + self.value.cost
 
-    def write(self, grammar: Grammar) -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
-        return grammar.rule(f'{json.dumps(to_json(self.name))} ":" {grammar.write(self.value)}')
+    def _write(self, grammar: Grammar) -> str:
+        return grammar.rule(f'{json.dumps(to_json(self.name))} ":" {self.value.write(grammar)}')
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A member whose name is open.
+class OpenMember(Node):
+    """A member of an object whose name the schema leaves open."""
 
-    Attributes:
-        name: What names it may have.
-        value: Its value.
-        required: Whether it must be there.
-    """
-
-    name: Piece
-    value: Piece
+    name: Node
+    value: Node
     required: bool
 
-    @cached_property
-    def cost(self) -> int:
-        """Bytes at most."""
+    def _measure(self) -> int:
         return self.name.cost + 1 + self.value.cost
 
-    def write(self, grammar: Grammar) -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
-        return grammar.rule(f'{grammar.write(self.name)} ":" {grammar.write(self.value)}')
+    def _write(self, grammar: Grammar) -> str:
+        return grammar.rule(f'{self.name.write(grammar)} ":" {self.value.write(grammar)}')
 
 
 @dataclass(frozen=True)
-class Object:
-    """An object, its members in this order.
+class Object(Node):
+    """An object with its members in this order."""
 
-    Attributes:
-        members: The members.
-    """
+    members: tuple[Member | OpenMember, ...]
 
-    members: tuple[Member | Entry, ...]
-
-    @cached_property
-    def cost(self) -> int:
-        """Bytes at most."""
+    def _measure(self) -> int:
         return 2 + sum(member.cost for member in self.members) + max(len(self.members) - 1, 0)
 
-    def write(self, grammar: Grammar) -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
+    def _write(self, grammar: Grammar) -> str:
         # What may follow another member, and what may come first: only the former begins with a comma.
         following, leading = '""', '""'
         for member in reversed(self.members):
-            written = grammar.write(member)
+            written = member.write(grammar)
             here = f'"," {written} {following}'
             first = f"{written} {following}"
             if member.required:
@@ -344,27 +260,20 @@ class Object:
 
 
 @dataclass(frozen=True)
-class Union:
-    """One of several.
+class Union(Node):
+    """One of several nodes."""
 
-    Attributes:
-        options: The alternatives.
-    """
+    options: tuple[Node, ...]
 
-    options: tuple[Piece, ...]
-
-    @cached_property
-    def cost(self) -> int:
-        """Bytes at most."""
+    def _measure(self) -> int:
         return max(option.cost for option in self.options)
 
-    def write(self, grammar: Grammar) -> str:
-        """Add the rules for this to a grammar and return the name of the first."""
-        return grammar.rule(" | ".join(dict.fromkeys(map(grammar.write, self.options))))
+    def _write(self, grammar: Grammar) -> str:
+        return grammar.rule(" | ".join(dict.fromkeys(option.write(grammar) for option in self.options)))
 
 
-def is_object(node: Piece) -> bool:
-    """Tell whether a value is an object whatever it is."""
+def is_object(node: Node) -> bool:
+    """Return whether every value of a node is an object."""
     if isinstance(node, Union):
         return all(map(is_object, node.options))
     if isinstance(node, Literal):

@@ -1,4 +1,4 @@
-"""JSON schemas that hold together: references looked up, and two of them made into one."""
+"""Looks up the references of a JSON schema, and merges schemas that must match together."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Final
@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from lince_rag.engines.json_schema.grammar import to_json
 from lince_rag.errors import ConfigurationError
 
-# Keywords that say nothing about which values there may be.
+# Keywords that do not restrict the values.
 ANNOTATIONS: Final = frozenset(
     {
         *("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"),
@@ -19,49 +19,30 @@ ANNOTATIONS: Final = frozenset(
 _LARGER: Final = frozenset({"minLength", "minItems", "minimum", "exclusiveMinimum", "minProperties"})
 _SMALLER: Final = frozenset({"maxLength", "maxItems", "maximum", "exclusiveMaximum", "maxProperties"})
 
-# What holds for all that other keywords of the same schema do not name.
+# Keywords for the members or items that other keywords of the same schema do not name.
 _REMAINDERS: Final = {"additionalProperties": ("properties", "patternProperties"), "items": ("prefixItems",)}
 
 Schema = Mapping[str, Any]
 
 
 def refuse(keyword: str, reason: str) -> ConfigurationError:
-    """Make the error for a keyword that cannot be held to.
-
-    Args:
-        keyword: The keyword.
-        reason: Why not.
-
-    Returns:
-        The error, to be raised.
-    """
+    """Return the error for a keyword that constrained decoding cannot enforce."""
     return ConfigurationError(
         f"The JSON schema uses {keyword!r}: {reason}.",
-        hint="Leave it out of the schema that the model answers by, and check the answer for it afterwards.",
+        hint="Remove it from the schema that constrains the model, and check the answer for it afterwards.",
     )
 
 
 def without(schema: Schema, keyword: str) -> dict[str, Any]:
-    """Return what a schema asks for beside a keyword."""
+    """Return a schema without a keyword and without annotations."""
     return {key: value for key, value in schema.items() if key != keyword and key not in ANNOTATIONS}
 
 
 def look_up(reference: str, root: Schema) -> Any:
-    """Find what a ``$ref`` points to.
-
-    Args:
-        reference: The reference, to a place in the same schema.
-        root: The schema.
-
-    Returns:
-        The schema there.
-
-    Raises:
-        ConfigurationError: There is none, or it is in another file.
-    """
+    """Return the part of the schema that a ``$ref`` points to."""
     found: Any = root
     if reference != "#" and not reference.startswith("#/"):
-        raise refuse("$ref", f"{reference!r} is not a place in the schema itself")
+        raise refuse("$ref", f"{reference!r} does not point into the schema itself")
     for part in reference.split("/")[1:]:
         name = unquote(part).replace("~1", "/").replace("~0", "~")
         if isinstance(found, Mapping) and name in found:
@@ -74,18 +55,7 @@ def look_up(reference: str, root: Schema) -> Any:
 
 
 def merge(first: Any, second: Any) -> Any:
-    """Make one schema that holds where two others do.
-
-    Args:
-        first: A schema.
-        second: Another; its order of properties follows that of the first.
-
-    Returns:
-        The schema of both.
-
-    Raises:
-        ConfigurationError: The two cannot be merged keyword by keyword.
-    """
+    """Return a schema that matches what both schemas match; its properties are in the order of the first."""
     if first is False or second is False:
         return False
     if first is True or not first:
@@ -101,13 +71,13 @@ def merge(first: Any, second: Any) -> Any:
 
 
 def _check_remainders(one: Schema, other: Schema) -> None:
-    """Refuse to name what the other schema does not name, but says something about."""
+    """Refuse names of the other schema that a keyword of this one restricts without naming them."""
     for keyword, naming in _REMAINDERS.items():
         if one.get(keyword, True) is True:
             continue
         for names in naming:
             if _named(other.get(names, ())) - _named(one.get(names, ())):
-                raise refuse(keyword, f"another part of the same schema has {names!r} of its own")
+                raise refuse(keyword, f"another part of the same schema has more {names!r}")
 
 
 def _named(value: Collection[Any]) -> set[Any]:
@@ -115,7 +85,7 @@ def _named(value: Collection[Any]) -> set[Any]:
 
 
 def _merge_keyword(keyword: str, one: Any, other: Any) -> Any:
-    # Python takes true for 1, and JSON does not.
+    # Compared as JSON, because True equals 1 in Python.
     if keyword in ANNOTATIONS or to_json(one) == to_json(other):
         return one
     if keyword in _LARGER:
@@ -134,18 +104,18 @@ def _merge_keyword(keyword: str, one: Any, other: Any) -> Any:
         return [value for value in one if to_json(value) in kept]
     if keyword == "type":
         return _merge_types(one, other)
-    raise refuse("allOf", f"two parts of the schema say different things in {keyword!r}")
+    raise refuse("allOf", f"two parts of the schema have different {keyword!r}")
 
 
 def _merge_types(one: Any, other: Any) -> list[str]:
     first, second = type_names(one), type_names(other)
     shared = first & second
-    # An integer is a number.
+    # An integer is also a number.
     if ("integer" in first and "number" in second) or ("number" in first and "integer" in second):
         shared |= {"integer"}
     return sorted(shared)
 
 
 def type_names(types: str | list[str]) -> set[str]:
-    """Return the types that the keyword ``type`` names, alone or in a list."""
+    """Return the set of types in the value of the keyword ``type``."""
     return {types} if isinstance(types, str) else set(types)

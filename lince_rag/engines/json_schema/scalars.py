@@ -1,4 +1,4 @@
-"""Strings and numbers of a JSON schema: bounded by the schema, or else by what there is room for."""
+"""Strings and numbers of a JSON schema, bounded by the schema or else by the available room."""
 
 import math
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from lince_rag.engines.json_schema.grammar import CHARACTER_BYTES, Delegated, Digits, Literal, Piece, Text, to_json
+from lince_rag.engines.json_schema.grammar import CHARACTER_BYTES, Delegated, Digits, Literal, Node, Text, to_json
 from lince_rag.engines.json_schema.merging import Schema, refuse
 
-# Characters at most of the formats that say how long they are, or are long enough with so many; all of them ASCII.
+# Maximum characters by format, as the format says or as is long enough; all of them are ASCII.
 _FORMATS: Final = {
     "date": 10,
     "time": 24,
@@ -22,54 +22,42 @@ _FORMATS: Final = {
     "hostname": 64,
     "uri": 128,
 }
-# … and what is left of the others' names where there is little room.
+# Formats whose strings may be shorter if there is little room.
 _SHORTENED: Final = frozenset({"email", "hostname", "uri", "duration"})
 
-# Decimals of a number that has limits and no ``multipleOf``, more where the limits are closer than that.
+# Decimals of a number that has limits but no ``multipleOf``; more if the limits are closer than that.
 _DECIMALS: Final = 2
 _LIMITS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
-# Digits that floating point keeps apart.
-_MOST_DIGITS: Final = 15
+# Decimal digits that floating-point numbers distinguish.
+_MAX_DIGITS: Final = 15
 
-# A ``multipleOf`` at most, its decimals shifted before the point: with 9,973 llguidance gives up within a number.
-_MOST_FACTOR: Final = 1_000
+# Maximum ``multipleOf``, without its decimal point: with 9,973, llguidance gives up in the middle of a number.
+_MAX_FACTOR: Final = 1_000
 
-# A control character in a string of some pattern is written as \u001F.
+# Bytes of a character in a string with a pattern: a control character is written as \u001F.
 _ESCAPED_BYTES: Final = 6
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What bounds values for which the schema has no bound.
+    """Limits for values that the schema leaves unbounded."""
 
-    Attributes:
-        text: Bytes of a string.
-        items: Items of a list, or members of an object that are not named in the schema.
-        depth: How often a reference may occur within itself, and how deep free values nest.
-        digits: Digits of a number before the point.
-        decimals: Digits after it.
-        name: Bytes of a name that is not in the schema.
-    """
-
+    # Bytes of a string.
     text: int
+    # Items of a list, or members of an object that the schema does not name.
     items: int
+    # Occurrences of a reference within itself, and nesting of values of any type.
     depth: int
+    # Digits of a number before and after the point.
     digits: int = 12
     decimals: int = 4
+    # Bytes of a member's name that is not in the schema.
     name: int = 16
 
 
-def string_node(schema: Schema, bounds: Bounds) -> Piece | None:
-    """Bound a string.
-
-    Args:
-        schema: A schema of strings.
-        bounds: The bounds.
-
-    Returns:
-        The string; ``None`` where there can be none.
-    """
+def string_node(schema: Schema, bounds: Bounds) -> Node | None:
+    """Bound a schema of strings; ``None`` if no string can match it."""
     minimum, maximum = int(schema.get("minLength", 0)), schema.get("maxLength")
     if maximum is not None and maximum < minimum:
         return None
@@ -81,7 +69,7 @@ def string_node(schema: Schema, bounds: Bounds) -> Piece | None:
     return Text(limit, minimum, maximum)
 
 
-def _delegated_string(schema: Schema, minimum: int, maximum: int | None, bounds: Bounds) -> Piece:
+def _delegated_string(schema: Schema, minimum: int, maximum: int | None, bounds: Bounds) -> Node:
     kept = {key: schema[key] for key in ("pattern", "format") if key in schema}
     name = kept.get("format")
     if name is None or "pattern" in kept:
@@ -89,7 +77,7 @@ def _delegated_string(schema: Schema, minimum: int, maximum: int | None, bounds:
         longest = max(bounds.text // each, minimum, 1)
     else:
         if name not in _FORMATS:
-            raise refuse("format", f"{name!r} is none of {', '.join(_FORMATS)}")
+            raise refuse("format", f"{name!r} is not one of {', '.join(_FORMATS)}")
         each = 1
         room = max(bounds.text, minimum, 8) if name in _SHORTENED else _FORMATS[name]
         longest = min(_FORMATS[name], room)
@@ -98,33 +86,17 @@ def _delegated_string(schema: Schema, minimum: int, maximum: int | None, bounds:
     return Delegated(to_json(limited), 2 + each * longest)
 
 
-def integer_node(schema: Schema, bounds: Bounds) -> Piece | None:
-    """Bound a whole number.
-
-    Args:
-        schema: A schema of integers.
-        bounds: The bounds.
-
-    Returns:
-        The number; ``None`` where there can be none.
-    """
+def integer_node(schema: Schema, bounds: Bounds) -> Node | None:
+    """Bound a schema of integers; ``None`` if no integer can match it."""
     factor = _factor(schema)
     if factor is None and schema.keys().isdisjoint(_LIMITS):
         return Digits(bounds.digits, 0)
-    # A whole number is a multiple of 3/2 where it is one of 3.
+    # An integer is a multiple of 3/2 if and only if it is a multiple of 3.
     return _limited("integer", schema, Fraction(factor.numerator if factor else 1), bounds)
 
 
-def number_node(schema: Schema, bounds: Bounds) -> Piece | None:
-    """Bound a number.
-
-    Args:
-        schema: A schema of numbers.
-        bounds: The bounds.
-
-    Returns:
-        The number; ``None`` where there can be none.
-    """
+def number_node(schema: Schema, bounds: Bounds) -> Node | None:
+    """Bound a schema of numbers; ``None`` if no number can match it."""
     factor = _factor(schema)
     if factor is None and schema.keys().isdisjoint(_LIMITS):
         return Digits(bounds.digits, bounds.decimals)
@@ -134,14 +106,14 @@ def number_node(schema: Schema, bounds: Bounds) -> Piece | None:
             return Literal((to_json(low),))
         if low >= high:
             return None
-        # Ten values at least between the limits, so far as floating point tells them apart.
+        # At least ten values between the limits, as far as floating-point numbers distinguish them.
         decimals = max(_DECIMALS, math.ceil(1 - math.log10(high - low)))
-        factor = Fraction(1, 10 ** max(min(decimals, _MOST_DIGITS - _whole_digits(low, high)), 0))
+        factor = Fraction(1, 10 ** max(min(decimals, _MAX_DIGITS - _whole_digits(low, high)), 0))
     return _limited("number", schema, factor, bounds)
 
 
-def _limited(kind: str, schema: Schema, factor: Fraction, bounds: Bounds) -> Piece | None:
-    """Bound the multiples of a factor, by the first and the last of them: llguidance takes -0 to be below 0."""
+def _limited(kind: str, schema: Schema, factor: Fraction, bounds: Bounds) -> Node | None:
+    """Bound the multiples of a factor by the first and the last one, because llguidance orders -0 below 0."""
     low, high, exclusive_low, exclusive_high = _limits(schema)
     least, most = _narrowed(low, high, 10**bounds.digits - 1)
     first, last = math.ceil(Fraction(least) / factor), math.floor(Fraction(most) / factor)
@@ -152,7 +124,7 @@ def _limited(kind: str, schema: Schema, factor: Fraction, bounds: Bounds) -> Pie
     number: Callable[[Fraction], Any] = int if factor.denominator == 1 else float
     least, most = number(first * factor), number(last * factor)
     limited = {"type": kind, "minimum": least, "maximum": most, "multipleOf": number(factor)}
-    decimals = next(count for count in range(_MOST_DIGITS + 1) if 10**count % factor.denominator == 0)
+    decimals = next(count for count in range(_MAX_DIGITS + 1) if 10**count % factor.denominator == 0)
     return Delegated(to_json(limited), 1 + _whole_digits(least, most) + 1 + decimals)
 
 
@@ -161,19 +133,17 @@ def _whole_digits(low: Any, high: Any) -> int:
 
 
 def _factor(schema: Schema) -> Fraction | None:
-    """Return what the number is a multiple of; a validator's division is exact by parts of a power of two only."""
+    """Return ``multipleOf``; a validator divides exactly only by fractions with a power of two below the line."""
     if "multipleOf" not in schema:
         return None
     factor = Fraction(schema["multipleOf"])
-    if factor * 10 ** (factor.denominator.bit_length() - 1) > _MOST_FACTOR:
-        raise refuse(
-            "multipleOf", f"the multiples of {schema['multipleOf']} cannot be told while they are written"
-        )
+    if factor * 10 ** (factor.denominator.bit_length() - 1) > _MAX_FACTOR:
+        raise refuse("multipleOf", f"the multiples of {schema['multipleOf']} cannot be recognised digit by digit")
     return factor
 
 
 def _limits(schema: Schema) -> tuple[Any, Any, bool, bool]:
-    """Return the tighter of the inclusive and the exclusive limits, and whether they are exclusive."""
+    """Return the tighter lower and upper limits, and whether each is exclusive."""
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
     exclusive_low = above is not None and (low is None or above >= low)
@@ -182,7 +152,7 @@ def _limits(schema: Schema) -> tuple[Any, Any, bool, bool]:
 
 
 def _narrowed(low: Any, high: Any, largest: int) -> tuple[Any, Any]:
-    """Add the limit that is missing, and leave out what has more digits than there is room for."""
+    """Add a missing limit, and exclude numbers with too many digits."""
     if low is None or low == -math.inf:
         low = -largest if high is None or high > -largest else high - largest
     if high is None or high == math.inf:
