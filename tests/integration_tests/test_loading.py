@@ -450,10 +450,22 @@ def test_a_missing_package_names_the_extra(monkeypatch, package):
     assert "pip install 'lince-rag[models]'" in message
 
 
+def test_a_download_without_huggingface_hub_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    message = refusal(load_tokenizer, get_model("lince-zero"), LoadingOptions(), error=MissingExtraError)
+    assert "'huggingface_hub'" in message
+
+
+def test_a_conversion_without_safetensors_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert "'safetensors'" in refusal(convert_folder, tmp_path, error=MissingExtraError)
+
+
 def test_quantization_without_bitsandbytes_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     message = refusal(lambda: load(shared_checkpoint(LLAMA), quantization="int8"), error=MissingExtraError)
     assert "'bitsandbytes'" in message
+    assert "pip install 'lince-rag[quantization]'" in message
 
 
 def test_a_model_without_weights_is_refused():
