@@ -1,4 +1,4 @@
-"""Every error that lince_rag raises on purpose.
+"""The errors that lince_rag raises.
 
     LinceError
     ├── ConfigurationError         a wrong value in a call, a flag or a models.toml
@@ -8,24 +8,24 @@
     ├── TemplateError              a chat template cannot render these messages
     │   └── UnusedDocumentsError   documents were given, but the template has no place for them
     ├── DocumentError              a file cannot be turned into text
-    ├── IndexFolderError           the index folder is missing, damaged or not ours
+    ├── IndexFolderError           the index folder is missing, damaged or holds something else
     │   └── IndexLockedError       another process is writing to the index
     ├── ContextWindowError         a prompt is longer than the model's window
-    ├── EngineError                the engine cannot generate
+    ├── EngineError                the engine cannot load or run a model
     └── EvaluationError            a question of an evaluation could not be answered
 
-Each one names the offending value in its message and says in ``hint`` how to go on.
+The message of an error names the offending value, and its ``hint`` says how to fix it.
 """
 
 from importlib.util import find_spec
 
 
 class LinceError(Exception):
-    """Base of all errors of this package.
+    """Base class of all errors of this package.
 
     Args:
         message: What went wrong, naming the offending value.
-        hint: What the reader can do about it, one sentence.
+        hint: How to fix it, in one sentence.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -42,15 +42,15 @@ class ConfigurationError(LinceError, ValueError):
 
 
 class UnknownModelError(ConfigurationError):
-    """No model of that name in the registry."""
+    """The registry has no model of that name."""
 
 
 class MissingExtraError(ConfigurationError):
     """An optional dependency is not installed.
 
     Args:
-        package: The package that could not be imported.
-        extra: The extra of lince-rag that brings it.
+        package: The missing package.
+        extra: The extra of lince-rag that installs it.
     """
 
     def __init__(self, package: str, extra: str) -> None:
@@ -61,23 +61,23 @@ class MissingExtraError(ConfigurationError):
 
 
 class EmbeddingsMismatchError(ConfigurationError):
-    """The index was built with an embedder other than the one it is opened with."""
+    """The index was built with another embedder than the one it is opened with."""
 
 
 class TemplateError(LinceError):
-    """A chat template cannot render the messages it was given."""
+    """A chat template cannot render the given messages."""
 
 
 class UnusedDocumentsError(TemplateError):
-    """Documents were given to a template that has no place for them."""
+    """Documents were given, but the template has no place for them."""
 
 
 class DocumentError(LinceError):
-    """A file cannot be turned into text; the message is the reason.
+    """A file cannot be turned into text.
 
     Args:
         source: The file.
-        reason: Why it cannot be read, without the file's name.
+        reason: Why it cannot be read, without the name of the file.
     """
 
     def __init__(self, source: str, reason: str) -> None:
@@ -102,7 +102,7 @@ class ContextWindowError(LinceError):
 
 
 class EngineError(LinceError):
-    """The engine that runs the model cannot generate."""
+    """The engine cannot load or run a model."""
 
 
 class EvaluationError(LinceError):
@@ -110,15 +110,7 @@ class EvaluationError(LinceError):
 
 
 def require(extra: str, *packages: str) -> None:
-    """Check that optional packages are installed, without importing them.
-
-    Args:
-        extra: The extra of lince-rag that brings them.
-        packages: Their import names.
-
-    Raises:
-        MissingExtraError: One is not installed.
-    """
+    """Raise a ``MissingExtraError`` if one of an extra's packages, given by import name, is not installed."""
     for package in packages:
         if find_spec(package) is None:
             raise MissingExtraError(package, extra)

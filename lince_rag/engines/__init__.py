@@ -4,7 +4,7 @@ from threading import Lock
 from weakref import WeakValueDictionary
 
 from lince_rag.engines.base import Engine, Generation, GenerationSettings
-from lince_rag.engines.checkpoints.loading import LoadingOptions
+from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.extractive import EXTRACTIVE, ExtractiveEngine
 from lince_rag.prompting.registry import ModelSpec
 

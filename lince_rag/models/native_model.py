@@ -84,7 +84,7 @@ class ModelFields(BaseModel):
         """The model's row in the registry, or what its checkpoint says of itself."""
         registry = load_registry(self.models_file)
         if self.model not in registry and ("/" in self.model or Path(self.model).is_dir()):
-            from lince_rag.engines.checkpoints.loading import describe_checkpoint
+            from lince_rag.engines.checkpoints.configuration import describe_checkpoint
 
             return describe_checkpoint(self.model, self._loading)
         return get_model(self.model, registry)

@@ -1,1 +1,1 @@
-"""Serve: what other programs talk to."""
+"""Serve: the interfaces for other programs."""

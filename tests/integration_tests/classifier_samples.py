@@ -1,7 +1,7 @@
-"""Tiny sequence classifiers, trained when a test asks for them, so that their verdicts are known.
+"""Tiny sequence classifiers, trained when a test needs them, so that their scores are known.
 
-Architectures and tokenizers are those of the models that users have: XLM-RoBERTa with a Unigram tokenizer (as
-BGE's multilingual reranker), BERT with WordPiece (as Aira's Portuguese reward model).
+Their architectures and tokenizers are those of real models: XLM-RoBERTa with a Unigram tokenizer (like BGE's
+multilingual reranker), BERT with WordPiece (like Aira's Portuguese reward model).
 """
 
 import re
@@ -36,17 +36,17 @@ def save_tiny_classifier(
     steps: int = 200,
     max_length: int | None = LENGTH,
 ) -> str:
-    """Train a classifier on examples and save it; the same one every time.
+    """Train a classifier on examples and save it; the result is the same every time.
 
     Args:
-        folder: Where to.
-        examples: Texts or pairs, each with the number of its label; where there is one label, with the probability
-            that the sigmoid of its logit comes to.
-        labels: Their names.
+        folder: Where to save it.
+        examples: Texts or pairs, each with the number of its label; if there is only one label, with the desired
+            sigmoid of its logit.
+        labels: The names of the labels.
         kind: ``"xlm-roberta"`` or ``"bert"``.
         several: Whether the labels do not exclude each other.
-        steps: Training steps; 0 leaves the weights at random.
-        max_length: What the tokenizer says it can read.
+        steps: Training steps; 0 leaves the weights random.
+        max_length: The ``model_max_length`` of the tokenizer.
 
     Returns:
         The folder.
@@ -70,7 +70,7 @@ def save_tiny_classifier(
             config = BertConfig(**shared, max_position_embeddings=LENGTH, type_vocab_size=2)
             model: Any = BertForSequenceClassification(config)
         else:
-            # As in the real one: positions begin after the padding's, so two rows of the table are never used.
+            # As in the real model, positions begin after the padding's, so two rows of the table are never used.
             config = XLMRobertaConfig(**shared, max_position_embeddings=LENGTH + 2, type_vocab_size=1)
             model = XLMRobertaForSequenceClassification(config)
         _train(model, tokenizer, examples, steps)
@@ -84,7 +84,7 @@ def _texts(entry: str | tuple[str, str]) -> list[str]:
 
 
 def _tokenizer(kind: str, texts: list[str], max_length: int | None) -> PreTrainedTokenizerFast:
-    """Make a tokenizer that knows the texts' words and letters; trainers give another vocabulary every time."""
+    """Make a tokenizer of the texts' words and letters; a trained one would have another vocabulary every time."""
     words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text)})
     letters = sorted({*"".join(words), *string.ascii_letters})
     names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "cls": "<s>", "sep": "</s>"}
@@ -106,7 +106,7 @@ def _tokenizer(kind: str, texts: list[str], max_length: int | None) -> PreTraine
         tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=3))
         tokenizer.normalizer = normalizers.NFKC()
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        # The segment that it numbers 1 is one that the model does not know: nobody may ask for it.
+        # The model has no segment 1, so its segment ids must not be used.
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A </s>", pair="<s> $A </s> </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
         )

@@ -1,4 +1,4 @@
-"""Sequence classifiers: the scores are the model's own, read as its labels say, whatever the batch."""
+"""Sequence classifiers: the scores are the model's own, read by its labels, and independent of the batch."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ def toxic(save):
 
 
 def logits_of(folder: str, entry: Any, **options: Any) -> torch.Tensor:
-    """What the bare model makes of one input, without any batch."""
+    """Compute the logits of one input with the plain model, without a batch."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     parts = [entry] if isinstance(entry, str) else entry
@@ -81,7 +81,7 @@ def test_pairs_are_read_as_pairs(save, kind):
     assert SequenceClassifier(folder).score([]) == []
 
 
-def test_a_model_of_one_stretch_is_told_of_no_segments(save):
+def test_segment_ids_can_be_left_out(save):
     folder = save(PAIRS, kind="bert")
     scores = SequenceClassifier(folder, segments=False).score(ONLY_PAIRS)
     plain = [logits_of(folder, pair, return_token_type_ids=False).item() for pair in ONLY_PAIRS]
@@ -155,7 +155,7 @@ def test_a_decoder_classifies_its_last_token(tmp_path):
 
     from tests.checkpoints import shared_checkpoint
 
-    # A Llama tokenizer has no padding token, and its padding must not be taken for the last token.
+    # A Llama tokenizer has no padding token, and padding must not be mistaken for the last token.
     tokenizer = AutoTokenizer.from_pretrained(shared_checkpoint("llama-2-7b-spanish").path)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
@@ -182,6 +182,13 @@ def test_a_missing_folder_is_named(tmp_path):
         SequenceClassifier(str(tmp_path / "no-such-model")).score(["x"])
 
 
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has an accelerator")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
+def test_a_device_that_the_machine_lacks_is_named(guardrail, device):
+    with pytest.raises(EngineError, match=f"no device '{device}'.* It has: cpu"):
+        SequenceClassifier(guardrail, device=device).score(["x"])
+
+
 def test_missing_packages_name_the_extra(guardrail, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lince-rag\[models\]'"):
@@ -190,7 +197,9 @@ def test_missing_packages_name_the_extra(guardrail, monkeypatch):
 
 def test_a_model_without_a_head_is_refused(tmp_path):
     save_tiny_embedder(tmp_path / "embedder")
-    with pytest.raises(EngineError, match=r"no whole classifier: it lacks classifier\."):
+    with pytest.raises(
+        EngineError, match=r"lacks 2 of the weights of BertForSequenceClassification, for example classifier\."
+    ):
         SequenceClassifier(str(tmp_path / "embedder-transformer")).score(["x"])
 
 

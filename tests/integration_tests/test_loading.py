@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lince_rag.engines.checkpoints import memory
+from lince_rag.engines.checkpoints.configuration import describe_checkpoint
 from lince_rag.engines.checkpoints.conversion import convert_folder
-from lince_rag.engines.checkpoints.loading import LoadingOptions, describe_checkpoint, load_model, load_tokenizer
+from lince_rag.engines.checkpoints.files import LoadingOptions
+from lince_rag.engines.checkpoints.loading import load_model, load_tokenizer
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
 from lince_rag.prompting.registry import get_model
 from lince_rag.prompting.templates import ChatTemplate
@@ -44,7 +46,7 @@ def logits(model):
 
 
 def refusal(function, *arguments, error=EngineError):
-    """Call what must be refused, in one line with a way out, and return that line."""
+    """Call what must be refused with a one-line message and a hint, and return that line."""
     with pytest.raises(error) as caught:
         function(*arguments)
     assert caught.value.hint
@@ -66,7 +68,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub cache of our own, to put checkpoints in."""
+    """Put checkpoints into a temporary hub cache."""
     cache = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
 
@@ -135,8 +137,8 @@ def test_the_window_is_the_smaller_one(folder, name, declared):
 
 
 @pytest.mark.parametrize("kind", ["lince-zero", "falcon-40b-instruct"])
-def test_falcon_checkpoints_of_before_july_2023_need_no_code_of_their_own(folder, kind):
-    # Their configuration names code of its own and other fields; the weights are the same.
+def test_falcon_checkpoints_of_before_july_2023_need_no_remote_code(folder, kind):
+    # Their configuration names their own code and other fields; the weights are the same.
     checkpoint = folder(kind)
     file = checkpoint.path / "config.json"
     values = json.loads(file.read_text())
@@ -222,7 +224,7 @@ def test_a_merged_checkpoint_may_stand_for_an_adapter(tmp_path):
     again = load_model(get_model(ALPACA), LoadingOptions(model_path=str(tmp_path), device="cpu"))
     assert torch.allclose(logits(again.model), logits(loaded.model), atol=1e-4)
     options = LoadingOptions(model_path=str(tmp_path), base_model_path=str(checkpoint.base_path))
-    assert "is no adapter" in refusal(load_model, get_model(ALPACA), options, error=ConfigurationError)
+    assert "is not an adapter" in refusal(load_model, get_model(ALPACA), options, error=ConfigurationError)
 
 
 def test_an_adapter_of_another_model_is_refused(folder):
@@ -261,7 +263,7 @@ def test_a_damaged_adapter_is_refused(folder, damage):
 
 
 def pickled(checkpoint):
-    """Turn the weights of a folder into the pickle file of old."""
+    """Replace the safetensors weights of a folder by an old pickle file."""
     name = "adapter_model" if checkpoint.base_path else "model"
     file = checkpoint.path / f"{name}.safetensors"
     old = "adapter_model.bin" if checkpoint.base_path else "pytorch_model.bin"
@@ -276,7 +278,7 @@ def pickled(checkpoint):
 
 
 @pytest.mark.parametrize("kind", ["lince-zero", ALPACA])
-def test_pickled_weights_are_refused_and_can_be_converted_as_told(folder, kind):
+def test_pickled_weights_are_refused_and_the_hint_converts_them(folder, kind):
     checkpoint = folder(kind)
     old = pickled(checkpoint)
     with pytest.raises(EngineError) as caught:
@@ -315,11 +317,11 @@ def test_a_conversion_runs_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refusal(convert_folder, tmp_path)
     torch.save({"weight": Harmful()}, tmp_path / "pytorch_model.bin")
-    assert "holds more than tensors" in refusal(convert_folder, tmp_path)
+    assert "contains more than tensors" in refusal(convert_folder, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["pytorch_model.bin"]
 
 
-def test_a_pickle_beside_safetensors_is_not_opened(folder):
+def test_a_pickle_next_to_safetensors_is_not_opened(folder):
     checkpoint = folder(LLAMA)
     (checkpoint.path / "pytorch_model.bin").write_bytes(b"not a pickle")
     load(checkpoint)
@@ -360,7 +362,7 @@ def test_a_truncated_file_is_named(folder):
     size = file.stat().st_size
     file.write_bytes(file.read_bytes()[: size // 2])
     message = refusal(load, checkpoint)
-    assert "model.safetensors is cut short" in message
+    assert "model.safetensors is truncated" in message
     assert str(size) in message
 
 
@@ -412,7 +414,7 @@ def test_a_missing_folder_is_named(tmp_path, path):
     assert f"There is no model folder {path!r}" in message
 
 
-def test_what_is_no_hub_id_is_named():
+def test_a_source_that_is_not_a_hub_id_is_named():
     options = LoadingOptions(model_path="a/b/c")
     assert "'a/b/c' is neither" in refusal(load_model, get_model("lince-zero"), options, error=ConfigurationError)
 
@@ -434,7 +436,7 @@ def test_wrong_options_are_named(values, known):
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has an accelerator")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
-def test_a_device_that_is_not_there_is_named(device):
+def test_a_device_that_the_machine_lacks_is_named(device):
     message = refusal(lambda: load(shared_checkpoint(LLAMA), device=device))
     assert repr(device) in message
     assert "It has: cpu" in message
@@ -448,13 +450,25 @@ def test_a_missing_package_names_the_extra(monkeypatch, package):
     assert "pip install 'lince-rag[models]'" in message
 
 
+def test_a_download_without_huggingface_hub_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    message = refusal(load_tokenizer, get_model("lince-zero"), LoadingOptions(), error=MissingExtraError)
+    assert "'huggingface_hub'" in message
+
+
+def test_a_conversion_without_safetensors_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert "'safetensors'" in refusal(convert_folder, tmp_path, error=MissingExtraError)
+
+
 def test_quantization_without_bitsandbytes_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     message = refusal(lambda: load(shared_checkpoint(LLAMA), quantization="int8"), error=MissingExtraError)
     assert "'bitsandbytes'" in message
+    assert "pip install 'lince-rag[quantization]'" in message
 
 
-def test_a_model_without_weights_is_no_use_here():
+def test_a_model_without_weights_is_refused():
     refusal(load_model, get_model("extractive"), LoadingOptions(), error=ConfigurationError)
 
 
@@ -469,7 +483,7 @@ def available(monkeypatch):
     return available
 
 
-def test_on_the_cpu_float32_gives_way_to_bfloat16(available):
+def test_bfloat16_is_used_if_float32_does_not_fit_on_the_cpu(available):
     checkpoint = shared_checkpoint(LLAMA)
     size = memory.bytes_needed([checkpoint.path / "model.safetensors"], "float32")
     for free, expected in [(None, torch.float32), (size, torch.float32), (size - 1, torch.bfloat16)]:
@@ -489,7 +503,7 @@ def test_too_large_a_model_is_refused_before_it_is_downloaded(hub, available):
     hub(shared_checkpoint("falcon-40b-instruct").path, "tiiuae/falcon-40b-instruct", ignore=["*.safetensors"])
     available(25_000_000_000)
     message = refusal(load_model, get_model("falcon-40b-instruct"), LoadingOptions(device="cpu"))
-    assert "needs 100.0 GB of memory and 25.0 GB are free" in message
+    assert "needs 100.0 GB of memory and 25.0 GB are free on cpu" in message
     available(200_000_000_000)
     message = refusal(load_model, get_model("falcon-40b-instruct"), LoadingOptions(device="cpu"))
     assert "hf download tiiuae/falcon-40b-instruct --revision main" in message
@@ -617,7 +631,7 @@ def test_without_a_chat_template_a_row_is_needed():
     assert "models.toml" in message
 
 
-def test_a_window_that_nothing_tells(with_template):
+def test_a_window_that_nothing_declares(with_template):
     checkpoint = with_template("aira-2-portuguese-1b7")
     edit_json(checkpoint.path / "config.json", seq_length=None)
     assert describe_checkpoint(str(checkpoint.path), LoadingOptions()).context_window == checkpoint.context_window

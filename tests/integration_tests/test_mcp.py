@@ -15,6 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from lince_rag import ChatLince, Index, create_rag_chain
+from lince_rag.errors import MissingExtraError
 from lince_rag.serve.mcp import create_server
 
 TEXTS = {
@@ -74,6 +75,15 @@ async def test_a_wrong_call_is_an_error_that_says_why(folder: Path, tool: str, a
             called = await client.call_tool(tool, arguments)
     assert called.is_error
     assert str(arguments.get("k", "question")) in str(called.content)
+
+
+@pytest.mark.parametrize("package", ["mcp", "mcp_types"])
+def test_a_missing_sdk_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with Index.open(folder, create=False) as index:
+        chain = create_rag_chain(ChatLince(), index.as_retriever())
+        with pytest.raises(MissingExtraError, match=r"pip install 'lince-rag\[mcp\]'"):
+            create_server(index, chain)
 
 
 async def test_standard_streams(folder: Path) -> None:

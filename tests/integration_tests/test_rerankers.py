@@ -1,4 +1,4 @@
-"""Cross-encoders: LinceReranker gives what sentence-transformers gives, and the retriever takes that order."""
+"""Cross-encoders: LinceReranker scores like sentence-transformers, and the retriever sorts by these scores."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
 
 QUESTION = "¿Cuándo vence el contrato de alquiler?"
 
-# The first share the question's words; the reranker is trained to these scores: it wants those with a month.
+# The first ones share the question's words; the reranker is trained to these scores and prefers a month.
 WANTED = {
     "El contrato de alquiler vence cuando lo dice el contrato de alquiler.": 0.05,
     "Cuándo vence un contrato de alquiler es cosa del contrato.": 0.3,
@@ -62,7 +62,7 @@ def texts(documents):
 
 
 class CountingEncoder(BaseCrossEncoder):
-    """Another package's cross-encoder: it wants short passages."""
+    """Another package's cross-encoder, which prefers short passages."""
 
     def __init__(self):
         self.calls = []
@@ -98,7 +98,7 @@ def test_the_models_own_activation_function_is_used(folder, tmp_path):
 
 @pytest.mark.parametrize("declared", [LENGTH, None])
 def test_long_passages_are_cut_and_counted(tmp_path, caplog, declared):
-    # Without a length of its own the tokenizer would let through more tokens than there are positions.
+    # Without a declared length the tokenizer would pass on more tokens than there are positions.
     folder = save_tiny_classifier(tmp_path / "long", EXAMPLES, steps=0, max_length=declared)
     long, short = (QUESTION, "el contrato vence en mayo " * 200), (QUESTION, "Es en mayo.")
     with caplog.at_level(logging.DEBUG, "lince_rag"):
@@ -106,7 +106,7 @@ def test_long_passages_are_cut_and_counted(tmp_path, caplog, declared):
     assert f"2 of 3 inputs are longer than {LENGTH} tokens" in caplog.text
     assert scores[0] == pytest.approx(scores[2], abs=1e-6)
     assert scores[1] == pytest.approx(LinceReranker(folder).score([short])[0], abs=1e-5)
-    # What lies after the cut does not count.
+    # The text after the cut does not count.
     (later,) = LinceReranker(folder).score([(long[0], long[1] + "y otra cosa")])
     assert later == pytest.approx(scores[0], abs=1e-6)
 
@@ -131,6 +131,13 @@ def test_wrong_values_are_named_at_once(wrong):
 # ----------------------------------------------------------------------------------------------------- the loading
 
 
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has an accelerator")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
+def test_a_device_that_the_machine_lacks_is_named(folder, device):
+    with pytest.raises(EngineError, match=f"no device '{device}'.* It has: cpu"):
+        LinceReranker(folder, device=device).score(PAIRS)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(EngineError, match="no-such-model"):
         LinceReranker(str(tmp_path / "no-such-model")).score(PAIRS)
@@ -150,7 +157,7 @@ def test_a_relative_folder_is_found_from_another_one(folder, tmp_path, monkeypat
 
 def test_a_missing_sentence_transformers_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'lince-rag\[models\]'"):
+    with pytest.raises(MissingExtraError, match=r"'sentence_transformers'.*pip install 'lince-rag\[models\]'"):
         LinceReranker(folder).score(PAIRS)
 
 
@@ -188,15 +195,15 @@ def test_a_damaged_folder_is_named(folder, tmp_path, file):
         LinceReranker(str(copy)).score(PAIRS)
 
 
-def test_an_embedder_is_no_reranker(tmp_path):
+def test_an_embedder_is_not_a_reranker(tmp_path):
     embedder = save_tiny_embedder(tmp_path / "embedder")
-    with pytest.raises(EngineError, match=r"no reranker: it lacks classifier\."):
+    with pytest.raises(EngineError, match=r"not a reranker: it lacks classifier\."):
         LinceReranker(str(tmp_path / "embedder-transformer")).score(PAIRS)
     with pytest.raises(EngineError):
         LinceReranker(embedder).score(PAIRS)
 
 
-def test_a_classifier_of_several_labels_is_no_reranker(tmp_path):
+def test_a_classifier_of_several_labels_is_not_a_reranker(tmp_path):
     labels = ("contradiction", "entailment")
     folder = save_tiny_classifier(tmp_path / "nli", EXAMPLES, labels=labels, steps=0)
     with pytest.raises(ConfigurationError, match="2 labels"):
@@ -234,7 +241,7 @@ def test_k_cuts_after_the_reranking(index, k):
     assert texts(found) == sorted(TEXTS, key=len)[:k]
 
 
-def test_candidates_are_fetched_even_where_fetch_k_is_less(index):
+def test_candidates_are_fetched_even_if_fetch_k_is_less(index):
     retriever = index.as_retriever(k=1, fetch_k=1, reranker=CountingEncoder(), lexical_weight=1.0)
     assert texts(retriever.invoke(QUESTION)) == [min(TEXTS, key=len)]
 
@@ -246,7 +253,7 @@ def test_a_filter_goes_first(index):
     assert {passage for _, passage in encoder.calls[0]} == set(TEXTS[:3])
 
 
-def test_nothing_found_is_nothing_read(index):
+def test_nothing_is_read_if_nothing_is_found(index):
     encoder = CountingEncoder()
     assert index.as_retriever(reranker=encoder).invoke(QUESTION, filter={"month": "never"}) == []
     assert encoder.calls in ([], [[]])
@@ -260,7 +267,7 @@ def test_the_name_becomes_a_reranker_and_loads_later(index):
         retriever.invoke(QUESTION)
 
 
-def test_what_is_no_reranker_is_refused(index):
+def test_what_is_not_a_reranker_is_refused(index):
     with pytest.raises(ValueError, match="reranker"):
         index.as_retriever(reranker=7)
     with pytest.raises(ValueError, match="rerank_k"):

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lince_rag.engines.checkpoints.loading import LoadingOptions, load_tokenizer
+from lince_rag.engines.checkpoints.files import LoadingOptions
+from lince_rag.engines.checkpoints.loading import load_tokenizer
 from lince_rag.engines.generation.encoding import encode_prompt
 from lince_rag.prompting.content import Segment
 from lince_rag.prompting.registry import get_model

@@ -1,13 +1,22 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from lince_rag.engines.checkpoints import memory
 from lince_rag.engines.checkpoints.configuration import TemplateText
-from lince_rag.engines.checkpoints.memory import bytes_needed, check_memory, fits, memory_by_dtype, read_tensors
-from lince_rag.errors import EngineError
+from lince_rag.engines.checkpoints.memory import (
+    bytes_needed,
+    check_device_name,
+    check_memory,
+    fits,
+    memory_by_dtype,
+    pick_device,
+    read_tensors,
+)
+from lince_rag.errors import ConfigurationError, EngineError
 from lince_rag.prompting.registry import ModelSpec, get_model
 
 GB = 1_000_000_000
@@ -51,6 +60,21 @@ def available(monkeypatch):
     return available
 
 
+@pytest.fixture
+def torch_devices(monkeypatch):
+    """Replace torch by one that reports a number of CUDA devices, or MPS."""
+
+    def torch_devices(devices):
+        count = 0 if devices == "mps" else devices
+        fake = SimpleNamespace(
+            cuda=SimpleNamespace(is_available=lambda: count > 0, device_count=lambda: count),
+            backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: devices == "mps")),
+        )
+        monkeypatch.setitem(sys.modules, "torch", fake)
+
+    return torch_devices
+
+
 def test_tensors_are_read_without_their_values(tmp_path):
     file = write_safetensors(tmp_path / "a.safetensors", {"x": ("F32", [2, 3], 24), "q": ("U8", [7], 7)})
     found = [(tensor.name, tensor.count, tensor.size, tensor.is_integer) for tensor in read_tensors(file)]
@@ -60,17 +84,17 @@ def test_tensors_are_read_without_their_values(tmp_path):
 @pytest.mark.parametrize("cut", [1, 10, 24, 40, 90])
 def test_a_truncated_file_is_refused(tmp_path, cut):
     file = write_safetensors(tmp_path / "a.safetensors", {"x": ("F32", [2, 3], 24)}, cut)
-    with pytest.raises(EngineError, match=rf"a\.safetensors is cut short.* {file.stat().st_size} bytes"):
+    with pytest.raises(EngineError, match=rf"a\.safetensors is truncated.* {file.stat().st_size} bytes"):
         read_tensors(file)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"abc", b"\xff" * 200, b"\x02" + bytes(7) + b"[]", b"\x07" + bytes(7) + b'{"a":1}' + bytes(9)]
 )
-def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
+def test_a_file_that_is_not_safetensors_is_refused(tmp_path, content):
     file = tmp_path / "a.safetensors"
     file.write_bytes(content)
-    with pytest.raises(EngineError, match="no safetensors file"):
+    with pytest.raises(EngineError, match="not a safetensors file"):
         read_tensors(file)
 
 
@@ -87,7 +111,7 @@ def test_bytes_needed_are_scaled_to_the_dtype(tmp_path):
     assert bytes_needed([one, two]) == 77_000
     assert bytes_needed([one], "bfloat16") == bytes_needed([one], "float16") == 22_000
     assert bytes_needed([one], "float32") == 44_000
-    assert bytes_needed([two], "bfloat16") == 33_000  # Whole numbers stay as they are.
+    assert bytes_needed([two], "bfloat16") == 33_000  # Integers stay as they are.
     assert bytes_needed([one], "int8") == 11_000
     assert bytes_needed([one], "int4") == 5_500
 
@@ -118,9 +142,9 @@ def test_fits_needs_no_torch():
 
 
 def test_memory_that_is_unknown_is_not_checked():
-    check_memory("foo", None, 1, "float32")
-    check_memory("foo", 1, None, "float32")
-    check_memory("foo", 1, 1, "float32")
+    check_memory("foo", None, 1, "cpu", "float32")
+    check_memory("foo", 1, None, "cpu", "float32")
+    check_memory("foo", 1, 1, "cpu", "float32")
 
 
 @pytest.mark.parametrize(
@@ -132,16 +156,67 @@ def test_memory_that_is_unknown_is_not_checked():
         ("int4", [], ["quantization", "dtype="]),
     ],
 )
-def test_what_does_not_fit_is_told_with_both_numbers(dtype, offered, not_offered):
+def test_a_model_that_does_not_fit_is_refused_with_both_numbers(dtype, offered, not_offered):
     with pytest.raises(EngineError) as caught:
-        check_memory("falcon", 100 * GB, 25_340_000_000, dtype)
-    assert caught.value.message == f"falcon in {dtype} needs 100.0 GB of memory and 25.3 GB are free."
+        check_memory("falcon", 100 * GB, 25_340_000_000, "cpu", dtype)
+    assert caught.value.message == f"falcon in {dtype} needs 100.0 GB of memory and 25.3 GB are free on cpu."
     assert "\n" not in str(caught.value)
     assert all(text in caught.value.hint for text in [*offered, "a smaller model", "a server"])
     assert not any(text in caught.value.hint for text in not_offered)
 
 
-def test_this_machines_memory_is_told():
+def test_a_model_of_a_fixed_dtype_does_not_fit():
+    with pytest.raises(EngineError) as caught:
+        check_memory("bge", 3 * GB, GB, "auto")
+    assert caught.value.message == "bge needs 3.0 GB of memory and 1.0 GB are free on the CUDA devices."
+    assert caught.value.hint == "Use a smaller model or another device."
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "expected"),
+    [
+        (0, "auto", "cpu"),
+        (0, "cpu", "cpu"),
+        (1, "auto", "cuda:0"),
+        (2, "auto", "cuda:0"),
+        (2, "cuda", "cuda:0"),
+        (2, "cuda:1", "cuda:1"),
+        (2, "cpu", "cpu"),
+        ("mps", "auto", "mps"),
+        ("mps", "mps", "mps"),
+    ],
+)
+def test_a_device_is_picked(torch_devices, devices, device, expected):
+    torch_devices(devices)
+    assert pick_device(device) == expected
+    spreads = (devices, device) == (2, "auto")
+    assert pick_device(device, spread=True) == ("auto" if spreads else expected)
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "known"),
+    [
+        (0, "cuda", "cpu"),
+        (2, "cuda:2", "cuda:0, cuda:1, cpu"),
+        (1, "mps", "cuda:0, cpu"),
+        ("mps", "cuda", "mps, cpu"),
+    ],
+)
+def test_a_device_that_the_machine_lacks_is_refused(torch_devices, devices, device, known):
+    torch_devices(devices)
+    with pytest.raises(EngineError) as caught:
+        pick_device(device)
+    assert caught.value.message == f"This machine has no device {device!r}."
+    assert caught.value.hint == f"It has: {known}."
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "CPU", "cuda:", "cuda:x", "mps:0"])
+def test_an_unknown_device_name_is_refused(device):
+    with pytest.raises(ConfigurationError, match=r"is not known.* cpu, mps, cuda"):
+        check_device_name(device)
+
+
+def test_this_machines_memory_is_measured():
     assert memory.available_bytes("cpu") > 1_000_000
     assert memory.machine_bytes() >= memory.available_bytes("cpu") * 0.5
 
@@ -162,7 +237,7 @@ def test_without_proc_all_memory_counts(tmp_path, monkeypatch):
     assert memory.available_bytes("cpu") > 1_000_000
 
 
-def test_the_drivers_word_on_nvidia_devices(tmp_path, monkeypatch):
+def test_the_driver_reports_the_memory_of_nvidia_devices(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\nprintf '1000\\n500\\n'\n")
     program.chmod(0o755)

@@ -1,1 +1,1 @@
-"""Checkpoints: finding a model's files, checking that they are safe and complete, and loading them."""
+"""Checkpoints: find the files of a model, check that they are safe and complete, and load them."""

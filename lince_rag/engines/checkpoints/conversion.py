@@ -1,7 +1,7 @@
-"""Old pickle weights to safetensors: ``python -m lince_rag.engines.checkpoints.conversion FOLDER``.
+"""Convert pickled weights to safetensors: ``python -m lince_rag.engines.checkpoints.conversion FOLDER``.
 
-Loading a model never reads a pickle file. This reads one when it is asked to, with torch's loader that builds
-tensors and nothing else, and needs no code of the model's.
+Loading a model never reads a pickle file. This program reads one on request, with torch's loader that builds only
+tensors, and needs no code from the model.
 """
 
 import json
@@ -9,34 +9,17 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from lince_rag.errors import EngineError, MissingExtraError
+from lince_rag.errors import EngineError, require
 
 _INDEX: Final = "pytorch_model.bin.index.json"
 
 
-def new_name(name: str) -> str:
-    """Return what the safetensors file in place of a pickle file is called."""
-    return name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
-
-
 def convert_folder(folder: Path) -> list[Path]:
-    """Write the weights of a folder as safetensors, beside the pickle files.
+    """Write the weights of a folder (``pytorch_model*.bin``, ``adapter_model.bin``) as safetensors files in it."""
+    require("models", "torch", "safetensors")
+    import torch
+    from safetensors.torch import save_file
 
-    Args:
-        folder: A folder with ``pytorch_model*.bin`` or ``adapter_model.bin``.
-
-    Returns:
-        The files it wrote.
-
-    Raises:
-        MissingExtraError: torch or safetensors is not installed.
-        EngineError: There are no such files, or one holds more than tensors.
-    """
-    try:
-        import torch
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise MissingExtraError(error.name or "torch", "models") from error
     files = sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("adapter_model.bin")])
     if not files:
         raise EngineError(
@@ -46,24 +29,25 @@ def convert_folder(folder: Path) -> list[Path]:
     for file in files:
         try:
             tensors = torch.load(file, map_location="cpu", weights_only=True)
-            # Safetensors stores no tensor twice under two names, so what is shared (tied weights) is copied.
+            # Safetensors does not store one tensor under two names, so shared tensors (tied weights) are copied.
             copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         except Exception as error:
             raise EngineError(
-                f"{file} holds more than tensors, or is damaged.", hint="Do not load it; find it as safetensors."
+                f"{file} contains more than tensors, or is damaged.",
+                hint="Do not load it; look for a safetensors version.",
             ) from error
-        written.append(folder / new_name(file.name))
+        written.append(folder / _safetensors_name(file.name))
         save_file(copies, written[-1], metadata={"format": "pt"})
-    _convert_index(folder)
+    if (folder / _INDEX).is_file():
+        # The index says which of several files holds each weight.
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        index["weight_map"] = {name: _safetensors_name(file) for name, file in index["weight_map"].items()}
+        (folder / _safetensors_name(_INDEX)).write_text(json.dumps(index, indent=2), encoding="utf-8")
     return written
 
 
-def _convert_index(folder: Path) -> None:
-    """Write which file holds which weight, where there are several."""
-    if (folder / _INDEX).is_file():
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        index["weight_map"] = {name: new_name(file) for name, file in index["weight_map"].items()}
-        (folder / new_name(_INDEX)).write_text(json.dumps(index, indent=2), encoding="utf-8")
+def _safetensors_name(pickle_name: str) -> str:
+    return pickle_name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
 
 
 if __name__ == "__main__":

@@ -1,165 +1,119 @@
-"""Checkpoints to models and tokenizers in memory: safetensors only, never code that comes with a checkpoint."""
+"""Load checkpoints into memory: safetensors files only, and never code that comes with a checkpoint."""
 
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lince_rag.engines.checkpoints import memory
 from lince_rag.engines.checkpoints.configuration import (
     declared_window,
-    describe_checkpoint,
-    explained,
+    engine_errors,
     load_configuration,
     read_tokenizer,
 )
 from lince_rag.engines.checkpoints.files import (
+    ADAPTER_CONFIG,
+    CONFIG,
     DTYPES,
     Checkpoint,
     LoadingOptions,
     fetch_weights,
     find_base,
+    find_both,
     find_source,
-    require,
-    unnamed_base,
 )
-from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
+from lince_rag.errors import EngineError, require
 from lince_rag.prompting.registry import ModelSpec
-
-__all__ = ["LoadedModel", "LoadingOptions", "describe_checkpoint", "load_model", "load_tokenizer"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to generate.
+    """A model that is ready to generate, and its tokenizer, which pads on the left."""
 
-    Attributes:
-        model: The transformers model, or the PEFT model around it when an adapter stays apart.
-        tokenizer: Its tokenizer, which pads on the left.
-        context_window: Tokens of prompt and answer together.
-    """
-
+    # The transformers model, or the PEFT model around it if an adapter is not merged.
     model: Any
     tokenizer: Any
+    # Tokens of prompt and answer together.
     context_window: int
 
 
 def load_model(spec: ModelSpec, options: LoadingOptions) -> LoadedModel:
-    """Load a model and its tokenizer.
-
-    Args:
-        spec: The model.
-        options: Which weights, and how.
-
-    Returns:
-        The model, in evaluation mode.
-
-    Raises:
-        ConfigurationError: An adapter lacks its base, or an option does not fit the model.
-        MissingExtraError: A package is not installed.
-        EngineError: The weights are missing, damaged, unsafe, or too large for this machine.
-    """
-    checkpoint, base = _find_both(spec, options)
-    require("torch", "transformers", *(["accelerate", "peft"] if checkpoint.is_adapter else ["accelerate"]))
-    if options.quantization and find_spec("bitsandbytes") is None:
-        raise MissingExtraError("bitsandbytes", "quantization")
-    device = _pick_device(options.device)
-    with explained(base.label):
+    """Load a model, in evaluation mode, and its tokenizer."""
+    checkpoint, base = find_both(spec, options)
+    require("models", "torch", "transformers", "accelerate", *(["peft"] if checkpoint.is_adapter else []))
+    if options.quantization:
+        require("quantization", "bitsandbytes")
+    device = memory.pick_device(options.device, spread=True)
+    with engine_errors(base.label):
         configuration = load_configuration(base)
         if not base.has_weights():
-            # Before a download, which can take hours, the registry's numbers must do.
+            # A download can take hours, so the memory is first checked with the registry's numbers.
             _pick_dtype(spec, options, device, configuration, None)
         files = fetch_weights(base)
         if checkpoint.is_adapter:
             fetch_weights(checkpoint)
         dtype = _pick_dtype(spec, options, device, configuration, files)
-        model = _load_weights(base, configuration, device, dtype, options.quantization)
+        model = _load_causal_model(base, configuration, device, dtype, options.quantization)
     if checkpoint.is_adapter:
-        with explained(checkpoint.label):
+        with engine_errors(checkpoint.label):
             model = _apply_adapter(model, checkpoint, merge=options.merge_adapter and not options.quantization)
     window = declared_window(base)
     return LoadedModel(
         model=model.eval(),
-        tokenizer=read_tokenizer(checkpoint if checkpoint.has_tokenizer else base, base),
+        tokenizer=read_tokenizer(checkpoint, base),
         context_window=min(spec.context_window, window) if window else spec.context_window,
     )
 
 
 def load_tokenizer(spec: ModelSpec, options: LoadingOptions) -> Any:
-    """Load a model's tokenizer alone; an adapter's own where it has one, else its base's.
-
-    Args:
-        spec: The model.
-        options: Where it is.
-
-    Returns:
-        The tokenizer, which pads on the left and has a padding token.
-
-    Raises:
-        ConfigurationError: An adapter without a tokenizer lacks its base.
-        MissingExtraError: transformers is not installed.
-        EngineError: The tokenizer is missing or damaged.
-    """
-    require("transformers")
+    """Load a model's tokenizer without its weights: an adapter's own if it has one, else its base's."""
+    require("models", "transformers")
     checkpoint = find_source(spec, options)
     base_source = options.base_model_path or spec.base_model
     if checkpoint.has_tokenizer and not base_source:
         return read_tokenizer(checkpoint)
-    base = find_base(spec.name, base_source, checkpoint, spec.note)
-    return read_tokenizer(checkpoint if checkpoint.has_tokenizer else base, base)
+    return read_tokenizer(checkpoint, find_base(spec.name, base_source, checkpoint, spec.note))
 
 
-def _find_both(spec: ModelSpec, options: LoadingOptions) -> tuple[Checkpoint, Checkpoint]:
-    """Find a model and, for an adapter, its base; without an adapter they are the same."""
-    base_source = options.base_model_path or spec.base_model
-    if spec.adapter and not (base_source or options.model_path):
-        # Said before anything is looked for or downloaded.
-        raise unnamed_base(spec.name, spec.note)
-    checkpoint = find_source(spec, options)
-    if options.base_model_path and not checkpoint.is_adapter:
-        raise ConfigurationError(
-            f"base_model_path={options.base_model_path!r} was given, but {checkpoint.label} is no adapter.",
-            hint="Leave base_model_path out, or name an adapter with model_path.",
+def load_weights(
+    model_class: Any, checkpoint: Checkpoint, configuration: Any, *, hint: str, **settings: Any
+) -> Any:
+    """Load a checkpoint into a class of transformers; the hint says what to do if it lacks some of the weights."""
+    model, report = model_class.from_pretrained(
+        str(checkpoint.folder),
+        config=configuration,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **settings,
+    )
+    # transformers fills missing weights, and those of another size, with random numbers.
+    if missing := sorted(report["missing_keys"]):
+        raise EngineError(
+            f"{checkpoint.label} lacks {len(missing)} of the weights of {type(model).__name__}, for example "
+            f"{missing[0]}.",
+            hint=hint,
         )
-    return checkpoint, find_base(spec.name, base_source, checkpoint, spec.note)
-
-
-def _pick_device(device: str) -> str:
-    """Choose where to run; ``"auto"`` stays only where there are several CUDA devices."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    has_mps = torch.backends.mps.is_available()
-    if device == "auto":
-        return ("auto" if count > 1 else "cuda:0") if count else ("mps" if has_mps else "cpu")
-    number = int(device.partition(":")[2] or 0)
-    if (device.startswith("cuda") and number >= count) or (device == "mps" and not has_mps):
-        known = [*(f"cuda:{found}" for found in range(count)), *(["mps"] if has_mps else []), "cpu"]
-        raise EngineError(f"This machine has no device {device!r}.", hint=f"It has: {', '.join(known)}.")
-    return f"cuda:{number}" if device == "cuda" else device
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise EngineError(
+            f"{checkpoint.label}: the weight {name} has the shape {tuple(found)} and {CONFIG} asks for "
+            f"{tuple(expected)}.",
+            hint=f"Its {CONFIG} belongs to another model.",
+        )
+    return model
 
 
 def _pick_dtype(
     spec: ModelSpec, options: LoadingOptions, device: str, configuration: Any, files: list[Path] | None
 ) -> str:
-    """Choose the dtype, and refuse a model that does not fit in it.
-
-    Args:
-        spec: The model, whose ``memory`` counts while its files are not here.
-        options: The dtype and quantization that the user wants.
-        device: Where it will run.
-        configuration: The checkpoint's, which names its own dtype.
-        files: Its weights, once they are here.
-
-    Returns:
-        One of ``DTYPES``.
-    """
+    """Choose the dtype, and refuse a model that does not fit; without its files, the registry's numbers count."""
 
     def needed(dtype: str) -> int | None:
-        if files is not None:
-            return memory.bytes_needed(files, dtype)
-        return spec.memory.get("bfloat16" if dtype == "float16" else dtype)
+        return memory.needed_by_spec(spec, dtype) if files is None else memory.bytes_needed(files, dtype)
 
     own = str(configuration.dtype or "bfloat16").removeprefix("torch.")
     dtype = options.dtype
@@ -170,17 +124,18 @@ def _pick_dtype(
         size = needed("float32")
         dtype = "float32" if size is None or available is None or size <= available else "bfloat16"
     kind = options.quantization or dtype
-    memory.check_memory(options.model_path or spec.name, needed(kind), available, kind)
+    memory.check_memory(options.model_path or spec.name, needed(kind), available, device, kind)
     return dtype
 
 
-def _load_weights(base: Checkpoint, configuration: Any, device: str, dtype: str, quantization: str | None) -> Any:
-    """Load the model itself, and refuse a checkpoint that lacks some of its weights."""
+def _load_causal_model(
+    base: Checkpoint, configuration: Any, device: str, dtype: str, quantization: str | None
+) -> Any:
     import torch
     import transformers
 
-    settings: dict[str, Any] = {} if device == "cpu" else {"device_map": device}
     torch_dtype = getattr(torch, dtype)
+    settings: dict[str, Any] = {"dtype": torch_dtype} | ({} if device == "cpu" else {"device_map": device})
     if quantization:
         bitsandbytes: Any = transformers.BitsAndBytesConfig
         settings["quantization_config"] = (
@@ -188,44 +143,21 @@ def _load_weights(base: Checkpoint, configuration: Any, device: str, dtype: str,
             if quantization == "int8"
             else bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch_dtype)
         )
-    auto: Any = transformers.AutoModelForCausalLM
-    model, report = auto.from_pretrained(
-        str(base.folder),
-        config=configuration,
-        dtype=torch_dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **settings,
-    )
-    # Without these checks what is missing, or has another size, would be random numbers.
-    if missing := sorted(report["missing_keys"]):
-        raise EngineError(
-            f"{base.label} lacks {len(missing)} of the weights of a {type(model).__name__}, {missing[0]} for one.",
-            hint="Its config.json belongs to another model, or a file is missing.",
-        )
-    if mismatched := sorted(report["mismatched_keys"]):
-        name, found, expected = mismatched[0]
-        raise EngineError(
-            f"{base.label}: the weight {name} has the shape {tuple(found)} and config.json asks for "
-            f"{tuple(expected)}.",
-            hint="Its config.json belongs to another model.",
-        )
-    return model
+    hint = f"Its {CONFIG} belongs to another model, or a file is missing."
+    return load_weights(transformers.AutoModelForCausalLM, base, configuration, hint=hint, **settings)
 
 
 def _apply_adapter(model: Any, adapter: Checkpoint, *, merge: bool) -> Any:
     from peft import PeftModel
 
-    kind = adapter.read_json("adapter_config.json").get("peft_type")
+    kind = adapter.read_json(ADAPTER_CONFIG).get("peft_type")
     if kind != "LORA":
         raise EngineError(
-            f"{adapter.label} is an adapter of the kind {kind}.", hint="Only LoRA adapters are read."
+            f"{adapter.label} is an adapter of type {kind}.",
+            hint="Only LoRA adapters are supported.",
         )
     with warnings.catch_warnings():
-        # PEFT only warns when it leaves a part of the adapter at its random start.
+        # PEFT only warns if a part of the adapter keeps its random initial values.
         warnings.filterwarnings("error", message="Found missing adapter keys")
         adapted = PeftModel.from_pretrained(model, str(adapter.folder), torch_device=str(model.device))
     return adapted.merge_and_unload() if merge else adapted

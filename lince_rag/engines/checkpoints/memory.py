@@ -1,4 +1,4 @@
-"""The memory that a model needs, read from its files, and the memory that this machine has."""
+"""The memory that a model needs, read from its files, and the devices and free memory of this machine."""
 
 import json
 import math
@@ -12,41 +12,57 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from lince_rag.errors import EngineError
+from lince_rag.errors import ConfigurationError, EngineError
 from lince_rag.prompting.registry import WEIGHT_BITS, ModelSpec
 
+_DEVICE: Final = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _INTEGER_DTYPES: Final = ("I", "U", "BOOL")
+
+# Running adds a tenth to the weights: activations and the key-value cache (the same share as in the registry).
+_WORKING_SHARE: Final = 10
+
+_MEMINFO: Final = Path("/proc/meminfo")
+_CGROUP: Final = Path("/sys/fs/cgroup")
+
+
+def check_device_name(device: str) -> None:
+    """Refuse a device name that is not ``"auto"``, ``"cpu"``, ``"mps"``, ``"cuda"`` or ``"cuda:N"``."""
+    if not _DEVICE.fullmatch(device):
+        raise ConfigurationError(
+            f"device={device!r} is not known.", hint="Use one of auto, cpu, mps, cuda, cuda:0, cuda:1 …"
+        )
+
+
+def pick_device(device: str, *, spread: bool = False) -> str:
+    """Resolve a name to a device of this machine; ``spread`` keeps ``"auto"`` if it has several CUDA devices."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    has_mps = torch.backends.mps.is_available()
+    if device == "auto":
+        if count:
+            return "auto" if spread and count > 1 else "cuda:0"
+        return "mps" if has_mps else "cpu"
+    number = int(device.partition(":")[2] or 0)
+    if (device.startswith("cuda") and number >= count) or (device == "mps" and not has_mps):
+        known = [*(f"cuda:{found}" for found in range(count)), *(["mps"] if has_mps else []), "cpu"]
+        raise EngineError(f"This machine has no device {device!r}.", hint=f"It has: {', '.join(known)}.")
+    return f"cuda:{number}" if device == "cuda" else device
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a safetensors file.
-
-    Attributes:
-        name: Its name in the file.
-        count: The number of its elements.
-        size: Its bytes in the file.
-        is_integer: Whether its elements are whole numbers, as in a checkpoint that is quantized already.
-    """
+    """One tensor of a safetensors file: its name, number of elements and size in bytes."""
 
     name: str
     count: int
     size: int
+    # True in a checkpoint that is quantized already.
     is_integer: bool
 
 
 def read_tensors(file: Path) -> list[Tensor]:
-    """Read what tensors a safetensors file holds, without their values.
-
-    Args:
-        file: The file.
-
-    Returns:
-        Its tensors.
-
-    Raises:
-        EngineError: It is cut short or no safetensors file.
-    """
+    """List the tensors of a safetensors file without reading their values, and refuse a damaged file."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -62,7 +78,7 @@ def read_tensors(file: Path) -> list[Tensor]:
             ends, tensors = [], []
     if not ends or max(ends) != size:
         raise EngineError(
-            f"{file} is cut short or no safetensors file: it has {size} bytes"
+            f"{file} is truncated or not a safetensors file: it has {size} bytes"
             + (f" and should have {max(ends)}." if ends else "."),
             hint="Copy or download it again.",
         )
@@ -74,74 +90,89 @@ def _tensor(name: str, entry: dict[str, Any]) -> Tensor:
     return Tensor(name, math.prod(entry["shape"]), end - start, entry["dtype"].startswith(_INTEGER_DTYPES))
 
 
-# What running adds to the weights: activations and the key-value cache (the same share as in the registry).
-_WORKING_SHARE: Final = 10
-
-_MEMINFO: Final = Path("/proc/meminfo")
-_CGROUP: Final = Path("/sys/fs/cgroup")
-
-
-def as_gigabytes(size: int) -> str:
-    """Write a number of bytes in gigabytes."""
-    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e9:.6f} GB"
-
-
-def bits_of(dtype: str) -> int:
-    """Return the size of one weight in a dtype, in bits; 16 for a dtype that is none of ours."""
-    return WEIGHT_BITS.get(dtype, WEIGHT_BITS["bfloat16"])
-
-
-def running_bytes(weights: int) -> int:
-    """Return what a model of so many bytes of weights needs to run."""
-    return weights + weights // _WORKING_SHARE
-
-
 def bytes_needed(files: Iterable[Path], dtype: str | None = None) -> int:
-    """Compute the memory that safetensors files need once they are loaded.
-
-    Args:
-        files: All files of the model.
-        dtype: What they are cast or quantized to; ``None`` leaves them as they are.
-
-    Returns:
-        The bytes of the weights, and a tenth more to run.
-    """
+    """Compute the memory to load and run a model's files, cast or quantized to a dtype; ``None`` keeps theirs."""
     tensors = [tensor for file in files for tensor in read_tensors(file)]
     if dtype is None:
-        return running_bytes(sum(tensor.size for tensor in tensors))
-    bits = bits_of(dtype)
-    # Whole numbers are not cast: they are weights that were quantized before.
-    return running_bytes(sum(t.size if t.is_integer else t.count * bits // 8 for t in tensors))
+        return _running_bytes(sum(tensor.size for tensor in tensors))
+    bits = _bits(dtype)
+    # Integers are not cast: they are weights that were quantized before.
+    return _running_bytes(sum(t.size if t.is_integer else t.count * bits // 8 for t in tensors))
 
 
 def memory_by_dtype(parameters: int) -> dict[str, int]:
-    """Compute the memory that so many weights need to run, by dtype; nothing where their number is unknown."""
+    """Compute the bytes to run that number of weights, by dtype; empty if the number is unknown (0)."""
     if not parameters:
         return {}
-    return {dtype: running_bytes(parameters * bits // 8) for dtype, bits in WEIGHT_BITS.items()}
+    return {dtype: _running_bytes(parameters * bits // 8) for dtype, bits in WEIGHT_BITS.items()}
 
 
-def available_bytes(device: str = "cpu") -> int | None:
-    """Measure the memory that a model may take.
+def needed_by_spec(spec: ModelSpec, dtype: str) -> int | None:
+    """Return the bytes that the registry says a model needs, if it does; float16 needs as many as bfloat16."""
+    return spec.memory.get("bfloat16" if dtype == "float16" else dtype)
 
-    Args:
-        device: ``"cpu"``, ``"mps"``, ``"cuda:0"``, or ``"auto"`` for all CUDA devices together.
 
-    Returns:
-        The free bytes, or ``None`` where they cannot be told.
+def fits(spec: ModelSpec, dtype: str) -> bool | None:
+    """Return whether a model fits into the memory that is free now; ``None`` if either number is unknown."""
+    needed, available = needed_by_spec(spec, dtype), machine_bytes()
+    return None if needed is None or available is None else needed <= available
+
+
+def check_memory(
+    name: str, needed: int | None, available: int | None, device: str, dtype: str | None = None
+) -> None:
+    """Refuse a model that needs more bytes than are available (``None``: unknown, no check).
+
+    A ``dtype`` that the user can choose adds the smaller ones to the hint.
     """
+    if needed is None or available is None or needed <= available:
+        return
+    alternatives = ["a smaller model", "another device"]
+    if dtype:
+        smaller = [f"quantization={kind!r}" for kind in ("int8", "int4") if _bits(kind) < _bits(dtype)]
+        if _bits(dtype) > _bits("bfloat16"):
+            smaller.insert(0, "dtype='bfloat16'")
+        name, alternatives = f"{name} in {dtype}", [*smaller, "a smaller model", "a server that runs it"]
+    place = "the CUDA devices" if device == "auto" else device
+    raise EngineError(
+        f"{name} needs {_gigabytes(needed)} of memory and {_gigabytes(available)} are free on {place}.",
+        hint=f"Use {', '.join(alternatives[:-1])} or {alternatives[-1]}.",
+    )
+
+
+def available_bytes(device: str) -> int | None:
+    """Measure the free memory of a device (``"auto"``: of all CUDA devices); ``None`` if it cannot be measured."""
     if device == "auto" or device.startswith("cuda"):
         import torch
 
         numbers = range(torch.cuda.device_count()) if device == "auto" else [torch.device(device).index or 0]
         return sum(torch.cuda.mem_get_info(number)[0] for number in numbers)
-    # What is not CUDA shares the memory of the machine.
+    # MPS shares the memory of the machine.
     known = [size for size in (_system_bytes(), _container_bytes()) if size is not None]
     return min(known, default=None)
 
 
+def machine_bytes() -> int | None:
+    """Measure the free memory of the machine or its NVIDIA devices, whichever is more, without importing torch."""
+    known = [size for size in (available_bytes("cpu"), _nvidia_bytes()) if size is not None]
+    return max(known, default=None)
+
+
+def _bits(dtype: str) -> int:
+    """Bits of one weight; 16 for a dtype that the registry does not have, such as float16."""
+    return WEIGHT_BITS.get(dtype, WEIGHT_BITS["bfloat16"])
+
+
+def _running_bytes(weights: int) -> int:
+    return weights + weights // _WORKING_SHARE
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e9:.6f} GB"
+
+
 def _system_bytes() -> int | None:
-    """Free memory on Linux; elsewhere all there is, which at least shows what can never fit."""
+    """Free memory on Linux; elsewhere all memory, which at least shows what can never fit."""
     try:
         match = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
         if match:
@@ -155,11 +186,11 @@ def _system_bytes() -> int | None:
 
 
 def _container_bytes() -> int | None:
-    """What the limit of a container leaves (cgroup v2), where there is one."""
+    """Free memory within the limit of a container (cgroup v2), if there is one."""
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())
-        # The kernel gives back the pages of files before it ends a process.
+        # The kernel frees these cached pages of files before it kills a process.
         cached = re.search(r"^inactive_file (\d+)", (_CGROUP / "memory.stat").read_text(), re.MULTILINE)
     except (OSError, ValueError):
         return None
@@ -168,7 +199,7 @@ def _container_bytes() -> int | None:
 
 @cache
 def _nvidia_bytes() -> int | None:
-    """Free memory of all NVIDIA devices, asked of their driver, since importing torch takes seconds."""
+    """Free memory of all NVIDIA devices according to their driver, since importing torch takes seconds."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None
@@ -178,48 +209,3 @@ def _nvidia_bytes() -> int | None:
         return sum(int(line) for line in done.stdout.split()) * 2**20
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-
-
-def machine_bytes() -> int | None:
-    """Measure the memory of the machine or of its NVIDIA devices, whichever is more, without importing torch."""
-    known = [size for size in (available_bytes("cpu"), _nvidia_bytes()) if size is not None]
-    return max(known, default=None)
-
-
-def fits(spec: ModelSpec, dtype: str) -> bool | None:
-    """Tell whether a model fits into the memory that is free now.
-
-    Args:
-        spec: The model.
-        dtype: A key of ``WEIGHT_BITS``, or ``"float16"``.
-
-    Returns:
-        Whether it fits; ``None`` when either number is unknown.
-    """
-    needed = spec.memory.get("bfloat16" if dtype == "float16" else dtype)
-    available = machine_bytes()
-    return None if needed is None or available is None else needed <= available
-
-
-def check_memory(name: str, needed: int | None, available: int | None, dtype: str) -> None:
-    """Refuse a model that is larger than the memory there is.
-
-    Args:
-        name: The model.
-        needed: The bytes it needs; ``None`` skips the check.
-        available: The bytes there are; ``None`` skips the check.
-        dtype: In what it would be loaded.
-
-    Raises:
-        EngineError: It does not fit; the hint offers what does.
-    """
-    if needed is None or available is None or needed <= available:
-        return
-    smaller = [f"quantization={kind!r}" for kind in ("int8", "int4") if bits_of(kind) < bits_of(dtype)]
-    if bits_of(dtype) > bits_of("bfloat16"):
-        smaller.insert(0, "dtype='bfloat16'")
-    ways = [*smaller, "a smaller model", "a server that runs it"]
-    raise EngineError(
-        f"{name} in {dtype} needs {as_gigabytes(needed)} of memory and {as_gigabytes(available)} are free.",
-        hint=f"Use {', '.join(ways[:-1])} or {ways[-1]}.",
-    )

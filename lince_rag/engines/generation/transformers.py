@@ -17,7 +17,8 @@ from lince_rag.engines.base import (
     is_sampling,
     without_beams,
 )
-from lince_rag.engines.checkpoints.loading import LoadedModel, LoadingOptions, load_model, load_tokenizer
+from lince_rag.engines.checkpoints.files import LoadingOptions
+from lince_rag.engines.checkpoints.loading import LoadedModel, load_model, load_tokenizer
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TextAssembler, TokenQueue, assemble
 from lince_rag.engines.generation.encoding import encode_prompt
 from lince_rag.engines.json_schema.constraints import OBJECT_START, Constraints

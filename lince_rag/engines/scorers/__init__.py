@@ -1,1 +1,1 @@
-"""Scorers: models that score texts or pairs of texts: rerankers and classifiers."""
+"""Scorers: rerankers and classifiers, models that score texts or pairs of texts."""

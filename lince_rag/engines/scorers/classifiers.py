@@ -5,71 +5,67 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from lince_rag.engines.checkpoints.configuration import explained, load_configuration, read_tokenizer
-from lince_rag.engines.checkpoints.files import require
+from lince_rag.engines.checkpoints.configuration import engine_errors, load_configuration, read_tokenizer
+from lince_rag.engines.checkpoints.loading import load_weights
 from lince_rag.engines.scorers.encoders import (
     DEFAULT_BATCH,
-    Encoder,
     ScorerOptions,
     Texts,
     columns,
     find_encoder,
+    log_truncation,
     longest_input,
-    report_truncation,
 )
-from lince_rag.errors import ConfigurationError, EngineError
+from lince_rag.errors import ConfigurationError, require
 
-# Where a verdict turns, between 0 and 1 and for a logit.
+# The scores at which the verdict changes, for a probability and for a logit.
 _EVEN_PROBABILITY: Final = 0.5
 _EVEN_LOGIT: Final = 0.0
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A classifier that is ready to score.
-
-    Attributes:
-        model: The transformers model.
-        tokenizer: Its tokenizer, which pads on the right.
-        length: Tokens of an input at most.
-        column: Which output is read.
-    """
+    """A classifier that is ready to score, and its tokenizer, which pads on the right."""
 
     model: Any
     tokenizer: Any
+    # The most tokens of an input.
     length: int
+    # The output that is read.
     column: int
 
 
 class SequenceClassifier:
     """Scores texts or pairs of texts with a sequence classifier, loaded when it is first needed.
 
-    How its output is read depends on its labels:
+    What the score is depends on the model's labels:
 
-    - one label: the logit as it is, any number. So are reward models (higher is a better answer), and guardrails
-      whose negative logits mean toxic.
-    - several that exclude each other: the probability of ``label``, by softmax.
-    - several that do not (``problem_type`` is ``"multi_label_classification"``): that of ``label``, by sigmoid.
+    - one label: the logit as it is, any number. Examples are reward models (higher is a better answer), and
+      guardrails whose negative logits mean toxic.
+    - several labels that exclude each other: the probability of ``label``, by softmax.
+    - several labels that do not (``problem_type`` is ``"multi_label_classification"``): the probability of
+      ``label``, by sigmoid.
 
-    What is longer than the model reads is cut by the tokenizer, of a pair the longer text first; how many were is
-    logged at debug level.
+    The tokenizer cuts an input that is longer than the model reads, the longer text of a pair first; the number of
+    these inputs is logged at debug level.
 
     Args:
         model: A folder or a hub id.
-        label: The label whose probability counts, as the configuration's ``id2label`` spells it (capitals do
-            not matter); a classifier of one logit needs none.
-        inverted: Whether less of the label is better: the score is then one minus the probability, or minus the
-            logit. For a guardrail whose label is ``"toxic"``.
-        segments: Whether the model is told which tokens are of a pair's second text, where it can be. Not so for
-            one that was trained on both as one stretch: the cards of Aira's reward models say
-            ``return_token_type_ids=False``.
+        label: The label whose probability is the score, as spelled in the configuration's ``id2label`` (upper or
+            lower case); a classifier with one logit needs none.
+        inverted: Whether the label is undesired, such as ``"toxic"`` of a guardrail: the score is then one minus
+            the probability, or minus the logit.
+        segments: Whether the model gets segment ids (``token_type_ids``), if it knows them, that mark the second
+            text of a pair. Set it to ``False`` for a model that was trained without: the cards of Aira's reward
+            models say ``return_token_type_ids=False``.
         revision: Branch, tag or commit of a hub id.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
         batch_size: Inputs of a forward pass.
-        max_length: Tokens of an input at most; ``None`` takes all that the model can read, which is also the most.
+        max_length: The most tokens of an input; ``None``, or more than the model can read, takes all that it can
+            read.
 
     Raises:
-        ConfigurationError: A value is out of range.
+        ConfigurationError: A value is out of range, or the device name is not known.
 
     Example:
         >>> rewards = SequenceClassifier("nicholasKluge/RewardModelPT", segments=False)
@@ -93,7 +89,7 @@ class SequenceClassifier:
         self.label = label
         self.inverted = inverted
         self.segments = segments
-        # Tokenizers keep their truncation as state, which two threads must not set at once.
+        # A tokenizer keeps its truncation settings as state, which two threads must not change at once.
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -101,7 +97,7 @@ class SequenceClassifier:
 
     @property
     def boundary(self) -> float:
-        """The score at which the verdict turns: 0 for a logit, 0.5 for a probability."""
+        """The score at which the verdict changes: 0 for a logit, 0.5 for a probability."""
         with self._lock:
             return _EVEN_LOGIT if self._loaded.model.config.num_labels == 1 else _EVEN_PROBABILITY
 
@@ -109,21 +105,23 @@ class SequenceClassifier:
         """Score texts, or pairs of texts.
 
         Args:
-            inputs: The texts, or the pairs.
+            inputs: Texts, or pairs of texts; not both in one call.
 
         Returns:
-            One score each, in order: a logit or a probability, as the class says.
+            One score per input, in order: a logit or a probability, as the class describes.
 
         Raises:
-            ConfigurationError: The model has no such label, several and none was named, or the inputs are mixed.
+            ConfigurationError: The model lacks the label, no label was named although it has several, or texts and
+                pairs are mixed.
             MissingExtraError: torch or transformers is not installed.
-            EngineError: The model is missing, damaged, unsafe, or no classifier.
+            EngineError: The model is missing, damaged, unsafe or not a classifier, it does not fit in memory, or
+                this machine lacks the device.
         """
         parts = columns(inputs)
         with self._lock:
             loaded = self._loaded
-            report_truncation(self.options.model, loaded.tokenizer, inputs, loaded.length)
-            # Inputs of like length share a batch, so that little of it is padding.
+            log_truncation(self.options.model, loaded.tokenizer, inputs, loaded.length)
+            # Inputs of similar length share a batch, so that it has little padding.
             order = sorted(range(len(inputs)), key=lambda at: sum(len(part[at]) for part in parts))
             scores = [0.0] * len(inputs)
             for first in range(0, len(order), self.options.batch_size):
@@ -137,7 +135,7 @@ class SequenceClassifier:
         import torch
 
         config = loaded.model.config
-        # Some tokenizers number the segments of models that know one segment only, where 2 is an index error.
+        # Some tokenizers number the segments although the model knows only one, and the second is an index error.
         segments = self.segments and getattr(config, "type_vocab_size", 0) > 1
         batch = loaded.tokenizer(
             *parts,
@@ -160,26 +158,34 @@ class SequenceClassifier:
 
     @cached_property
     def _loaded(self) -> _Loaded:
-        require("torch", "transformers")
+        require("models", "torch", "transformers")
+        from transformers import AutoModelForSequenceClassification
+
         found = find_encoder(self.options)
         checkpoint = found.checkpoint
-        with explained(checkpoint.label):
+        with engine_errors(checkpoint.label):
             configuration = load_configuration(checkpoint)
-            model = _load_weights(found, configuration)
-            # Only now: a model that is no classifier has two labels of no meaning in its configuration.
+            model = load_weights(
+                AutoModelForSequenceClassification,
+                checkpoint,
+                configuration,
+                hint="Name a model that was trained to classify, or copy its files again.",
+                dtype=found.dtype,
+            )
+            # Not earlier: the configuration of a model that is not a classifier has two labels without meaning.
             column = _find_label(checkpoint.label, configuration, self.label)
+            model = model.to(found.device).eval()
         tokenizer = read_tokenizer(checkpoint)
         # Padding on the left would move the positions of an encoder's tokens.
         tokenizer.padding_side = "right"
         if model.config.pad_token_id is None:
-            # A decoder finds by it which token is the last.
+            # A decoder needs it to find the last token that is not padding.
             model.config.pad_token_id = tokenizer.pad_token_id
         length = longest_input(model, tokenizer, checkpoint, self.options.max_length)
         return _Loaded(model, tokenizer, length, column)
 
 
 def _find_label(name: str, configuration: Any, label: str | None) -> int:
-    """Find the output to read."""
     labels: dict[int, str] = configuration.id2label
     if label is None:
         if len(labels) == 1:
@@ -195,26 +201,3 @@ def _find_label(name: str, configuration: Any, label: str | None) -> int:
 
 def _listed(labels: dict[int, str]) -> str:
     return ", ".join(map(str, labels.values()))
-
-
-def _load_weights(found: Encoder, configuration: Any) -> Any:
-    """Load the model itself, and refuse a checkpoint that lacks some of its weights."""
-    from transformers import AutoModelForSequenceClassification
-
-    auto: Any = AutoModelForSequenceClassification
-    model, report = auto.from_pretrained(
-        str(found.checkpoint.folder),
-        config=configuration,
-        dtype=found.dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    # Without this check what is missing would be random numbers.
-    if missing := sorted(report["missing_keys"]):
-        raise EngineError(
-            f"{found.checkpoint.label} is no whole classifier: it lacks {missing[0]}.",
-            hint="Name a model that was trained to classify, or copy its files again.",
-        )
-    return model.to(found.device).eval()

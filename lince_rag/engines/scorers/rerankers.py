@@ -1,4 +1,4 @@
-"""Cross-encoders: models that read a question and a passage together and say how well they match."""
+"""Cross-encoders: models that read a question and a passage together and score how well they match."""
 
 import threading
 from functools import cached_property
@@ -6,37 +6,38 @@ from typing import Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 
-from lince_rag.engines.checkpoints.configuration import explained
+from lince_rag.engines.checkpoints.configuration import engine_errors
 from lince_rag.engines.checkpoints.memory import read_tensors
 from lince_rag.engines.scorers.encoders import (
     DEFAULT_BATCH,
     Encoder,
     ScorerOptions,
     find_encoder,
+    log_truncation,
     longest_input,
-    report_truncation,
 )
-from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
+from lince_rag.errors import ConfigurationError, EngineError, require
 
 
 class LinceReranker(BaseCrossEncoder):
     """Scores (question, passage) pairs with a cross-encoder of sentence-transformers, loaded at the first call.
 
-    The scores go through the activation function that the model's own configuration names; where it names none,
-    that is sentence-transformers' default for one label, the sigmoid, and scores lie between 0 and 1. (Of the
-    well-known families, BGE's say nothing and so give 0 to 1; the MS MARCO ones name the identity and give logits
-    of either sign. The order is the same.) A pair that is longer than the model reads is cut by the tokenizer,
-    the longer text first; how many were is logged at debug level.
+    The scores go through the activation function that the model's configuration names. If it names none, that is
+    sentence-transformers' default for one label, the sigmoid, and scores lie between 0 and 1. (Of the well-known
+    families, BGE's models name none and so give 0 to 1; the MS MARCO ones name the identity and give logits of
+    either sign. The order is the same.) The tokenizer cuts a pair that is longer than the model reads, the longer
+    text first; the number of these pairs is logged at debug level.
 
     Args:
         model: A folder or a hub id.
         revision: Branch, tag or commit of a hub id.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
         batch_size: Pairs of a forward pass.
-        max_length: Tokens of a pair at most; ``None`` takes all that the model can read, which is also the most.
+        max_length: The most tokens of a pair; ``None``, or more than the model can read, takes all that it
+            can read.
 
     Raises:
-        ConfigurationError: A value is out of range.
+        ConfigurationError: A value is out of range, or the device name is not known.
 
     Example:
         >>> reranker = LinceReranker("BAAI/bge-reranker-v2-m3")
@@ -53,7 +54,7 @@ class LinceReranker(BaseCrossEncoder):
         max_length: int | None = None,
     ) -> None:
         self.options = ScorerOptions(str(model), revision, device, batch_size, max_length)
-        # Tokenizers keep their truncation as state, which two threads must not set at once.
+        # A tokenizer keeps its truncation settings as state, which two threads must not change at once.
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -63,46 +64,47 @@ class LinceReranker(BaseCrossEncoder):
         """Score how well each passage answers its question.
 
         Args:
-            text_pairs: (question, passage).
+            text_pairs: Pairs of a question and a passage.
 
         Returns:
-            One score a pair, in order; more is better.
+            One score per pair, in order; higher is better.
 
         Raises:
             MissingExtraError: sentence-transformers is not installed.
-            EngineError: The model is missing, damaged, unsafe, or no reranker.
+            ConfigurationError: The model has more than one label.
+            EngineError: The model is missing, damaged, unsafe or not a reranker, it does not fit in memory, or
+                this machine lacks the device.
         """
         if not text_pairs:
             return []
         with self._lock:
             encoder = self._cross_encoder
-            report_truncation(self.options.model, encoder.tokenizer, text_pairs, encoder.max_seq_length)
-            # Lists: a tuple of two texts is a pair only for some versions of the input checks.
+            log_truncation(self.options.model, encoder.tokenizer, text_pairs, encoder.max_seq_length)
+            # Some versions of its input checks do not accept a tuple as a pair.
             pairs = [list(pair) for pair in text_pairs]
             found = encoder.predict(pairs, batch_size=self.options.batch_size, show_progress_bar=False)
         return [float(score) for score in found]
 
     @cached_property
     def _cross_encoder(self) -> Any:
-        try:
-            from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise MissingExtraError("sentence-transformers", "models") from error
+        require("models", "sentence_transformers")
+        from sentence_transformers import CrossEncoder
+
         found = find_encoder(self.options)
         checkpoint = found.checkpoint
-        with explained(checkpoint.label):
+        with engine_errors(checkpoint.label):
             encoder = CrossEncoder(
                 checkpoint.source if checkpoint.revision else str(checkpoint.folder),
                 revision=checkpoint.revision or None,
                 device=found.device,
                 trust_remote_code=False,
-                # Of a hub model sentence-transformers has small files of its own to fetch.
+                # For a hub model sentence-transformers downloads small files of its own.
                 local_files_only=not checkpoint.revision,
                 model_kwargs={"use_safetensors": True, "dtype": found.dtype},
             )
             if encoder.num_labels != 1:
                 raise ConfigurationError(
-                    f"{checkpoint.label} gives {encoder.num_labels} labels; a reranker has one score.",
+                    f"{checkpoint.label} has {encoder.num_labels} labels; a reranker has only one.",
                     hint="Name a cross-encoder that was trained for relevance.",
                 )
             _check_head(encoder, found)
@@ -113,7 +115,7 @@ class LinceReranker(BaseCrossEncoder):
 
 
 def _check_head(encoder: Any, found: Encoder) -> None:
-    """Refuse a checkpoint without a scoring head, an embedder for one: it would get a random one."""
+    """Refuse a checkpoint without a scoring head, such as an embedder: it would get a random one."""
     if encoder[0].transformer_task != "sequence-classification":
         return
     model = encoder.transformers_model
@@ -122,6 +124,6 @@ def _check_head(encoder: Any, found: Encoder) -> None:
     for name in model.state_dict():
         if not name.startswith(body) and name not in stored:
             raise EngineError(
-                f"{found.checkpoint.label} is no reranker: it lacks {name}.",
-                hint="Name a cross-encoder; an embedder goes into Index.open(embeddings=…).",
+                f"{found.checkpoint.label} is not a reranker: it lacks {name}.",
+                hint="Name a cross-encoder; an embedder belongs in Index.open(embeddings=…).",
             )
