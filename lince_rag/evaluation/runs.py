@@ -27,7 +27,7 @@ from lince_rag.index.retriever import HybridRetriever
 from lince_rag.text.language import detect_language
 
 # What says nothing of the answers, in the fields of LangChain's retrievers.
-_UNRELATED_FIELDS: Final = {"tags", "metadata", "callbacks", "verbose", "name", "cache", "index"}
+_UNRELATED_FIELDS: Final = {"tags", "metadata", "callbacks", "verbose", "name", "cache", "stores"}
 
 
 def describe(chain: RagChain) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _batches(
 def _prepared(index: Index, source: Source, ids: set[str]) -> PreparedDocument:
     metadata = {"source": source.source, "title": source.title, "language": source.language}
     document = Document(page_content=index.text(source.source), metadata=metadata)
-    chunks = sorted(index.chunks(ids).values(), key=lambda chunk: int(chunk.metadata["start"]))
+    chunks = sorted(index.ledger.chunks(ids).values(), key=lambda chunk: int(chunk.metadata["start"]))
     return PreparedDocument(document, source.content_hash, chunks)
 
 

@@ -1,1 +1,1 @@
-"""Index: a folder of documents that can be searched: vectors, terms, and the ledger that says what counts."""
+"""Index: a folder of searchable documents, made of vectors, terms, and a ledger of what has been committed."""

@@ -1,4 +1,4 @@
-"""Multilingual embedders behind one LangChain class: hashed terms without weights, or sentence-transformers."""
+"""Embedders behind one LangChain class: hashed terms (no model weights) or a sentence-transformers model."""
 
 import logging
 import os
@@ -12,48 +12,30 @@ from typing import Any, Final
 
 from langchain_core.embeddings import Embeddings
 
-from lince_rag.errors import ConfigurationError, MissingExtraError
+from lince_rag.errors import ConfigurationError, require
 from lince_rag.text.wording import load_table
 from lince_rag.text.words import terms
 
 EMBEDDED: Final = "embedded"
 
-# Length of the hashed vectors. 1,024 keeps the collisions of a paragraph's ~500 terms rare enough; longer
-# vectors gain little and cost disk.
+# Length of the hashed vectors. With 1,024 numbers the ~500 terms of a paragraph collide rarely enough; longer
+# vectors gain little and take more disk.
 EMBEDDED_DIMENSION: Final = 1024
 
-# Changes whenever the analyzer or the hashing changes, so that an index built before is recognised.
+# Increase it when the analyzer or the hashing changes, so that an older index is recognised.
 EMBEDDED_VERSION: Final = 2
 
 logger = logging.getLogger(__name__)
 
 
-def _row(model: str) -> dict[str, Any]:
-    name = Path(model).name.lower()
-    return next(row for row in load_table("embedders")["embedder"] if re.search(row["pattern"], name))
-
-
-def _name_or_folder(model: str) -> str:
-    """Make a relative folder absolute, so that an index finds its model again from anywhere."""
-    folder = Path(model).expanduser()
-    return os.path.abspath(folder) if model != EMBEDDED and folder.is_dir() else model
-
-
 def hash_terms(found: Sequence[str]) -> Any:
-    """Hash terms into one vector of length one, with signs and logarithmic counts.
-
-    Args:
-        found: The terms of one text, with repetitions.
-
-    Returns:
-        A float32 array of ``EMBEDDED_DIMENSION`` numbers: the zero vector when there are no terms.
-    """
+    """Hash the terms of a text into a float32 array of unit length (all zeros if there are no terms)."""
     import numpy as np
 
     counts = Counter(found)
     hashes = np.fromiter((zlib.crc32(term.encode()) for term in counts), dtype=np.uint32, count=len(counts))
     weights = 1.0 + np.log(np.fromiter(counts.values(), dtype=np.float64, count=len(counts)))
-    # The sign makes colliding terms cancel instead of adding up; its bit is not one that picks the position.
+    # With signs, colliding terms cancel out instead of adding up. The bit used does not affect the position.
     signs = np.where((hashes >> 20) & 1, 1.0, -1.0)
     vector = np.bincount(hashes % EMBEDDED_DIMENSION, weights=signs * weights, minlength=EMBEDDED_DIMENSION)
     norm = float(np.linalg.norm(vector))
@@ -64,18 +46,18 @@ class LinceEmbeddings(Embeddings):
     """Embeds questions and chunks, each with the prompt the model was trained with.
 
     Args:
-        model: ``"embedded"`` (the default: hashed analyzer terms, no weights, no download) or anything that
-            sentence-transformers loads: a hub name or a folder.
+        model: ``"embedded"`` (the default: hashed analyzer terms, no weights, no download), or the hub id or
+            folder of a sentence-transformers model.
         revision: Revision of a hub model.
-        device: Where a sentence-transformers model runs; ``"auto"`` lets it choose.
-        batch_size: Texts a forward pass.
-        query_prompt: Put before a question; ``None`` takes the model's own.
-        passage_prompt: Put before a chunk; ``None`` takes the model's own.
-        lexical_weight: Share of the lexical score in ``HybridRetriever`` (0 to 1); ``None`` takes the
-            embedder's own from ``prompts/embedders.toml``.
+        device: Device of a sentence-transformers model; ``"auto"`` lets the library choose.
+        batch_size: Texts per forward pass.
+        query_prompt: Text put before each question; ``None`` takes the model's own prompt.
+        passage_prompt: Text put before each chunk; ``None`` takes the model's own prompt.
+        lexical_weight: Share of the lexical score in ``HybridRetriever`` (0 to 1); ``None`` takes the value
+            for this embedder from ``prompts/embedders.toml``.
 
     Raises:
-        ConfigurationError: The model cannot be loaded, or a weight is out of range.
+        ConfigurationError: The model cannot be loaded (when it is first used), or an option is out of range.
         MissingExtraError: sentence-transformers is not installed and ``model`` needs it.
 
     Example:
@@ -94,16 +76,16 @@ class LinceEmbeddings(Embeddings):
         lexical_weight: float | None = None,
     ) -> None:
         if lexical_weight is not None and not 0.0 <= lexical_weight <= 1.0:
-            raise ConfigurationError(f"lexical_weight={lexical_weight} is not between 0 and 1.")
+            raise ConfigurationError(f"lexical_weight={lexical_weight} must be between 0 and 1.")
         if batch_size < 1:
-            raise ConfigurationError(f"batch_size={batch_size} is not a positive number.")
-        self.model = _name_or_folder(str(model))
+            raise ConfigurationError(f"batch_size={batch_size} must be at least 1.")
+        self.model = _absolute_if_folder(str(model))
         self.revision = revision
         self.device = device
         self.batch_size = batch_size
         self.query_prompt = query_prompt
         self.passage_prompt = passage_prompt
-        row = load_table("embedders")[EMBEDDED] if self.model == EMBEDDED else _row(self.model)
+        row = load_table("embedders")[EMBEDDED] if self.model == EMBEDDED else _table_row(self.model)
         self.lexical_weight: float = row["lexical_weight"] if lexical_weight is None else lexical_weight
 
     def __repr__(self) -> str:
@@ -111,7 +93,7 @@ class LinceEmbeddings(Embeddings):
 
     @property
     def name(self) -> str:
-        """What identifies the vectors in an index: model, revision and passage prompt, or version and length."""
+        """What identifies the vectors: model, revision and passage prompt, or the hash's version and length."""
         if self.model == EMBEDDED:
             return f"{EMBEDDED}/{EMBEDDED_VERSION}/{EMBEDDED_DIMENSION}"
         name = f"{self.model}@{self.revision}" if self.revision else self.model
@@ -119,7 +101,7 @@ class LinceEmbeddings(Embeddings):
 
     @property
     def options(self) -> dict[str, str | None]:
-        """The arguments that make this embedder again, on any machine."""
+        """The arguments that create an equal embedder, on any machine."""
         return {
             "model": self.model,
             "revision": self.revision,
@@ -134,7 +116,7 @@ class LinceEmbeddings(Embeddings):
             texts: The chunks.
 
         Returns:
-            One vector of length one a text, in order.
+            One vector of unit length per text, in order.
         """
         if self.model == EMBEDDED:
             return [hash_terms(terms(text)).tolist() for text in texts]
@@ -147,7 +129,7 @@ class LinceEmbeddings(Embeddings):
             text: The question.
 
         Returns:
-            One vector of length one.
+            One vector of unit length.
         """
         if self.model == EMBEDDED:
             vector: list[float] = hash_terms(terms(text)).tolist()
@@ -166,32 +148,28 @@ class LinceEmbeddings(Embeddings):
 
     @cached_property
     def _sentence_transformer(self) -> Any:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise MissingExtraError("sentence-transformers", "models") from error
+        require("models", "sentence_transformers")
+        from sentence_transformers import SentenceTransformer
+
         device = None if self.device == "auto" else self.device
         try:
             return SentenceTransformer(self.model, device=device, revision=self.revision, trust_remote_code=False)
         except Exception as error:
-            # OSError, ValueError, SafetensorError …: the loaders agree on no type of error for a damaged file.
+            # The loaders raise OSError, ValueError, SafetensorError … for a damaged file.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ConfigurationError(
                 f"The embedder {self.model!r} cannot be loaded: {reason}",
-                hint="Give a folder that holds a sentence-transformers model, or download it once while online.",
+                hint="Give the folder of a sentence-transformers model, or download the model once while online.",
             ) from error
 
     @cached_property
     def _prompts(self) -> tuple[str, str]:
-        """Query and passage prompt: the caller's, else the model's configuration, else the data table."""
+        """The query and passage prompts: the caller's, else the model configuration's, else the data table's."""
         configured: dict[str, str] = self._sentence_transformer.prompts
-        passages = [configured.get(key) for key in ("document", "passage", "corpus")]
-        own_passage = next((prompt for prompt in passages if prompt), "")
-        own_query = configured.get("query") or ""
-        if own_query or own_passage:
-            query, passage = own_query, own_passage
-        else:
-            row = _row(self.model)
+        query = configured.get("query") or ""
+        passage = next((configured[key] for key in ("document", "passage", "corpus") if configured.get(key)), "")
+        if not query and not passage:
+            row = _table_row(self.model)
             query, passage = row["query_prompt"], row["passage_prompt"]
         if self.query_prompt is not None:
             query = self.query_prompt
@@ -202,16 +180,20 @@ class LinceEmbeddings(Embeddings):
 
 
 def embeddings_name(embeddings: Embeddings) -> str:
-    """Name any LangChain embedder the way an index remembers it.
-
-    Args:
-        embeddings: Ours or another package's.
-
-    Returns:
-        ``LinceEmbeddings.name``, or the class with the model it declares.
-    """
+    """Return the name that an index records for any LangChain embedder: ours, or its class and model."""
     if isinstance(embeddings, LinceEmbeddings):
         return embeddings.name
     model = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
     kind = type(embeddings).__name__
     return f"{kind}:{model}" if isinstance(model, str) else kind
+
+
+def _table_row(model: str) -> dict[str, Any]:
+    name = Path(model).name.lower()
+    return next(row for row in load_table("embedders")["embedder"] if re.search(row["pattern"], name))
+
+
+def _absolute_if_folder(model: str) -> str:
+    """Make a relative folder absolute, so that an index finds its model from any working directory."""
+    folder = Path(model).expanduser()
+    return os.path.abspath(folder) if model != EMBEDDED and folder.is_dir() else model

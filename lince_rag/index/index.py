@@ -1,8 +1,8 @@
-"""Index: a folder with a Chroma store, a lexical index, and the ledger that says what counts."""
+"""Index: a folder with a Chroma store, a lexical index, and the ledger of what has been committed."""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -11,25 +11,19 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
+from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
-from lince_rag.index.filters import filter_to_sql
+from lince_rag.index.ingestion import IngestReport, ingest
 from lince_rag.index.ledger import Ledger, Source
-from lince_rag.index.lexical import LexicalHit
 from lince_rag.index.retriever import HybridRetriever
 from lince_rag.index.stores import ChunkStores
-from lince_rag.text.confidence import Calibration, calibration_of
-from lince_rag.text.language import Language
+from lince_rag.index.verification import VerifyReport, verify
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
-    from lince_rag.documents.chunking import ChunkingSettings
-    from lince_rag.index.ingestion import IngestReport
-    from lince_rag.index.verification import VerifyReport
-
-# Share of the lexical score next to an embedder that names no weight of its own.
-NEUTRAL_WEIGHT: Final = 0.5
+LEDGER_FILE: Final = "ledger.sqlite"
 
 TOOL_DESCRIPTION: Final = (
     "Finds passages of the user's own documents. Give a whole question in Spanish, Portuguese or English."
@@ -37,7 +31,13 @@ TOOL_DESCRIPTION: Final = (
 
 
 class Index:
-    """Documents made searchable. Open one with ``Index.open``; it is also a context manager.
+    """A folder of searchable documents. Open one with ``Index.open``; it is also a context manager.
+
+    Attributes:
+        folder: The index's folder.
+        embeddings: The embedder.
+        ledger: What has been committed.
+        stores: The vector store and the lexical index.
 
     Example:
         >>> with Index.open("my-index") as index:
@@ -57,33 +57,33 @@ class Index:
         folder: str | Path,
         *,
         embeddings: Embeddings | str | None = None,
-        chunking: "ChunkingSettings | None" = None,
+        chunking: ChunkingSettings | None = None,
         create: bool = True,
     ) -> Self:
-        """Open an index, or make a new one.
+        """Open an index, or create a new one.
 
         Args:
             folder: The index's folder.
-            embeddings: The embedder, or the name of one for ``LinceEmbeddings``; ``None`` takes the one the
+            embeddings: The embedder, or the ``model`` of a ``LinceEmbeddings``; ``None`` takes the one that the
                 index was built with, and the embedded one for a new index.
-            chunking: How to cut documents; ``None`` takes what the index was built with.
-            create: Whether to make the index when the folder is missing or empty.
+            chunking: How to split documents; ``None`` takes what the index was built with.
+            create: Whether to create the index if the folder is missing or empty.
 
         Returns:
             The open index.
 
         Raises:
-            IndexFolderError: There is no index in the folder, or it is not readable.
+            IndexFolderError: There is no index in the folder, or it cannot be read.
             EmbeddingsMismatchError: The index was built with another embedder.
             ConfigurationError: The index was built with other chunking settings.
         """
         path = Path(folder).expanduser().resolve()
-        check_folder(path, create)
+        _check_folder(path, create)
         path.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(path / LEDGER_FILE)
         try:
-            chosen = choose_embeddings(ledger, embeddings)
-            check_chunking(ledger, chunking)
+            chosen = _choose_embeddings(ledger, embeddings)
+            _check_chunking(ledger, chunking)
             return cls(path, chosen, ledger)
         except BaseException:
             ledger.close()
@@ -101,21 +101,9 @@ class Index:
         return f"Index({str(self.folder)!r}, embeddings={embeddings_name(self.embeddings)!r})"
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the stores and the ledger, and release their files."""
         self.stores.close()
         self.ledger.close()
-
-    # What the question side uses.
-
-    @property
-    def lexical_weight(self) -> float:
-        """The share of the lexical score that suits the index's embedder (0 to 1)."""
-        return float(getattr(self.embeddings, "lexical_weight", NEUTRAL_WEIGHT))
-
-    @property
-    def calibration(self) -> Calibration:
-        """When to abstain, for the index's embedder."""
-        return calibration_of(str(getattr(self.embeddings, "model", "")))
 
     def as_retriever(self, **options: Any) -> HybridRetriever:
         """Return a retriever over this index.
@@ -123,19 +111,21 @@ class Index:
         Args:
             **options: Fields of ``HybridRetriever``: ``k``, ``fetch_k``, ``lexical_weight``, ``filter`` …
         """
-        return HybridRetriever(index=self, **options)
+        return HybridRetriever(stores=self.stores, **options)
 
     def as_tool(
         self, *, name: str = "search_documents", description: str = TOOL_DESCRIPTION, **options: Any
     ) -> "BaseTool":
         """Return a LangChain tool that searches this index, for an agent.
 
-        Its content is the passages, each under the name of its document; its artifact is the chunks.
-
         Args:
-            name: The tool's name, as the model sees it.
-            description: What it is for, as the model sees it.
+            name: The tool's name, for the model.
+            description: What the tool does, for the model.
             **options: Fields of ``HybridRetriever``: ``k``, ``filter`` …
+
+        Returns:
+            A tool whose content is the passages, each below the name of its document, and whose artifact is the
+            chunks.
         """
         from langchain_core.prompts import PromptTemplate
         from langchain_core.tools import create_retriever_tool
@@ -149,11 +139,11 @@ class Index:
         )
 
     def sources(self) -> list[Source]:
-        """Return the documents of the index by name."""
+        """Return the documents of the index, sorted by name."""
         return self.ledger.sources()
 
     def text(self, source: str) -> str:
-        """Return the text of a document: what ``Citation.start`` and ``end`` count in.
+        """Return the text of a document, in which ``Citation.start`` and ``Citation.end`` are offsets.
 
         Args:
             source: A document's name, as ``sources`` and the citations give it.
@@ -169,65 +159,38 @@ class Index:
             raise _unknown_source(source)
         return text
 
-    def search_terms(
-        self, question: str, language: Language, limit: int, ids: Sequence[str] | None = None
-    ) -> list[LexicalHit]:
-        """Find chunks by their terms (BM25), best first; among ``ids`` only when they are given."""
-        return self.stores.search_terms(question, language, limit, ids)
-
-    def search_vectors(
-        self, question: str, limit: int, ids: Sequence[str] | None = None
-    ) -> list[tuple[str, float]]:
-        """Find chunks by their vectors: (id, cosine similarity), best first; among ``ids`` when given."""
-        return self.stores.search_vectors(question, limit, ids)
-
-    def rarity(self, found: Iterable[str]) -> dict[str, float]:
-        """Return the inverse document frequency of analyzer terms among the chunks."""
-        return self.stores.rarity(found)
-
-    def select(self, filter_: Mapping[str, Any]) -> list[str]:
-        """Return the ids of the chunks whose metadata passes a filter in Chroma's notation."""
-        return self.ledger.select_ids(*filter_to_sql(filter_))
-
-    def chunks(self, ids: Iterable[str]) -> dict[str, Document]:
-        """Return committed chunks by id."""
-        return self.ledger.chunks(ids)
-
-    # What changes the index.
-
     def ingest(
         self,
-        paths: "str | Path | Document | Iterable[str | Path | Document]",
+        paths: str | Path | Document | Iterable[str | Path | Document],
         *,
         on_progress: Callable[[int, int, str], None] | None = None,
-    ) -> "IngestReport":
+    ) -> IngestReport:
         """Bring files, folders and LangChain documents into the index.
 
-        Unchanged files cost a hash; a changed file replaces its old chunks; files of an ingested folder that
-        are gone leave the index. Safe to stop at any moment and to run again.
+        An unchanged file is only hashed; a changed file replaces its old chunks; files of an ingested folder that
+        no longer exist are removed from the index. It is safe to interrupt it at any moment and run it again.
 
         Args:
             paths: Files, folders or documents.
-            on_progress: Called with (files done, files in all, name of the current one).
+            on_progress: Called with (number of files done, total number of files, name of the current one).
 
         Returns:
-            What was added, changed, left, removed, and what could not be read and why.
+            What was added, changed, left unchanged and removed, and what could not be read and why.
 
         Raises:
+            ConfigurationError: A document has no ``source`` in its metadata.
             IndexLockedError: Another process is writing.
         """
-        from lince_rag.index.ingestion import ingest
-
-        return ingest(self, paths, on_progress)
+        return ingest(self.stores, paths, on_progress)
 
     def delete(self, source: str | Path) -> int:
-        """Take a document out of the index.
+        """Remove a document from the index.
 
         Args:
-            source: Its name as ``sources`` gives it, or the path of its file.
+            source: Its name, as ``sources`` gives it, or the path of its file.
 
         Returns:
-            How many chunks went.
+            The number of chunks removed.
 
         Raises:
             ConfigurationError: There is no such document.
@@ -244,18 +207,19 @@ class Index:
             self.stores.write([], forget=[name])
         return chunks
 
-    def verify(self, *, repair: bool = False) -> "VerifyReport":
+    def verify(self, *, repair: bool = False) -> VerifyReport:
         """Check that both stores hold exactly the committed chunks, with readable vectors.
 
         Args:
-            repair: Write what is missing again, from the ledger, and delete what is not committed.
+            repair: Whether to write missing chunks again, from the ledger, and delete uncommitted ones.
 
         Returns:
             The problems found.
-        """
-        from lince_rag.index.verification import verify
 
-        return verify(self, repair=repair)
+        Raises:
+            IndexLockedError: Another process is writing.
+        """
+        return verify(self.stores, repair=repair)
 
 
 def _unknown_source(source: str) -> ConfigurationError:
@@ -264,52 +228,27 @@ def _unknown_source(source: str) -> ConfigurationError:
     )
 
 
-if TYPE_CHECKING:
-    from lince_rag.documents.chunking import ChunkingSettings
-
-LEDGER_FILE: Final = "ledger.sqlite"
-
-
-def check_folder(path: Path, create: bool) -> None:
-    """Check that a folder holds an index, or may become one.
-
-    Args:
-        path: The folder.
-        create: Whether a new index may be made there.
-
-    Raises:
-        IndexFolderError: It is a file, holds something else, or there is no index and none may be made.
-    """
+def _check_folder(path: Path, create: bool) -> None:
     if (path / LEDGER_FILE).is_file():
         return
     if path.exists() and not path.is_dir():
         raise IndexFolderError(f"{path} is a file, not a folder.", hint="Give the folder of an index.")
     if path.is_dir() and any(path.iterdir()):
-        raise IndexFolderError(f"{path} holds other files and no index.", hint="Give an empty or a new folder.")
+        raise IndexFolderError(
+            f"{path} holds other files and no index.", hint="Give the folder of an index, or an empty or new one."
+        )
     if not create:
         raise IndexFolderError(
             f"There is no index in {path}.",
-            hint=f"Make one first: lince-rag ingest YOUR-DOCUMENTS --index {path}",
+            hint=f"Create one first: lince-rag ingest YOUR-DOCUMENTS --index {path}",
         )
 
 
-def choose_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embeddings:
-    """Hold the embedder asked for against the one recorded, and record it in an index without documents.
-
-    Args:
-        ledger: The index's ledger.
-        wanted: An embedder, the name of one for ``LinceEmbeddings``, or ``None`` for the recorded one.
-
-    Returns:
-        The embedder.
-
-    Raises:
-        EmbeddingsMismatchError: The index was built with another one.
-    """
+def _choose_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embeddings:
+    """Compare the embedder asked for with the recorded one; an index without documents records it."""
     recorded = ledger.setting("embeddings")
     if wanted is None:
-        options = json.loads(ledger.setting("embeddings_options") or "{}")
-        wanted = LinceEmbeddings(**options)
+        wanted = LinceEmbeddings(**json.loads(ledger.setting("embeddings_options") or "{}"))
     elif isinstance(wanted, str):
         wanted = LinceEmbeddings(wanted)
     name = embeddings_name(wanted)
@@ -318,31 +257,20 @@ def choose_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embedd
         ledger.set_settings(embeddings=name, embeddings_options=json.dumps(options))
     elif recorded != name:
         raise EmbeddingsMismatchError(
-            f"The index was built with the embedder {recorded!r} and is opened with {name!r}.",
-            hint=f"Open it with {recorded!r}, or ingest into another folder.",
+            f"The index was built with the embedder {recorded!r}, but it is opened with {name!r}.",
+            hint=f"Open it with {recorded!r}, or ingest the documents into another folder.",
         )
     return wanted
 
 
-def check_chunking(ledger: Ledger, wanted: "ChunkingSettings | None") -> None:
-    """Hold the chunking asked for against the one recorded, and record it in an index without documents.
-
-    Args:
-        ledger: The index's ledger.
-        wanted: How to cut documents, or ``None`` for the recorded way.
-
-    Raises:
-        ConfigurationError: The index was built with other settings.
-    """
+def _check_chunking(ledger: Ledger, wanted: ChunkingSettings | None) -> None:
+    """Compare the chunking asked for with the recorded one; an index without documents records it."""
     recorded = ledger.setting("chunking")
     if recorded is None or (wanted is not None and ledger.is_empty()):
-        if wanted is None:
-            from lince_rag.documents.chunking import ChunkingSettings
-
-            wanted = ChunkingSettings()
-        ledger.set_settings(chunking=json.dumps(asdict(wanted)))
+        ledger.set_settings(chunking=json.dumps(asdict(wanted or ChunkingSettings())))
     elif wanted is not None and json.loads(recorded) != asdict(wanted):
         raise ConfigurationError(
-            f"The index was built with the chunking {recorded} and is opened with {json.dumps(asdict(wanted))}.",
-            hint="Open it without chunking settings, or ingest into another folder.",
+            f"The index was built with the chunking {recorded}, but it is opened with"
+            f" {json.dumps(asdict(wanted))}.",
+            hint="Open it without chunking settings, or ingest the documents into another folder.",
         )

@@ -1,4 +1,4 @@
-"""Ingestion: files and documents into an index, one direction, in batches that commit whole."""
+"""Ingestion: bring files and documents into an index, in batches that are committed as a whole."""
 
 import hashlib
 import json
@@ -6,29 +6,27 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from langchain_core.documents import Document
 
 from lince_rag.documents.chunking import ChunkingSettings, chunk_document
 from lince_rag.documents.files import FileLoader, find_files, hash_file
 from lince_rag.errors import ConfigurationError, DocumentError
-from lince_rag.index.stores import PreparedDocument
+from lince_rag.index.stores import ChunkStores, PreparedDocument
 from lince_rag.index.verification import is_gone
 from lince_rag.text.language import LANGUAGES, detect_language
 
-if TYPE_CHECKING:
-    from lince_rag.index.index import Index
-
-# Chunks a commit: large enough that the commits cost little, small enough that an interrupted run loses
+# Chunks per commit: large enough to keep the cost of commits low, small enough that an interrupted run loses only
 # seconds of work.
 CHUNKS_PER_COMMIT: Final = 512
 
 Item = str | Path | Document
 
+# What SQLite cannot store in a text: NUL and lone surrogates.
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -38,13 +36,13 @@ class IngestReport:
 
     Attributes:
         added: Sources that are new in the index.
-        changed: Sources whose old chunks were replaced.
-        unchanged: Sources that were left as they are.
-        removed: Sources that went because their file is gone.
-        failed: Files that could not be read, each with its reason. A file that was readable before keeps the
-            chunks of its last readable version.
-        chunks: Chunks written.
-        seconds: How long it took.
+        changed: Sources whose chunks were replaced.
+        unchanged: Sources that did not change.
+        removed: Sources that left the index because their file no longer exists.
+        failed: One error, with its reason, per file that could not be read. If a file was readable before, the
+            index keeps the chunks of its last readable version.
+        chunks: Number of chunks written.
+        seconds: Duration.
     """
 
     added: list[str] = field(default_factory=list)
@@ -57,53 +55,53 @@ class IngestReport:
 
 
 def ingest(
-    index: "Index", paths: Item | Iterable[Item], on_progress: Callable[[int, int, str], None] | None = None
+    stores: ChunkStores,
+    paths: Item | Iterable[Item],
+    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> IngestReport:
-    """Bring files, folders and documents into an index; see ``Index.ingest``."""
+    """Bring files, folders and documents into the stores and the ledger of an index; see ``Index.ingest``."""
     started = time.monotonic()
     report = IngestReport()
-    settings = ChunkingSettings(**json.loads(index.ledger.setting("chunking") or "{}"))
+    settings = ChunkingSettings(**json.loads(stores.ledger.setting("chunking") or "{}"))
     given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
-    with index.stores.writing():
-        known = index.ledger.content_hashes()
-        items = _list_items(given)
-        _forget_missing(index, given, items, known, report)
+    with stores.writing():
+        known = stores.ledger.content_hashes()
+        items = _items_by_source(given)
+        report.removed = _missing_sources(given, items, known)
+        if report.removed:
+            stores.write([], forget=report.removed)
+        for source in report.removed:
+            items.pop(source, None)
         batch: list[PreparedDocument] = []
-        for done, item in enumerate(items):
-            source = _source(item)
+        for done, (source, item) in enumerate(items.items()):
             if on_progress:
                 on_progress(done, len(items), source)
             prepared = _prepare(item, source, known.get(source), settings, report)
             if prepared is None:
                 continue
             (report.changed if source in known else report.added).append(source)
+            report.chunks += len(prepared.chunks)
             batch.append(prepared)
             if sum(len(document.chunks) for document in batch) >= CHUNKS_PER_COMMIT:
-                report.chunks += _commit(index, batch)
+                stores.write(batch)
                 batch = []
-        report.chunks += _commit(index, batch)
+        if batch:
+            stores.write(batch)
         if on_progress and items:
             on_progress(len(items), len(items), "")
     report.seconds = time.monotonic() - started
     return report
 
 
-def _commit(index: "Index", batch: list[PreparedDocument]) -> int:
-    if batch:
-        index.stores.write(batch)
-    return sum(len(document.chunks) for document in batch)
-
-
-def _list_items(given: list[Item]) -> list[Path | Document]:
-    """Files of all paths and folders, each once, and the documents as they are; the last of a name wins."""
+def _items_by_source(given: list[Item]) -> dict[str, Path | Document]:
+    """Return the files of all paths and folders, and the documents; the last one with a name wins."""
     files = find_files([_absolute(item) for item in given if not isinstance(item, Document)])
     items: dict[str, Path | Document] = {_source(file): file for file in files}
-    items |= {_source(item): item for item in given if isinstance(item, Document)}
-    return list(items.values())
+    return items | {_source(item): item for item in given if isinstance(item, Document)}
 
 
 def _absolute(path: str | Path) -> Path:
-    """Make a path absolute without following links: the name a person gave a file is the one to cite."""
+    """Make a path absolute without following links, so that citations show the path that the user gave."""
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
@@ -115,72 +113,66 @@ def _source(item: Path | Document) -> str:
     if not isinstance(source, str) or not source:
         raise ConfigurationError(
             f"A document without a source cannot be ingested: {item.page_content[:60]!r}",
-            hint="Set metadata['source'] to a name that tells it from the others.",
+            hint="Set metadata['source'] to a unique name.",
         )
     return _storable(source)
 
 
 def _storable(text: str) -> str:
-    """Put a stand-in of the same length for what SQLite cannot hold: NUL and half surrogate pairs."""
+    """Replace what SQLite cannot store, keeping the length and so the offsets."""
     return _UNSTORABLE.sub("\ufffd", text)
 
 
-def _forget_missing(
-    index: "Index", given: list[Item], items: list[Path | Document], known: dict[str, str], report: IngestReport
-) -> None:
-    """Take out what was ingested from these paths before and is no longer there.
+def _missing_sources(given: list[Item], items: dict[str, Path | Document], known: Iterable[str]) -> list[str]:
+    """Return the sources that were ingested from these paths before and whose files no longer exist.
 
-    A folder that is missing as a whole (a disk that is not mounted, a typing error) takes nothing with it: it is
-    reported as a path that does not exist.
+    If a whole folder is missing (a disk that is not mounted, a typing error), nothing below it counts as missing:
+    the folder is reported as a path that does not exist.
     """
-    present = {_source(item) for item in items if isinstance(item, Document) or os.path.exists(item)}
+    present = {source for source, item in items.items() if isinstance(item, Document) or os.path.exists(item)}
     roots = [_absolute(item) for item in given if not isinstance(item, Document)]
-    for source in known:
-        path = Path(source)
-        below = path.is_absolute() and any(
+
+    def is_below_a_root(path: Path) -> bool:
+        return path.is_absolute() and any(
             root == path or (root in path.parents and root.is_dir()) for root in roots
         )
-        if below and source not in present and is_gone(source):
-            report.removed.append(source)
-    gone = set(report.removed)
-    items[:] = [item for item in items if isinstance(item, Document) or _source(item) not in gone]
-    if gone:
-        index.stores.write([], forget=report.removed)
+
+    return [
+        source for source in known if source not in present and is_below_a_root(Path(source)) and is_gone(source)
+    ]
 
 
 def _prepare(
     item: Path | Document, source: str, known_hash: str | None, settings: ChunkingSettings, report: IngestReport
 ) -> PreparedDocument | None:
-    """Load and cut one item, unless it has not changed or cannot be read: then the report says so."""
+    """Load and chunk an item; return ``None`` and note it in the report if it is unchanged or cannot be read."""
     try:
         content_hash = hash_file(item) if isinstance(item, Path) else _hash_document(item)
         if content_hash == known_hash:
             report.unchanged.append(source)
             return None
-        document = next(_load(item))
+        document = FileLoader(item).load()[0] if isinstance(item, Path) else _clean(item, source, content_hash)
         return PreparedDocument(document, content_hash, chunk_document(document, settings))
     except DocumentError as error:
         report.failed.append(error)
         return None
 
 
-def _load(item: Path | Document) -> Iterator[Document]:
-    if isinstance(item, Path):
-        yield from FileLoader(item).lazy_load()
-        return
-    if not item.page_content.strip():
-        raise DocumentError(_source(item), "no text in it")
-    text = _storable(item.page_content)
+def _clean(document: Document, source: str, content_hash: str) -> Document:
+    """Copy a document with metadata that SQLite can store, and with the metadata that chunking needs."""
+    if not document.page_content.strip():
+        raise DocumentError(source, "no text in it")
+    text = _storable(document.page_content)
     metadata: dict[str, Any] = {
         _storable(key): _storable(value) if isinstance(value, str) else value
-        for key, value in item.metadata.items()
-        # SQLite cannot look into JSON with NaN or Infinity in it: one would break every filter.
+        for key, value in document.metadata.items()
+        # SQLite cannot read JSON that contains NaN or Infinity: one such value would break every filter.
         if not isinstance(value, float) or math.isfinite(value)
     }
-    metadata["content_hash"] = _hash_document(item)
+    metadata["content_hash"] = content_hash
     if metadata.get("language") not in LANGUAGES:
         metadata["language"] = detect_language(text)
-    yield item.model_copy(update={"page_content": text, "metadata": metadata})
+    return document.model_copy(update={"page_content": text, "metadata": metadata})
 
 
 def _hash_document(document: Document) -> str:

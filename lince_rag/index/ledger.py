@@ -1,4 +1,4 @@
-"""The ledger: one SQLite file that says what is in an index. A chunk that is not in it does not exist."""
+"""The ledger: the SQLite file that records what is in an index. Search ignores chunks that are not in it."""
 
 import json
 import sqlite3
@@ -16,10 +16,10 @@ from lince_rag.text.language import Language
 
 FORMAT: Final = 1
 
-# The setting that counts the changes of the vector store.
+# The name of the setting that counts the changes to the vector store.
 VECTOR_CHANGES: Final = "vector_changes"
 
-# SQLite takes 32,766 values a statement (its default since 3.32); stay far below.
+# SQLite takes at most 32,766 values per statement (its default since 3.32).
 _VALUES_PER_STATEMENT: Final = 10_000
 
 _TABLES: Final = """
@@ -40,12 +40,12 @@ class Source:
     """A document of an index.
 
     Attributes:
-        source: The file's path, or the name an application gave.
-        title: Its title.
-        language: Its language.
-        chunks: How many chunks it has.
-        characters: Length of its text.
-        content_hash: blake2b of its bytes when it was ingested.
+        source: The file's path, or the name that an application gave.
+        title: Its title, or its source if it has none.
+        language: The language of its text.
+        chunks: The number of its chunks.
+        characters: The length of its text.
+        content_hash: The blake2b digest of its bytes when it was ingested.
     """
 
     source: str
@@ -57,17 +57,10 @@ class Source:
 
 
 class Ledger:
-    """The committed documents and chunks of an index, and the ids of writes that have not been committed.
-
-    Args:
-        path: The SQLite file; made if missing.
-
-    Raises:
-        IndexFolderError: The file is not a ledger, or one of another format.
-    """
+    """The committed documents and chunks of an index, its settings, and the ids of uncommitted writes."""
 
     def __init__(self, path: Path) -> None:
-        # LangChain runs batches in threads; one connection behind a lock serves them all.
+        # LangChain runs batches in threads; they share one connection, protected by a lock.
         self._lock = threading.RLock()
         try:
             self._connection = sqlite3.connect(path, check_same_thread=False, timeout=30, isolation_level=None)
@@ -80,12 +73,12 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             raise IndexFolderError(
                 f"{path} is not a readable index ledger: {error}",
-                hint="Choose another folder, or delete this one and ingest again.",
+                hint="Choose another folder, or delete this one and ingest the documents again.",
             ) from error
         if found is not None and found != str(FORMAT):
             raise IndexFolderError(
                 f"{path} has format {found}; this version reads format {FORMAT}.",
-                hint="Delete the folder and ingest again.",
+                hint="Delete the folder and ingest the documents again.",
             )
 
     def close(self) -> None:
@@ -95,7 +88,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything that is written inside, or nothing."""
+        """Commit all writes of the block, or none."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -106,9 +99,8 @@ class Ledger:
             self._connection.execute("COMMIT")
 
     def setting(self, key: str) -> str | None:
-        """Return a setting of the index, ``None`` when it is not set."""
-        rows = self._rows("SELECT value FROM settings WHERE key = ?", [key])
-        return cast(str, rows[0][0]) if rows else None
+        """Return a setting of the index; ``None`` if it is not set."""
+        return self._value("SELECT value FROM settings WHERE key = ?", key)
 
     def set_settings(self, **values: str) -> None:
         """Store settings of the index."""
@@ -117,11 +109,11 @@ class Ledger:
 
     @property
     def generation(self) -> int:
-        """How many commits the index has seen: a reader whose number is older opens its stores again."""
+        """The number of commits so far; a reader with a lower number must reload its stores."""
         return int(self.setting("generation") or 0)
 
     def sources(self) -> list[Source]:
-        """Return the committed documents by name."""
+        """Return the committed documents, sorted by source."""
         rows = self._rows(
             "SELECT source, title, language, (SELECT count(*) FROM chunks c WHERE c.source = d.source),"
             " length(text), content_hash FROM documents d ORDER BY source"
@@ -129,18 +121,17 @@ class Ledger:
         return [Source(*row) for row in rows]
 
     def is_empty(self) -> bool:
-        """Tell whether no document was ever written, not even in part or for a time."""
-        # Chroma keeps the dimension of the first vector, whatever is deleted later.
+        """Return whether nothing was ever written, not even in part or temporarily."""
+        # Chroma keeps the dimension of the first vector even if everything is deleted later.
         return self.setting(VECTOR_CHANGES) is None and not self._rows("SELECT 1 FROM documents LIMIT 1")
 
     def content_hashes(self) -> dict[str, str]:
-        """Return the content hash of every committed document by source."""
+        """Return the content hash of each committed document, by source."""
         return dict(self._rows("SELECT source, content_hash FROM documents"))
 
     def text(self, source: str) -> str | None:
-        """Return the text of a document, ``None`` when it is not in the index."""
-        rows = self._rows("SELECT text FROM documents WHERE source = ?", [source])
-        return cast(str, rows[0][0]) if rows else None
+        """Return the text of a document; ``None`` if it is not in the index."""
+        return self._value("SELECT text FROM documents WHERE source = ?", source)
 
     def chunk_ids(self, source: str | None = None) -> set[str]:
         """Return the ids of the committed chunks, of one document or of all."""
@@ -149,12 +140,12 @@ class Ledger:
         return {row[0] for row in self._rows("SELECT id FROM chunks WHERE source = ?", [source])}
 
     def select_ids(self, condition: str, values: Sequence[Any]) -> list[str]:
-        """Return the ids of the chunks that fulfil an SQL condition over ``c`` (chunks) and ``d`` (documents)."""
+        """Return the ids of the chunks that satisfy an SQL condition on ``c`` (chunks) and ``d`` (documents)."""
         statement = f"SELECT c.id FROM chunks c JOIN documents d USING (source) WHERE {condition} ORDER BY c.id"
         return [row[0] for row in self._rows(statement, values)]
 
     def chunks(self, ids: Iterable[str]) -> dict[str, Document]:
-        """Return committed chunks as documents; ids that are not committed are missing from the result."""
+        """Return the committed chunks among these ids, by id."""
         wanted = list(dict.fromkeys(ids))
         found: dict[str, Document] = {}
         for first in range(0, len(wanted), _VALUES_PER_STATEMENT):
@@ -170,7 +161,7 @@ class Ledger:
         return found
 
     def commit(self, document: Document, content_hash: str, chunks: Sequence[Document]) -> None:
-        """Make a document and its chunks the committed version of its source; call it in a transaction."""
+        """Replace the committed version of a document and its chunks; call it in a transaction."""
         metadata = document.metadata
         self._connection.execute("DELETE FROM documents WHERE source = ?", [metadata["source"]])
         self._connection.execute(
@@ -194,19 +185,23 @@ class Ledger:
         self._connection.execute("DELETE FROM documents WHERE source = ?", [source])
 
     def advance(self) -> None:
-        """Count one more commit; call it in the transaction of that commit."""
+        """Increase the generation; call it in the transaction of a commit."""
         self.set_settings(generation=str(self.generation + 1))
 
     def uncommitted(self) -> set[str]:
-        """Return the ids that the stores may hold although no committed document has them."""
+        """Return the ids that the stores may hold although no committed document contains them."""
         return {row[0] for row in self._rows("SELECT id FROM uncommitted")}
 
     def set_uncommitted(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
-        """Add ids to, or remove them from, those the stores may hold without a committed document."""
-        # Outside a transaction every row would be a commit of its own (0.2 ms each, with the disk's wait).
+        """Add ids to the uncommitted ones, or remove them."""
+        # Outside a transaction each row would be a separate commit (0.2 ms each, including the wait for the disk).
         with self._lock, nullcontext() if self._connection.in_transaction else self.transaction():
             self._connection.executemany("INSERT OR IGNORE INTO uncommitted VALUES (?)", ((i,) for i in add))
             self._connection.executemany("DELETE FROM uncommitted WHERE id = ?", ((i,) for i in remove))
+
+    def _value(self, statement: str, value: str) -> str | None:
+        rows = self._rows(statement, [value])
+        return cast(str, rows[0][0]) if rows else None
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock:

@@ -6,46 +6,33 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from lince_rag.errors import IndexFolderError
 from lince_rag.text.language import Language
 from lince_rag.text.words import terms
 
-# tantivy's BM25 has k1 = 1.2 built in, so that a term's score stays below idf * (k1 + 1).
+# tantivy's BM25 uses k1 = 1.2, so the score of a term stays below idf * (k1 + 1).
 BM25_K1: Final = 1.2
 
-# Memory tantivy may fill before it writes a segment. It asks for at least 15 MB a thread.
+# Memory that tantivy may use before it writes a segment. Its minimum is 15 MB per thread.
 WRITER_BYTES: Final = 30_000_000
 
 
 @dataclass(frozen=True)
 class LexicalHit:
-    """A chunk found by its terms.
-
-    Attributes:
-        id: The chunk's id.
-        score: BM25 score, positive, without an upper bound.
-        relevance: The score over the highest one any text could have for this question (0 to 1): comparable
-            between questions, which the score is not.
-    """
+    """A chunk found by its terms."""
 
     id: str
+    # BM25: positive, without an upper bound.
     score: float
+    # The score divided by the highest score that any text could have for this question (0 to 1). Unlike the score,
+    # it is comparable between questions.
     relevance: float
 
 
 class LexicalIndex:
-    """BM25 search over chunks, on disk, updated in place.
-
-    One process writes at a time (the ``Index`` takes the lock); any number may read.
-
-    Args:
-        folder: Where the tantivy files are; made if missing.
-
-    Raises:
-        IndexFolderError: The files there are not a tantivy index of ours.
-    """
+    """BM25 search over chunks in a folder; one process writes at a time (``ChunkStores`` locks), any may read."""
 
     def __init__(self, folder: Path) -> None:
         import tantivy
@@ -61,16 +48,11 @@ class LexicalIndex:
         except ValueError as error:
             raise IndexFolderError(
                 f"The lexical index in {folder} cannot be opened: {error}",
-                hint=f"Delete the folder {folder}, then run verify with repair on the index to build it again.",
+                hint=f"Delete the folder {folder}, then run verify with repair on the index to rebuild it.",
             ) from error
 
     def write(self, chunks: Iterable[tuple[str, str, Language]], delete: Iterable[str] = ()) -> None:
-        """Add and delete chunks in one commit; an added id replaces the chunk that had it.
-
-        Args:
-            chunks: (id, text, language) of each chunk to add.
-            delete: Ids to delete; unknown ones are passed over.
-        """
+        """Add or replace (id, text, language) chunks and delete ids in one commit; unknown ids are skipped."""
         import tantivy
 
         writer = self._index.writer(heap_size=WRITER_BYTES, num_threads=1)
@@ -87,42 +69,52 @@ class LexicalIndex:
         self.reload()
 
     def reload(self) -> None:
-        """See what another process committed since."""
+        """Load what other processes have committed."""
         self._index.reload()
 
     def search(
         self, question: str, language: Language, limit: int, ids: Sequence[str] | None = None
     ) -> list[LexicalHit]:
-        """Find the chunks that share the rarest terms with a question.
-
-        Args:
-            question: The question.
-            language: Its language.
-            limit: Chunks to return at most.
-            ids: Search among these chunks only; ``None`` searches all.
-
-        Returns:
-            Hits by falling score.
-        """
+        """Find chunks that share terms with a question, best first; only among ``ids`` if they are given."""
         import tantivy
 
         counts = Counter(terms(question, language))
         if not counts or limit < 1 or (ids is not None and not ids):
             return []
         searcher = self._index.searcher()
-        clauses = [(tantivy.Occur.Should, self._term_query(term, count)) for term, count in counts.items()]
+        clauses = []
+        for term, count in counts.items():
+            clause = tantivy.Query.term_query(self._schema, "terms", term, index_option="freq")
+            if count > 1:
+                clause = tantivy.Query.boost_query(clause, float(count))
+            clauses.append((tantivy.Occur.Should, clause))
         query = tantivy.Query.boolean_query(clauses)
         if ids is not None:
             allowed = tantivy.Query.term_set_query(self._schema, "id", list(ids))
             allowed = tantivy.Query.const_score_query(allowed, 0.0)
             query = tantivy.Query.boolean_query([(tantivy.Occur.Must, allowed), (tantivy.Occur.Must, query)])
-        # The sum over the terms of their rarity, times the limit of the term frequency factor.
-        rarities = self.rarity(counts)
-        highest = (BM25_K1 + 1) * sum(count * rarities[term] for term, count in counts.items())
+        idfs = self.idf(counts)
+        highest = (BM25_K1 + 1) * sum(count * idfs[term] for term, count in counts.items())
         return [
             LexicalHit(searcher.doc(address)["id"][0], score, min(score / highest, 1.0))
             for score, address in searcher.search(query, limit=limit, count=False).hits
         ]
+
+    def idf(self, found: Iterable[str]) -> dict[str, float]:
+        """Return the inverse document frequency of terms, as tantivy computes it: a positive number for each.
+
+        An unknown term counts as if it were in one chunk: in an index of a few chunks its own value would outweigh
+        every known term.
+        """
+        searcher = self._index.searcher()
+        # Until their segment is merged, tantivy counts deleted chunks too.
+        segments = json.loads((self._folder / "meta.json").read_text(encoding="utf-8"))["segments"]
+        total = max(sum(segment["max_doc"] for segment in segments), searcher.num_docs)
+        idfs = {}
+        for term in found:
+            frequency = max(searcher.doc_freq("terms", term), 1)
+            idfs[term] = math.log(1 + (max(total - frequency, 0) + 0.5) / (frequency + 0.5))
+        return idfs
 
     def ids(self) -> set[str]:
         """Return the id of every chunk in the index."""
@@ -131,32 +123,3 @@ class LexicalIndex:
         searcher = self._index.searcher()
         hits = searcher.search(tantivy.Query.all_query(), limit=max(searcher.num_docs, 1), count=False).hits
         return {searcher.doc(address)["id"][0] for _, address in hits}
-
-    def _term_query(self, term: str, count: int) -> Any:
-        import tantivy
-
-        query = tantivy.Query.term_query(self._schema, "terms", term, index_option="freq")
-        return tantivy.Query.boost_query(query, float(count)) if count > 1 else query
-
-    def _count_with_deleted(self) -> int:
-        """How many chunks tantivy's idf counts: the deleted ones, too, until their segment is merged."""
-        segments = json.loads((self._folder / "meta.json").read_text(encoding="utf-8"))["segments"]
-        return sum(segment["max_doc"] for segment in segments)
-
-    def rarity(self, found: Iterable[str]) -> dict[str, float]:
-        """Return tantivy's inverse document frequency of terms.
-
-        Args:
-            found: Analyzer terms.
-
-        Returns:
-            A positive number for each. A term that is nowhere counts like one in a single chunk: in an index of
-            a few chunks its own would drown every term that is there.
-        """
-        searcher = self._index.searcher()
-        total = max(self._count_with_deleted(), searcher.num_docs)
-        rarities = {}
-        for term in found:
-            frequency = max(searcher.doc_freq("terms", term), 1)
-            rarities[term] = math.log(1 + (max(total - frequency, 0) + 0.5) / (frequency + 0.5))
-        return rarities

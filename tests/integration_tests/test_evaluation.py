@@ -355,7 +355,7 @@ class Counting(DeterministicFakeEmbedding):
 
 def same_chunks(one: Index, other: Index) -> bool:
     ids = one.ledger.chunk_ids()
-    return other.ledger.chunk_ids() == ids and one.chunks(ids) == other.chunks(ids)
+    return other.ledger.chunk_ids() == ids and one.ledger.chunks(ids) == other.ledger.chunks(ids)
 
 
 def test_copying_an_index(index: Index, tmp_path: Path) -> None:

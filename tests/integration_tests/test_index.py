@@ -51,7 +51,7 @@ def assert_whole(index):
     for source in index.sources():
         text = index.text(source.source)
         assert len(text) == source.characters
-        chunks = index.chunks(index.ledger.chunk_ids(source.source))
+        chunks = index.ledger.chunks(index.ledger.chunk_ids(source.source))
         assert len(chunks) == source.chunks > 0
         for chunk in chunks.values():
             assert chunk.metadata["source"] == source.source
@@ -226,7 +226,7 @@ def test_ids_do_not_depend_on_the_index_or_the_way(folder, tmp_path, monkeypatch
         for name in reversed(FILES):
             two.ingest(Path(folder.name) / name)
         assert one.ledger.chunk_ids() == two.ledger.chunk_ids()
-        assert one.chunks(one.ledger.chunk_ids()) == two.chunks(two.ledger.chunk_ids())
+        assert one.ledger.chunks(one.ledger.chunk_ids()) == two.ledger.chunks(two.ledger.chunk_ids())
         question = "¿Cuándo vence el contrato?"
         assert [chunk.id for chunk in one.as_retriever().invoke(question)] == [
             chunk.id for chunk in two.as_retriever().invoke(question)
@@ -371,7 +371,7 @@ def test_another_packages_embedder(folder, tmp_path):
     embeddings = DeterministicFakeEmbedding(size=8)
     with Index.open(tmp_path / "index", embeddings=embeddings) as index:
         index.ingest(folder)
-        assert index.lexical_weight == 0.5
+        assert index.stores.lexical_weight == 0.5
         assert_whole(index)
     with pytest.raises(EmbeddingsMismatchError, match="DeterministicFakeEmbedding"):
         Index.open(tmp_path / "index")
@@ -404,7 +404,7 @@ def test_an_index_that_was_emptied_keeps_its_embedder(folder, tmp_path):
         Index.open(tmp_path / "index", embeddings="embedded")
 
 
-def test_folders_that_are_no_index(tmp_path):
+def test_folders_that_do_not_hold_an_index(tmp_path):
     with pytest.raises(IndexFolderError, match="nowhere") as caught:
         Index.open(tmp_path / "nowhere", create=False)
     assert "lince-rag ingest" in caught.value.hint
@@ -472,8 +472,8 @@ def assert_repaired(index, question="¿Cuándo vence el contrato de alquiler?"):
     assert index.verify(repair=True).repaired
     assert_whole(index)
     committed = index.ledger.chunk_ids()
-    assert {hit.id for hit in index.search_terms("la el de", "es", 99)} <= committed
-    assert {chunk_id for chunk_id, _ in index.search_vectors(question, 99)} == committed
+    assert {hit.id for hit in index.stores.search_terms("la el de", "es", 99)} <= committed
+    assert {chunk_id for chunk_id, _ in index.stores.search_vectors(question, 99)} == committed
     assert first(index, question).metadata["source"].endswith("contrato.txt")
     assert first(index, question, lexical_weight=0.0).metadata["source"].endswith("contrato.txt")
 
@@ -554,10 +554,10 @@ def test_a_repair_is_seen_by_an_index_that_is_open_elsewhere(index, folder, tmp_
     with index.stores.vectors() as store:
         store.delete(ids=lost)
     index.stores.close()
-    assert not set(lost) & {chunk_id for chunk_id, _ in index.search_vectors("contrato", 99)}
+    assert not set(lost) & {chunk_id for chunk_id, _ in index.stores.search_vectors("contrato", 99)}
     code = "import sys; from lince_rag import Index\nwith Index.open(sys.argv[1]) as i: i.verify(repair=True)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "index")], check=True, timeout=60)
-    assert set(lost) <= {chunk_id for chunk_id, _ in index.search_vectors("contrato", 99)}
+    assert set(lost) <= {chunk_id for chunk_id, _ in index.stores.search_vectors("contrato", 99)}
 
 
 # Retrieving.
@@ -690,3 +690,12 @@ def test_a_folder_that_is_missing_as_a_whole_takes_nothing_with_it(tmp_path: Pat
         (tmp_path / "not mounted").rename(documents)
         (documents / "a.txt").unlink()
         assert len(index.ingest(documents).removed) == 1
+
+
+def test_a_retriever_says_which_index_it_searches(tmp_path: Path) -> None:
+    with Index.open(tmp_path / "index") as index:
+        shown = repr(index.as_retriever(k=3))
+        assert str(tmp_path / "index") in shown
+        assert "embedded" in shown
+        # No memory address: what depends on the text of a retriever is the same in every process.
+        assert "0x" not in shown.replace(str(tmp_path), "")

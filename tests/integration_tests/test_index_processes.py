@@ -1,4 +1,4 @@
-"""Several processes and threads on one index: killed writers, readers beside a writer, two writers."""
+"""Several processes and threads on one index: killed writers, readers next to a writer, two writers."""
 
 import os
 import signal
@@ -52,8 +52,8 @@ with Index.open(sys.argv[1]) as index:
         for chunk in retriever.invoke("¿Qué versión tiene la finca de olivos?"):
             words = chunk.page_content.split()
             whole.setdefault(chunk.metadata["source"], set()).add(words[words.index("versión") + 1])
-        vectors = [i for i, _ in index.search_vectors("¿Qué versión tiene la finca de olivos?", 40)]
-        found = [chunk.page_content for chunk in index.chunks(vectors).values()]
+        vectors = [i for i, _ in index.stores.search_vectors("¿Qué versión tiene la finca de olivos?", 40)]
+        found = [chunk.page_content for chunk in index.ledger.chunks(vectors).values()]
         print(max((len(versions) for versions in whole.values()), default=0), len(whole), len(vectors), len(found),
               ",".join(sorted({v for versions in whole.values() for v in versions})), flush=True)
         if last:
@@ -257,14 +257,14 @@ def test_two_open_indexes_of_one_process_beside_another_process(tmp_path):
     path = tmp_path / "index"
     with Index.open(path) as one, Index.open(path) as other:
         one.ingest(Document(page_content="El gato duerme.", metadata={"source": "nota"}))
-        assert len(other.search_vectors("gato", 9)) == 1
+        assert len(other.stores.search_vectors("gato", 9)) == 1
         for round_, index in enumerate((one, other)):
             documents = tmp_path / f"documents-{round_}"
             write_files(documents, "uno")
             wait(start(WRITER, path, documents))
             for reader in (one, other):
-                found = reader.search_vectors("¿Qué versión tiene la finca de olivos?", 40)
-                assert len(reader.chunks(chunk_id for chunk_id, _ in found)) == 40
+                found = reader.stores.search_vectors("¿Qué versión tiene la finca de olivos?", 40)
+                assert len(reader.ledger.chunks(chunk_id for chunk_id, _ in found)) == 40
             index.ingest(Document(page_content=f"Nota {round_}.", metadata={"source": f"nota-{round_}"}))
         assert one.verify().ok
         assert other.verify().ok

@@ -138,7 +138,7 @@ def test_an_index_remembers_its_model_and_prompts(save, tmp_path):
         assert_prompts_reach(index.embeddings, "consulta: ", "baz: ")
         (hit,) = index.as_retriever(lexical_weight=0.0).invoke(QUESTION)
         assert hit.page_content == PASSAGE
-        ((_, similarity),) = index.search_vectors(QUESTION, 1)
+        ((_, similarity),) = index.stores.search_vectors(QUESTION, 1)
         expected = sum(
             one * two
             for one, two in zip(
@@ -161,4 +161,4 @@ def test_a_relative_folder_is_found_from_another_one(save, tmp_path, monkeypatch
     with Index.open(tmp_path / "index") as index:
         assert index.as_retriever(lexical_weight=0.0).invoke(QUESTION)
     with Index.open(tmp_path / "index", embeddings=str(folder)) as index:
-        assert index.search_vectors(QUESTION, 1)
+        assert index.stores.search_vectors(QUESTION, 1)

@@ -41,7 +41,7 @@ class TestHybridRetriever(RetrieversIntegrationTests):
 
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
-        return {"index": self.index}
+        return {"stores": self.index.stores}
 
     @property
     def retriever_query_example(self) -> str:

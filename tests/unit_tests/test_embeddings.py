@@ -110,9 +110,9 @@ def test_the_embedded_embedder_leaves_most_to_the_lexical_side():
     ],
 )
 def test_the_table_gives_a_model_its_prompts_by_name(name, query, passage):
-    from lince_rag.index.embeddings import _row
+    from lince_rag.index.embeddings import _table_row
 
-    row = _row(name)
+    row = _table_row(name)
     assert row["query_prompt"].startswith(query)
     assert bool(row["query_prompt"]) == bool(query)
     assert row["passage_prompt"] == passage

@@ -148,7 +148,7 @@ def test_filters(filter_, expected):
         {"page": {"$eq": {"$eq": 1}}},
     ],
 )
-def test_what_is_no_filter_is_a_configuration_error(filter_):
+def test_an_invalid_filter_is_a_configuration_error(filter_):
     with pytest.raises(ConfigurationError):
         filter_to_sql(filter_)
 
