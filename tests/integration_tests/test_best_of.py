@@ -234,7 +234,7 @@ def test_a_chain_packs_for_the_native_model(native: bool) -> None:
 
     answer = create_rag_chain(Noting(llm=llm, n=2), RunnableLambda(lambda _: documents)).invoke(QUESTION)
     ((messages, options),) = calls
-    assert options == {"documents": answer.documents, "language": "pt"}
+    assert options == {"documents": answer.documents, "language": "pt", "stop": None}
     assert answer.shortened == documents
     if native:
         prompt = llm.count_prompt_tokens(messages, answer.documents)
