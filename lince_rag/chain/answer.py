@@ -1,4 +1,4 @@
-"""Answer and Citation: what the chain returns; and the short answer within the text."""
+"""``Answer`` and ``Citation``, what the chain returns; and the short answer within an answer's text."""
 
 from typing import Literal
 
@@ -17,16 +17,18 @@ Correction = Literal["asked_again_for_language", "dropped_unsupported", "quoted_
 
 
 class Citation(BaseModel):
-    """A stretch of a document that supports a sentence of an answer.
+    """A span of a document that supports one sentence of an answer.
 
     Attributes:
-        source: The document's name, as ``Index.sources`` gives it.
-        title: The document's title.
-        page: Page of the quote, from 1, where the document has pages.
-        start: Character offset of the quote in the document's text (``Index.text``).
-        end: Offset just after it: ``index.text(source)[start:end] == quote``.
-        quote: The stretch itself.
-        answer_start: Character offset, in the answer's text, of the sentence it supports.
+        source: The document's name, as listed by ``Index.sources``.
+        title: The document's title; empty if it has none.
+        page: Page on which the quote begins, from 1; ``None`` if the document has no pages.
+        heading: Headings above the chunk that holds the quote, outermost first, joined by ``" › "``; empty if
+            there are none.
+        start: Character offset of the quote in the document's text, ``Index.text(source)``.
+        end: Offset just after the quote: ``index.text(source)[start:end] == quote``.
+        quote: The text of the span, verbatim.
+        answer_start: Character offset, in the answer's text, of the sentence that the quote supports.
         answer_end: Offset just after that sentence.
     """
 
@@ -35,6 +37,7 @@ class Citation(BaseModel):
     source: str
     title: str = ""
     page: int | None = None
+    heading: str = ""
     start: int
     end: int
     quote: str
@@ -43,27 +46,29 @@ class Citation(BaseModel):
 
 
 class Answer(BaseModel):
-    """An answer and what it rests on.
+    """An answer, its citations, and how it came about.
 
     Attributes:
-        text: The answer, in the language of the question.
-        language: That language.
-        short: The stretch of ``text`` that says it in fewest words, where the question asks for a date, a number,
-            a name or a place and the answer has one.
-        citations: The stretches of the documents that support it, in the order of its sentences.
+        text: The answer, in ``language``.
+        language: The question's language (``"es"``, ``"pt"`` or ``"en"``), unless the chain has a fixed one.
+        short: The span of ``text`` that answers a question for a date, a number, a name or a place; ``None`` for
+            other questions, and if the text has no such span.
+        citations: The supporting spans of the documents, in the order of the answer's sentences.
         documents: The chunks that were in the prompt, best first.
-        grounded: Whether every sentence of the answer has a citation; an abstention has none.
+        grounded: Whether every sentence of the answer has a citation; false for an abstention.
         unsupported: (start, end) character offsets in ``text`` of the sentences without a citation.
-        confidence: How far the retrieved documents cover the question: what abstention goes by; ``None`` where the
-            retriever does not measure relevance.
-        corrections: What the chain did to the model's answer, in order: asked again because it was in another
-            language, dropped sentences without support, quoted the documents in its place.
-        standalone: The question that was searched for: a follow-up is made whole first.
-        abstained: Whether the answer says that the documents do not hold it.
-        shortened: Retrieved chunks of which only the beginning was in the prompt.
+        confidence: Calibrated chance, from 0 to 1, that the retrieved documents hold the answer; the chain
+            abstains below its ``minimum_confidence``. ``None`` if the retriever does not measure it.
+        corrections: What the chain did to the model's answer, in order. ``"asked_again_for_language"``: the first
+            answer was in another language. ``"dropped_unsupported"``: sentences without a citation were removed.
+            ``"quoted_instead"``: sentences quoted from the documents replaced the answer.
+        standalone: The question that was searched for: a follow-up question is rewritten as a standalone one.
+        abstained: Whether the answer says that the documents do not hold one.
+        shortened: Retrieved chunks, in full, of which only the beginning was in the prompt.
         omitted: Retrieved chunks that did not fit into the prompt.
-        omitted_turns: Messages of the history, the oldest, that did not fit into the prompt.
-        usage: Tokens of the prompt and of the answer, where the model counts them.
+        omitted_turns: Number of messages, the oldest of the history, that did not fit into the prompt.
+        usage: Tokens of the prompt and of the answer, a second attempt included, query rewriting not; ``None`` if
+            the model does not report them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -86,39 +91,23 @@ class Answer(BaseModel):
 
 
 def is_abstention(text: str) -> bool:
-    """Tell whether a text is the sentence that models are told to abstain with.
-
-    Args:
-        text: An answer.
-
-    Returns:
-        Whether it is that sentence, in any of our languages.
-    """
+    """Return whether a text is the sentence that models are told to abstain with, in any of our languages."""
     said = text.strip(" .\"'«»").casefold()
     return any(said == wording("abstention", language).strip(".").casefold() for language in LANGUAGES)
 
 
 def find_short_answer(question: str, answer: str, language: Language) -> str | None:
-    """Find the stretch of an answer that says it in fewest words.
+    """Return the span of an answer that gives the date, number, name or place that the question asks for.
 
-    Of the stretches that look like what is asked for (``prompts/questions.toml``) it is the one nearest to the
-    words that the answer shares with the question. A number takes the word after it along, its unit, unless the
-    question names it.
-
-    Args:
-        question: The question.
-        answer: The answer.
-        language: Their language.
-
-    Returns:
-        The stretch, verbatim; ``None`` where the question asks for something else, or there is no such stretch.
+    Among the spans that match the kind of question (``prompts/questions.toml``), it is the one nearest to the
+    words that the answer shares with the question. A number includes its unit, unless the question names the unit.
     """
     kind = kind_of(question, language)
     if kind is None:
         return None
     asked = list(words(question, language))
     content = content_stems(asked, language)
-    said_before = {word.folded for word in asked}
+    asked_words = {word.folded for word in asked}
     for sentence in split_sentences(answer, language):
         found = list(words(sentence.text, language))
         shared = [word for word in found if word.stem in content]
@@ -127,26 +116,24 @@ def find_short_answer(question: str, answer: str, language: Language) -> str | N
             matches = [
                 match.span(group)
                 for match in pattern.finditer(sentence.text)
-                if _is_new(match[group], said_before, language)
+                if _is_new(match[group], asked_words, language)
             ]
             if matches:
                 start, end = min(matches, key=lambda span: (_distance(span, shared), span))
                 if kind.name == "number":
-                    end = _with_unit(sentence.text, end, found, said_before, language)
+                    end = _include_unit(sentence.text, end, found, asked_words, language)
                 return sentence.text[start:end].strip(" ,")
     return None
 
 
-def _is_new(text: str, said_before: set[str], language: Language) -> bool:
-    """Tell whether a stretch says something that the question has not, beyond function words."""
-    return any(
-        word.folded not in said_before and word.folded not in function_words(language)
-        for word in words(text, language)
-    )
+def _is_new(span: str, asked_words: set[str], language: Language) -> bool:
+    """Return whether a span has a content word that is not in the question."""
+    ignored = asked_words | set(function_words(language))
+    return any(word.folded not in ignored for word in words(span, language))
 
 
 def _distance(span: tuple[int, int], shared: list[Word]) -> int:
-    """Characters between a stretch and the nearest word that is in the question, too."""
+    """Return the number of characters between a span and the nearest word outside it that the question has."""
     start, end = span
     gaps = (
         max(word.start - end, start - word.end, 0) for word in shared if word.end <= start or word.start >= end
@@ -154,10 +141,10 @@ def _distance(span: tuple[int, int], shared: list[Word]) -> int:
     return min(gaps, default=0)
 
 
-def _with_unit(text: str, end: int, found: list[Word], said_before: set[str], language: Language) -> int:
-    """Take the word after a number along, unless the question names it or it is no unit."""
+def _include_unit(text: str, end: int, found: list[Word], asked_words: set[str], language: Language) -> int:
+    """Move the end of a number behind the word that follows it, if that word can be its unit."""
     following = next((word for word in found if word.start >= end), None)
     if following is None or text[end : following.start].strip() or text[end : following.start] == "":
         return end
-    ignored = following.folded in said_before or following.folded in function_words(language)
+    ignored = following.folded in asked_words or following.folded in function_words(language)
     return end if ignored or not following.text.isalpha() else following.end

@@ -28,15 +28,23 @@ from lince_rag.engines.extractive import EXTRACTIVE
 from lince_rag.models.chat_model import ChatLince
 from lince_rag.models.native_model import CALL_SETTINGS
 from lince_rag.text.language import Language, detect_language
-from lince_rag.text.sentences import sentence_spans
 from lince_rag.text.wording import wording
 
 logger = logging.getLogger(__name__)
 
+# Temperature for a model that would give the same answer every time: what the card of the registry's sampling
+# model says.
+SAMPLING_TEMPERATURE: Final = 0.7
+
+# LangGraph shows no messages of a run with this tag: candidates are not for the reader.
+HIDDEN: Final = "nostream"
+
+_Manager = TypeVar("_Manager", CallbackManager, AsyncCallbackManager)
+
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """What ranks answers: a reward model, or any LangChain cross-encoder."""
+    """Ranks answers: a reward model, or any LangChain cross-encoder."""
 
     def score(self, pairs: list[tuple[str, str]], /) -> list[float]:
         """Score (instruction, answer) pairs; more is better."""
@@ -44,7 +52,7 @@ class PairScorer(Protocol):
 
 @runtime_checkable
 class TextScorer(Protocol):
-    """What keeps answers back; one with a ``boundary`` says from which score on an answer may pass."""
+    """A guardrail; its ``boundary``, if it has one, is the lowest score that passes."""
 
     def score(self, texts: list[str], /) -> list[float]:
         """Score answers; more is better."""
@@ -54,103 +62,47 @@ Ranking = Literal["grounding"] | PairScorer
 
 
 @dataclass(frozen=True)
-class Task:
-    """What answers are judged by.
-
-    Attributes:
-        question: The question or instruction.
-        documents: What the answers should rest on.
-        language: The language they should be in.
-    """
+class _Task:
+    """What answers are ranked against."""
 
     question: str
     documents: Sequence[Document]
     language: Language
 
 
-def guard(guardrail: TextScorer, threshold: float | None, answers: list[str]) -> tuple[list[float], list[int]]:
-    """Score answers and tell which of them pass.
-
-    Args:
-        guardrail: What scores them.
-        threshold: The least score that passes; ``None`` takes the guardrail's ``boundary``, or 0.
-        answers: The answers.
-
-    Returns:
-        Their scores, and the positions of those that pass.
-    """
-    least = getattr(guardrail, "boundary", 0.0) if threshold is None else threshold
-    scores = [float(score) for score in guardrail.score(answers)]
-    return scores, [at for at, score in enumerate(scores) if score >= least]
-
-
-def rank(ranking: Ranking, task: Task, answers: list[str]) -> list[tuple[float, int]]:
-    """Score answers.
-
-    Args:
-        ranking: ``"grounding"``, or a reward model.
-        task: What they are judged by.
-        answers: The answers.
-
-    Returns:
-        The score of each, and what counts between equal scores; more is better.
-    """
-    if not answers:
-        return []
-    if ranking == "grounding":
-        if not task.documents and len(answers) > 1:
-            logger.warning(
-                "There are no documents to rank %d answers by: the first is as good as any.", len(answers)
-            )
-        return [_grounding(answer, task) for answer in answers]
-    return [(float(score), 0) for score in ranking.score([(task.question, answer) for answer in answers])]
-
-
-def _grounding(answer: str, task: Task) -> tuple[float, int]:
-    """Return the share of an answer's sentences that the documents support, and how many citations that makes."""
-    citations, _ = attribute(answer, task.documents, task.language)
-    sentences = len(sentence_spans(answer, task.language))
-    return (len(citations) / sentences if sentences else 0.0), len(citations)
-
-
-# Where the model would give the same answer every time: what the card of the registry's sampling model says.
-SAMPLING_TEMPERATURE: Final = 0.7
-
-# LangGraph shows no messages of a run with this tag: candidates are not for the reader.
-HIDDEN: Final = "nostream"
-
-_Manager = TypeVar("_Manager", CallbackManager, AsyncCallbackManager)
-
-
 class BestOf(BaseChatModel):
-    """A chat model that asks another one several times and gives its best answer.
+    """A chat model that asks another one several times and returns its best answer.
 
-    Around a ``ChatLince`` the candidates are sampled in one batch, and ``documents`` and ``language`` go to the
-    model; any other chat model is called as many times, each run visible to the callbacks, and ``documents`` only
-    rank. A model that would not sample (``temperature=0``, or a beam search, the default of some cards) is made
-    to: at a temperature of 0.7 without beams. The embedded engine has one answer, so it is asked once. With a
-    ``seed`` the same candidates come again; another package's model gets ``seed``, ``seed + 1`` … for them.
+    A ``ChatLince`` samples the candidates in one batch and reads ``documents`` and ``language``. Any other chat
+    model is called ``n`` times, each run visible to the callbacks, and ``documents`` are only used to rank. A
+    model that would not sample (``temperature=0``, or a beam search, the default of some cards) samples at a
+    temperature of 0.7 without beams. The embedded engine always gives the same answer, so it is asked once. The
+    same ``seed`` gives the same candidates; another package's model gets ``seed``, ``seed + 1`` … for them.
 
-    The answer's ``response_metadata`` holds ``candidates``, in the order they were made, a dict each of ``text``,
-    ``rank_score`` (``None`` for one that was dropped) and ``guardrail_score`` (``None`` without a guardrail). Its
-    ``usage_metadata`` is the sum over the candidates; a callback that adds up usage by model finds the inner runs
-    under the model's own name and this sum under ``best-of-N/NAME``. There is nothing to stream before the
-    ranking, so a stream is one chunk.
+    The answer's ``response_metadata`` holds ``candidates``: a dict for each, in the order they were made, with
+    ``text``, ``rank_score`` (``None`` if the guardrail dropped it) and ``guardrail_score`` (``None`` without a
+    guardrail). Its ``usage_metadata`` is the sum over the candidates. A callback that adds up usage by model finds
+    the inner runs under the model's own name, and this sum under ``best-of-N/NAME``. Nothing can be streamed
+    before the ranking, so a stream is one chunk.
 
     Args:
         llm: The model that answers.
-        n: How many answers to choose from.
-        ranking: ``"grounding"``, the share of an answer's sentences that the documents support (of equals the one
-            with more citations, then the first); or a reward model, which scores (last human message, answer).
-        guardrail: What scores each answer first; those below the threshold are dropped. When it drops all of them
-            the answer is the abstention in the reader's language, ``response_metadata["abstained"]`` is true and
-            ``response_metadata["guardrail"]`` is ``"all candidates"``.
-        guardrail_threshold: The least score that passes; ``None`` takes the guardrail's ``boundary`` (of a
-            ``SequenceClassifier`` 0 for a logit, 0.5 for a probability), or 0. The demo of Aira's authors is
-            stricter with its logits: 5.
+        n: Number of candidates, at least 1.
+        ranking: ``"grounding"``: the share of an answer's sentences that the documents support; between equal
+            shares the answer with more citations wins, then the first. Or a reward model, which scores (last human
+            message, answer) pairs, more is better.
+        guardrail: Scores each candidate before the ranking; those below the threshold are dropped. If all are
+            dropped, the answer is the abstention in the reader's language, ``response_metadata["abstained"]`` is
+            true and ``response_metadata["guardrail"]`` is ``"all candidates"``.
+        guardrail_threshold: The lowest score that passes; ``None`` takes the guardrail's ``boundary`` (of a
+            ``SequenceClassifier`` 0 for a logit, 0.5 for a probability), or 0 if it has none. The demo of Aira's
+            authors is stricter with its logits: 5.
+
+    Raises:
+        ValidationError: A value is of the wrong type or out of range, or there is no such setting (pydantic's).
 
     Example:
-        >>> from lince_rag.engines.scorers.classifiers import SequenceClassifier
+        >>> from lince_rag import BestOf, ChatLince, SequenceClassifier
         >>> rewards = SequenceClassifier("nicholasKluge/RewardModelPT", segments=False)
         >>> guardrail = SequenceClassifier("nicholasKluge/ToxicityModelPT", segments=False)
         >>> best = BestOf(llm=ChatLince(model="org/chat-model"), n=4, ranking=rewards, guardrail=guardrail)
@@ -179,38 +131,8 @@ class BestOf(BaseChatModel):
             "guardrail_threshold": self.guardrail_threshold,
         }
 
-    # What a chain asks of a ChatLince; around another model these attributes are missing, as they are there.
-
-    @property
-    def _native(self) -> ChatLince:
-        if isinstance(self.llm, ChatLince):
-            return self.llm
-        raise AttributeError(f"{type(self.llm).__name__} has no native prompt format.")
-
-    @property
-    def context_window(self) -> int:
-        """Tokens of prompt and answer together."""
-        return self._native.context_window
-
-    @property
-    def answer_tokens(self) -> int:
-        """Tokens of answer at most."""
-        return self._native.answer_tokens
-
-    def count_prompt_tokens(self, messages: Sequence[BaseMessage], documents: Sequence[Document] = ()) -> int:
-        """Count the tokens of a whole prompt, as the model reads it.
-
-        Args:
-            messages: System, human and AI messages with text.
-            documents: What goes into the format's Contexto or Entrada.
-
-        Returns:
-            The number of tokens.
-        """
-        return self._native.count_prompt_tokens(messages, documents)
-
     def get_num_tokens(self, text: str) -> int:
-        """Count the tokens of a text the way the model does.
+        """Count the tokens of a text the way ``llm`` does.
 
         Args:
             text: Any text.
@@ -230,13 +152,13 @@ class BestOf(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         llm, calls = self._plan(documents, language, kwargs)
-        callbacks = _child(CallbackManager, run_manager)
+        callbacks = _inner_callbacks(CallbackManager, run_manager)
 
         def call(options: dict[str, Any]) -> LLMResult:
             return llm.generate([messages], stop, callbacks, tags=[HIDDEN], **options)
 
         if len(calls) == 1:
-            # In this thread, so that Ctrl-C ends it at once.
+            # In this thread, so that Ctrl-C stops it at once.
             return self._choose(_task(messages, documents, language), [call(calls[0])])
         with get_executor_for_config(None) as executor:
             results = list(executor.map(call, calls))
@@ -252,7 +174,7 @@ class BestOf(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         llm, calls = self._plan(documents, language, kwargs)
-        callbacks = _child(AsyncCallbackManager, run_manager)
+        callbacks = _inner_callbacks(AsyncCallbackManager, run_manager)
         results = await asyncio.gather(
             *(llm.agenerate([messages], stop, callbacks, tags=[HIDDEN], **options) for options in calls)
         )
@@ -264,29 +186,28 @@ class BestOf(BaseChatModel):
         self, documents: Sequence[Document], language: Language | None, options: dict[str, Any]
     ) -> tuple[BaseChatModel, list[dict[str, Any]]]:
         """Return the model to ask, and the keywords of each call."""
-        # A cache would give one answer n times, and tokens of a candidate are no tokens of the answer.
+        # A cache would give the same answer n times, and a candidate's tokens are not tokens of the answer.
         changes: dict[str, Any] = {"cache": False, "disable_streaming": True}
         if isinstance(self.llm, ChatLince):
             # The weights belong to the engine, which must outlive the copy.
             _ = self.llm.engine
-            copy = self.llm.model_copy(update={**changes, "n": _native_count(self.llm, self.n)})
+            # The embedded engine always gives the same answer.
+            count = 1 if self.llm.spec.engine == EXTRACTIVE else self.n
+            copy = self.llm.model_copy(update={**changes, "n": count})
             sampling = _native_sampling(copy, options)
             return copy, [{**options, **sampling, "documents": documents, "language": language}]
-        calls = [_sampling(self.llm, options, number) if self.n > 1 else {} for number in range(self.n)]
+        calls = [_other_sampling(self.llm, options, number) if self.n > 1 else {} for number in range(self.n)]
         return self.llm.model_copy(update=changes), [{**options, **call} for call in calls]
 
-    def _choose(self, task: Task, results: Sequence[LLMResult]) -> ChatResult:
-        """Drop, rank, and make the answer of the best candidate."""
+    def _choose(self, task: _Task, results: Sequence[LLMResult]) -> ChatResult:
+        """Drop and rank candidates, and make the best one the answer."""
         made = [found for result in results for found in result.generations[0]]
         candidates = [found for found in made if isinstance(found, ChatGeneration)]
         texts = [str(found.message.text) for found in candidates]
-        verdicts: Sequence[float | None] = [None] * len(texts)
-        passing = list(range(len(texts)))
-        if self.guardrail is not None:
-            verdicts, passing = guard(self.guardrail, self.guardrail_threshold, texts)
-        ranks = dict(zip(passing, rank(self.ranking, task, [texts[at] for at in passing]), strict=True))
+        verdicts, passing = self._guard(texts)
+        ranks = dict(zip(passing, self._rank(task, [texts[at] for at in passing]), strict=True))
         if ranks:
-            # The first of equals: max keeps it.
+            # Of equal candidates, max returns the first.
             answer = candidates[max(ranks, key=lambda at: ranks[at])].message
             metadata = dict(answer.response_metadata)
         else:
@@ -300,18 +221,38 @@ class BestOf(BaseChatModel):
         metadata["model_name"] = f"best-of-{self.n}/{inner}" if inner else f"best-of-{self.n}"
         spent = [usage for found in candidates if (usage := getattr(found.message, "usage_metadata", None))]
         changes = {"response_metadata": metadata, "usage_metadata": reduce(add_usage, spent) if spent else None}
-        # Without an id the message gets the one of this run, in place of the inner one's.
+        # Without an id the message gets the id of this run, instead of the inner run's.
         return ChatResult(generations=[ChatGeneration(message=answer.model_copy(update={**changes, "id": None}))])
 
+    def _guard(self, answers: list[str]) -> tuple[Sequence[float | None], list[int]]:
+        """Return the guardrail's scores, and the positions of the answers that pass."""
+        if self.guardrail is None:
+            return [None] * len(answers), list(range(len(answers)))
+        threshold = self.guardrail_threshold
+        lowest = getattr(self.guardrail, "boundary", 0.0) if threshold is None else threshold
+        scores = [float(score) for score in self.guardrail.score(answers)]
+        return scores, [at for at, score in enumerate(scores) if score >= lowest]
 
-def _task(messages: Sequence[BaseMessage], documents: Sequence[Document], language: Language | None) -> Task:
+    def _rank(self, task: _Task, answers: list[str]) -> list[tuple[float, int]]:
+        """Return the score of each answer, and what decides between equal scores; more is better."""
+        if not answers:
+            return []
+        if self.ranking != "grounding":
+            pairs = [(task.question, answer) for answer in answers]
+            return [(float(score), 0) for score in self.ranking.score(pairs)]
+        if not task.documents and len(answers) > 1:
+            logger.warning("There are no documents to rank %d answers by: the first one is taken.", len(answers))
+        return [_grounding(answer, task) for answer in answers]
+
+
+def _task(messages: Sequence[BaseMessage], documents: Sequence[Document], language: Language | None) -> _Task:
     human = [turn for turn in messages if isinstance(turn, HumanMessage)]
     question = str((human or messages)[-1].text)
-    return Task(question, documents, language or detect_language(question))
+    return _Task(question, documents, language or detect_language(question))
 
 
-def _child(kind: type[_Manager], run_manager: Any) -> _Manager | None:
-    """Make the callbacks of runs below this one: LangChain gives them to chains and tools, not to models."""
+def _inner_callbacks(kind: type[_Manager], run_manager: Any) -> _Manager | None:
+    """Make the callbacks of runs inside this one: LangChain gives them to chains and tools, not to models."""
     if run_manager is None:
         return None
     manager = kind(handlers=[], parent_run_id=run_manager.run_id)
@@ -321,13 +262,8 @@ def _child(kind: type[_Manager], run_manager: Any) -> _Manager | None:
     return manager
 
 
-def _native_count(llm: ChatLince, count: int) -> int:
-    """The embedded engine always says the same."""
-    return 1 if llm.spec.engine == EXTRACTIVE else count
-
-
 def _native_sampling(llm: ChatLince, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that make a native model sample, where its own do not."""
+    """Return the settings that make a native model sample, if its own do not."""
     if llm.n == 1:
         return {}
     values = {name: options.get(name, getattr(llm, name)) for name in CALL_SETTINGS}
@@ -337,11 +273,18 @@ def _native_sampling(llm: ChatLince, options: Mapping[str, Any]) -> dict[str, An
     return {"num_beams": 1, "temperature": search.get("temperature", SAMPLING_TEMPERATURE)}
 
 
-def _sampling(llm: BaseChatModel, options: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Return the settings that make call number so-and-so of another model differ from the others."""
+def _other_sampling(llm: BaseChatModel, options: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return the settings that make one call of another package's model differ from its other calls."""
     changes: dict[str, Any] = {}
     if options.get("temperature", getattr(llm, "temperature", None)) == 0:
         changes["temperature"] = SAMPLING_TEMPERATURE
     if (seed := options.get("seed", getattr(llm, "seed", None))) is not None:
         changes["seed"] = seed + number
     return changes
+
+
+def _grounding(answer: str, task: _Task) -> tuple[float, int]:
+    """Return the share of an answer's sentences that the documents support, and the number of citations."""
+    found = attribute(answer, task.documents, task.language)
+    cited, sentences = len(found.citations), len(found.citations) + len(found.unsupported)
+    return (cited / sentences if sentences else 0.0), cited

@@ -1,4 +1,4 @@
-"""The question of a chain: reading its input, and rewriting a follow-up so that it can be understood alone."""
+"""The question of a chain: its input, and the rewriting of a follow-up as a standalone question."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,20 +8,36 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import MessageLikeRepresentation, convert_to_messages
 from pydantic import BaseModel, ConfigDict
 
-from lince_rag.chain.grounding import slips_from
+from lince_rag.chain.grounding import is_in_other_language
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import DEFAULT_LANGUAGE, Language, detect_language
 from lince_rag.text.questions import function_words, names_its_subject, points_back, replaceable_patterns
 from lince_rag.text.wording import wording
 from lince_rag.text.words import words
 
+Rewriting = Literal["auto", "model", "rules", "off"]
+REWRITINGS: Final[tuple[Rewriting, ...]] = ("auto", "model", "rules", "off")
+
+# A follow-up with fewer content words is taken to be incomplete, unless it names its subject.
+MIN_CONTENT_WORDS: Final = 2
+
+# Tokens that a model may take to rewrite a question.
+REWRITING_TOKENS: Final = 96
+
+# Messages of the history that a model sees to rewrite a question: what it refers to is rarely further back.
+SHOWN_MESSAGES: Final = 6
+
+# A rewriting with more than this many times the words of both questions is not a question.
+MAX_LENGTH_RATIO: Final = 2
+
 
 class Conversation(BaseModel):
-    """The input of a chain where there is more than a question; a dict of the same keys is as good.
+    """A question and the messages before it: the input of a chain, also accepted as a dict with the same keys.
 
     Attributes:
-        question: The question.
-        history: The messages before it, in any form that LangChain takes them.
+        question: The question, not empty.
+        history: The earlier messages, oldest first, in any form that LangChain accepts: messages,
+            ``("human", "…")`` tuples, or dicts with ``role`` and ``content``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,36 +51,19 @@ RagInput = str | Mapping[str, Any] | Conversation
 
 @dataclass(frozen=True)
 class Request:
-    """One question on its way to the model.
-
-    Attributes:
-        question: The question.
-        language: The language to answer in.
-        history: The earlier messages.
-        standalone: The question made whole, where it follows others; else the question.
-        reminder: What the model is told after the question, where it has to be told twice.
-    """
+    """A question, the language to answer in, and the messages before it."""
 
     question: str
     language: Language
     history: list[BaseMessage]
+    # The question rewritten as a standalone one, if it is a follow-up; else the question.
     standalone: str
+    # What the model is told after the question when it is asked for the second time.
     reminder: str = ""
 
 
 def read_request(given: RagInput, language: Language | None) -> Request:
-    """Check the input of a chain and settle the language.
-
-    Args:
-        given: A question, or a dict with ``question`` and ``history``.
-        language: The language to answer in; ``None`` takes the question's.
-
-    Returns:
-        The request.
-
-    Raises:
-        ConfigurationError: There is no question, or there are keys that mean nothing here.
-    """
+    """Check the input of a chain; a ``language`` of ``None`` is taken from the question, then from the history."""
     if isinstance(given, str):
         given = {"question": given}
     elif isinstance(given, Conversation):
@@ -72,173 +71,91 @@ def read_request(given: RagInput, language: Language | None) -> Request:
     question = given.get("question")
     if not isinstance(question, str) or not question.strip():
         raise ConfigurationError(
-            f"{question!r} is not a question.", hint="Give a text, or a dict with 'question' and 'history'."
+            f"{question!r} is not a question.",
+            hint="Pass a text that is not empty, or a dict with 'question' and 'history'.",
         )
     if unknown := given.keys() - {"question", "history"}:
         raise ConfigurationError(
-            f"The input has unknown keys: {', '.join(sorted(unknown))}.", hint="It takes question and history."
+            f"The input has unknown keys: {', '.join(sorted(unknown))}.",
+            hint="The only keys are 'question' and 'history'.",
         )
     history = convert_to_messages(given.get("history") or [])
-    earlier = [str(turn.text) for turn in history if isinstance(turn, HumanMessage)]
-    default = detect_language(" ".join(earlier)) if earlier else DEFAULT_LANGUAGE
+    default = detect_language(" ".join(_earlier_questions(history)), DEFAULT_LANGUAGE)
     return Request(question, language or detect_language(question, default), history, question)
-
-
-Rewriting = Literal["auto", "model", "rules", "off"]
-REWRITINGS: Final[tuple[Rewriting, ...]] = ("auto", "model", "rules", "off")
-
-# A question of fewer content words, after others, is taken to be half of one, unless it names what it is about.
-WHOLE_QUESTION_WORDS: Final = 2
-
-# Tokens that a model may take to make a question whole.
-REWRITING_TOKENS: Final = 96
-
-# Turns that a model is shown to rewrite a question: what it points back to is rarely further away.
-SHOWN_TURNS: Final = 6
-
-# A rewritten question of more than so many times the words of both questions is no question any more.
-LONGEST_REWRITING: Final = 2
 
 
 @dataclass(frozen=True)
 class Rewriter:
-    """Makes follow-up questions whole.
-
-    Attributes:
-        by: ``"model"``, ``"rules"`` or ``"off"``; ``"auto"`` is the model, unless it only quotes.
-        quotes: Whether the model only quotes.
-    """
+    """Rewrites follow-up questions as standalone ones; ``"auto"`` means the model, or rules if it only quotes."""
 
     by: Rewriting
     quotes: bool
 
     def prompt(self, request: Request) -> list[BaseMessage] | None:
-        """Write what to ask the model.
-
-        Args:
-            request: The question.
-
-        Returns:
-            The messages; ``None`` where it is not for the model to do.
-        """
+        """Return the messages that ask the model for the rewriting; ``None`` if the model is not needed."""
+        question, history, language = request.question, request.history, request.language
         by_model = self.by == "model" or (self.by == "auto" and not self.quotes)
-        if not by_model or not needs_rewriting(request.question, request.history, request.language):
+        if not by_model or not needs_rewriting(question, history, language):
             return None
-        return rewriting_prompt(request.question, request.history, request.language)
+        # The history is shown as content: as turns, a model would continue them.
+        turns = [
+            f"{wording('question' if isinstance(turn, HumanMessage) else 'answer', language)}: {turn.text}"
+            for turn in history[-SHOWN_MESSAGES:]
+        ]
+        asked = f"{wording('question', language)}: {question}"
+        return [SystemMessage(wording("rewrite", language)), HumanMessage("\n".join([*turns, asked]))]
 
     def rewrite(self, request: Request, reply: BaseMessage | None) -> Request:
-        """Make the question whole.
-
-        Args:
-            request: The question.
-            reply: What the model said to ``prompt``, if it was asked.
-
-        Returns:
-            The request with its ``standalone`` question.
-        """
+        """Fill in the standalone question; ``reply`` is the model's answer to ``prompt``, if it was asked."""
         if self.by == "off":
             return request
         asked = (request.question, request.history, request.language)
-        whole = rewrite_by_rules(*asked) if reply is None else accept_rewriting(str(reply.text), *asked)
-        return replace(request, standalone=whole)
-
-
-def asked_before(history: Sequence[BaseMessage]) -> list[str]:
-    """Return the questions of a conversation.
-
-    Args:
-        history: The messages so far.
-
-    Returns:
-        The texts of the human ones, oldest first.
-    """
-    return [text for turn in history if isinstance(turn, HumanMessage) and (text := str(turn.text).strip())]
+        standalone = rewrite_by_rules(*asked) if reply is None else accept_rewriting(str(reply.text), *asked)
+        return replace(request, standalone=standalone)
 
 
 def needs_rewriting(question: str, history: Sequence[BaseMessage], language: Language) -> bool:
-    """Tell whether a question can only be understood after the ones before it.
-
-    Args:
-        question: The question.
-        history: The messages so far.
-        language: The question's language.
-
-    Returns:
-        Whether there are earlier questions and it points back, or is very short and names nothing.
-    """
-    if not asked_before(history):
-        return False
-    return _is_half(question, language)
+    """Return whether a question follows others and points back to them, or is very short and names no subject."""
+    return bool(_earlier_questions(history)) and _is_incomplete(question, language)
 
 
 def rewrite_by_rules(question: str, history: Sequence[BaseMessage], language: Language) -> str:
-    """Make a follow-up question whole without a model.
+    """Rewrite a follow-up without a model; return any other question as it is.
 
-    Where it names only the like of something in the question before (a year, a month, an ordinal, a name), that
-    is put in its place: "¿Cuántos habitantes tenía Burgos en 2010?", "¿Y en 2020?" → "¿Cuántos habitantes tenía
-    Burgos en 2020?". Otherwise what the question before was about is added to it, in brackets.
-
-    Args:
-        question: The question.
-        history: The messages so far.
-        language: The question's language.
-
-    Returns:
-        The whole question; the question as it is where it does not follow another.
+    If it names something of the same kind as the question before (a year, a month, an ordinal, a name), that
+    replaces the old one: "¿Cuántos habitantes tenía Burgos en 2010?", "¿Y en 2020?" → "¿Cuántos habitantes tenía
+    Burgos en 2020?". Otherwise the subject of the question before is added in brackets.
     """
     if not needs_rewriting(question, history, language):
         return question
     previous = ""
-    for earlier in asked_before(history):
-        previous = _join(earlier, previous, language) if previous and _is_half(earlier, language) else earlier
-    return _join(question, previous, language)
-
-
-def rewriting_prompt(question: str, history: Sequence[BaseMessage], language: Language) -> list[BaseMessage]:
-    """Write the messages that ask a model to make a question whole.
-
-    Args:
-        question: The question.
-        history: The messages so far.
-        language: The question's language.
-
-    Returns:
-        The instruction, and the last turns with the question as one human message: content, not turns to go on
-        with.
-    """
-    turns = [
-        f"{wording('question' if isinstance(turn, HumanMessage) else 'answer', language)}: {turn.text}"
-        for turn in history[-SHOWN_TURNS:]
-    ]
-    asked = f"{wording('question', language)}: {question}"
-    return [SystemMessage(wording("rewrite", language)), HumanMessage("\n".join([*turns, asked]))]
+    for earlier in _earlier_questions(history):
+        incomplete = bool(previous) and _is_incomplete(earlier, language)
+        previous = _combine(earlier, previous, language) if incomplete else earlier
+    return _combine(question, previous, language)
 
 
 def accept_rewriting(reply: str, question: str, history: Sequence[BaseMessage], language: Language) -> str:
-    """Take a model's rewriting if it is one, else that of the rules.
+    """Return the first line of a model's reply, or the rewriting by rules if that line is not usable.
 
-    Args:
-        reply: What the model said.
-        question: The question.
-        history: The messages so far.
-        language: The question's language.
-
-    Returns:
-        The first line of the reply, unless it is empty, in another language, or longer than both questions
-        together could be.
+    It is not usable if it is empty, in another language, or too long for a rewriting of the last two questions.
     """
     line = reply.strip().partition("\n")[0].strip()
     line = line.removeprefix(f"{wording('question', language)}:").strip()
-    longest = LONGEST_REWRITING * len(" ".join([question, *asked_before(history)[-1:]]).split())
-    if not line or len(line.split()) > longest or slips_from(language, line, ()):
+    longest = MAX_LENGTH_RATIO * len(" ".join([question, *_earlier_questions(history)[-1:]]).split())
+    if not line or len(line.split()) > longest or is_in_other_language(language, line, ()):
         return rewrite_by_rules(question, history, language)
     return line
 
 
-def _is_half(question: str, language: Language) -> bool:
+def _earlier_questions(history: Sequence[BaseMessage]) -> list[str]:
+    return [text for turn in history if isinstance(turn, HumanMessage) and (text := str(turn.text).strip())]
+
+
+def _is_incomplete(question: str, language: Language) -> bool:
     if points_back(question, language):
         return True
-    short = len(_content_words(question, language)) < WHOLE_QUESTION_WORDS
+    short = len(_content_words(question, language)) < MIN_CONTENT_WORDS
     return short and not names_its_subject(question, language)
 
 
@@ -247,19 +164,18 @@ def _content_words(question: str, language: Language) -> list[str]:
     return [word.folded for word in words(question, language) if word.folded not in ignored]
 
 
-def _join(question: str, previous: str, language: Language) -> str:
-    """Put a follow-up and the whole question before it together."""
-    new = question
-    whole = previous
+def _combine(question: str, previous: str, language: Language) -> str:
+    """Combine a follow-up with the standalone question before it."""
+    rest, combined = question, previous
     for pattern in replaceable_patterns():
-        ours, theirs = pattern.search(new), pattern.search(whole)
-        if ours and theirs and ours.group().casefold() != theirs.group().casefold():
-            whole = whole[: theirs.start()] + ours.group() + whole[theirs.end() :]
-            new = new[: ours.start()] + new[ours.end() :]
-    replaced = new != question
-    if replaced and not set(_content_words(new, language)) - set(_content_words(previous, language)):
-        return whole
+        new, old = pattern.search(rest), pattern.search(combined)
+        if new and old and new.group().casefold() != old.group().casefold():
+            combined = combined[: old.start()] + new.group() + combined[old.end() :]
+            rest = rest[: new.start()] + rest[new.end() :]
+    replaced = rest != question
+    if replaced and not set(_content_words(rest, language)) - set(_content_words(previous, language)):
+        return combined
     said = {word.folded for word in words(question, language)} | set(function_words(language))
-    carried = [word for word in words(whole, language) if word.folded not in said]
-    about = " ".join(whole[word.start : word.end] for word in carried)
-    return f"{question} ({about})" if about else question
+    carried = [word for word in words(combined, language) if word.folded not in said]
+    subject = " ".join(combined[word.start : word.end] for word in carried)
+    return f"{question} ({subject})" if subject else question

@@ -12,7 +12,7 @@ from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 
 from lince_rag.chain.answer import Answer
-from lince_rag.chain.bindings import AnyModel, check_model, innermost, is_settled, settle, unwrap
+from lince_rag.chain.bindings import AnyModel, check_model, inner_runnables, is_resolved, resolve_model, unwrap
 from lince_rag.chain.flow import ChainSettings, Conclusion, Steps, advance
 from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.packing import Prepared
@@ -22,13 +22,16 @@ from lince_rag.text.language import Language
 
 
 class RagChain(Runnable[RagInput, Any]):
-    """Made by ``create_rag_chain``, which says what it takes and gives."""
+    """Answers questions from documents; ``create_rag_chain`` creates it and explains its parts.
+
+    Its input is a question (``str``), or a ``Conversation`` or a dict with its keys: ``question`` and ``history``.
+    """
 
     def __init__(self, llm: AnyModel, retriever: RetrieverLike, settings: ChainSettings) -> None:
         self.llm = llm
         self.retriever = retriever
         self.settings = settings
-        self._is_settled = is_settled(llm)
+        self._is_resolved = is_resolved(llm)
         self._steps = Steps(unwrap(llm), settings)
 
     def __repr__(self) -> str:
@@ -36,25 +39,25 @@ class RagChain(Runnable[RagInput, Any]):
 
     @property
     def InputType(self) -> Any:  # noqa: N802 - LangChain's name.
-        """A question, or a dict with it and what was said before."""
+        """A question, or a ``Conversation`` or a dict with its keys."""
         return str | Conversation
 
     @property
     def OutputType(self) -> type[Answer]:  # noqa: N802 - LangChain's name.
-        """What ``invoke`` gives, and a stream gives last."""
+        """What ``invoke`` returns and what a stream yields last."""
         return Answer
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """What of the model and of the retriever can be configured."""
+        """What can be configured of the model and of the retriever."""
         return get_unique_config_specs([*self.llm.config_specs, *self.retriever.config_specs])
 
     def get_graph(self, config: RunnableConfig | None = None) -> Graph:
-        """Draw retriever and model, with their fallbacks, between the question and the answer."""
+        """Return the graph from the question to the answer: retriever and model, each with its fallbacks."""
         graph, config = Graph(), ensure_config(config)
         question, answer = map(graph.add_node, (self.get_input_schema(config), self.get_output_schema(config)))
-        models = [graph.add_node(each) for each in innermost(self.llm, config)]
-        for retriever in [graph.add_node(each) for each in innermost(self.retriever, config)]:
+        models = [graph.add_node(each) for each in inner_runnables(self.llm, config)]
+        for retriever in [graph.add_node(each) for each in inner_runnables(self.retriever, config)]:
             graph.add_edge(question, retriever)
             graph.add_edge(retriever, answer, "abstains", conditional=True)
             for model in models:
@@ -64,15 +67,29 @@ class RagChain(Runnable[RagInput, Any]):
         return graph
 
     def invoke(self, input: RagInput, config: RunnableConfig | None = None, **kwargs: Any) -> Answer:  # noqa: A002
-        """Answer a question."""
-        if not self._is_settled:
-            return cast(Answer, self._settled(config).invoke(input, config, **kwargs))
+        """Answer a question.
+
+        Args:
+            input: A question, a ``Conversation``, or a dict with ``question`` and ``history``.
+            config: LangChain's configuration of the run: callbacks, tags, ``configurable`` values.
+            **kwargs: None are accepted; the parameter is LangChain's.
+
+        Returns:
+            The answer, with its citations.
+
+        Raises:
+            ConfigurationError: The input has no question, or it has unknown keys.
+            ContextWindowError: The question does not fit into the model's window, even without history and chunks.
+            EngineError: The model cannot be loaded, or cannot generate.
+        """
+        if not self._is_resolved:
+            return cast(Answer, self._resolved(config).invoke(input, config, **kwargs))
         return cast(Answer, self._call_with_config(self._invoke, input, config, **kwargs))
 
     async def ainvoke(self, input: RagInput, config: RunnableConfig | None = None, **kwargs: Any) -> Answer:  # noqa: A002
-        """Answer a question."""
-        if not self._is_settled:
-            return cast(Answer, await self._settled(config).ainvoke(input, config, **kwargs))
+        """Answer a question asynchronously; arguments, result and errors are those of ``invoke``."""
+        if not self._is_resolved:
+            return cast(Answer, await self._resolved(config).ainvoke(input, config, **kwargs))
         return cast(Answer, await self._acall_with_config(self._ainvoke, input, config, **kwargs))
 
     def stream(
@@ -81,11 +98,20 @@ class RagChain(Runnable[RagInput, Any]):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Iterator[str | Answer]:
-        """Yield the text of the answer as it is made, then the ``Answer``."""
-        if self._is_settled:
+        """Stream an answer; arguments and errors are those of ``invoke``.
+
+        The first eight words are held back until their language is known, unless the model only quotes. With
+        ``on_unsupported`` other than ``"flag"``, the text of a model that writes comes in one piece, after the
+        check.
+
+        Yields:
+            Pieces of the answer's text and, last, the ``Answer``. Its ``text`` differs from the pieces if the
+            chain corrected text that had gone out already: see ``Answer.corrections``.
+        """
+        if self._is_resolved:
             yield from self._transform_stream_with_config(iter([input]), self._stream_steps, config, **kwargs)
         else:
-            yield from self._settled(config).stream(input, config, **kwargs)
+            yield from self._resolved(config).stream(input, config, **kwargs)
 
     async def astream(
         self,
@@ -93,21 +119,21 @@ class RagChain(Runnable[RagInput, Any]):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[str | Answer]:
-        """Yield the text of the answer as it is made, then the ``Answer``."""
+        """Stream an answer asynchronously; arguments, pieces and errors are those of ``stream``."""
 
         async def inputs() -> AsyncIterator[RagInput]:
             yield input
 
-        if self._is_settled:
+        if self._is_resolved:
             steps = self._atransform_stream_with_config(inputs(), self._astream_steps, config, **kwargs)
         else:
-            steps = self._settled(config).astream(input, config, **kwargs)
+            steps = self._resolved(config).astream(input, config, **kwargs)
         async for step in steps:
             yield step
 
     def _invoke(self, given: RagInput, run_manager: Any, config: RunnableConfig) -> Answer:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = self._whole(read_request(given, self.settings.language), child)
+        request = self._rewrite(read_request(given, self.settings.language), child)
         documents = self.retriever.invoke(request.standalone, child)
         if (refusal := self._steps.refuse(request, documents)) is not None:
             return refusal
@@ -117,7 +143,7 @@ class RagChain(Runnable[RagInput, Any]):
 
     async def _ainvoke(self, given: RagInput, run_manager: Any, config: RunnableConfig) -> Answer:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = await self._awhole(read_request(given, self.settings.language), child)
+        request = await self._arewrite(read_request(given, self.settings.language), child)
         documents = await self.retriever.ainvoke(request.standalone, child)
         if (refusal := self._steps.refuse(request, documents)) is not None:
             return refusal
@@ -129,59 +155,62 @@ class RagChain(Runnable[RagInput, Any]):
         self, inputs: Iterator[RagInput], run_manager: Any, config: RunnableConfig
     ) -> Iterator[str | Answer]:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = self._whole(read_request(next(inputs), self.settings.language), child)
+        request = self._rewrite(read_request(next(inputs), self.settings.language), child)
         documents = self.retriever.invoke(request.standalone, child)
         if (refusal := self._steps.refuse(request, documents)) is not None:
             yield from (refusal.text, refusal)
             return
         prepared = self._steps.prepare(request, documents)
-        outgoing = self._steps.outgoing(request, prepared)
+        stream = self._steps.answer_stream(request, prepared)
         for chunk in self.llm.stream(prepared.messages, child, **prepared.options):
-            if text := outgoing.take(cast(BaseMessageChunk, chunk)):
+            if text := stream.take(cast(BaseMessageChunk, chunk)):
                 yield text
-            if outgoing.slipped:
+            if stream.switched_language:
                 break
-        answer = self._finish(self._steps.conclude(request, prepared, documents, outgoing.reply), child)
-        yield from outgoing.finish(answer)
+        answer = self._finish(self._steps.conclude(request, prepared, documents, stream.reply), child)
+        yield from stream.finish(answer)
 
     async def _astream_steps(
         self, inputs: AsyncIterator[RagInput], run_manager: Any, config: RunnableConfig
     ) -> AsyncIterator[str | Answer]:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = await self._awhole(read_request(await anext(inputs), self.settings.language), child)
+        request = await self._arewrite(read_request(await anext(inputs), self.settings.language), child)
         documents = await self.retriever.ainvoke(request.standalone, child)
         if (refusal := self._steps.refuse(request, documents)) is not None:
             yield refusal.text
             yield refusal
             return
         prepared = self._steps.prepare(request, documents)
-        outgoing = self._steps.outgoing(request, prepared)
+        stream = self._steps.answer_stream(request, prepared)
         async for chunk in self.llm.astream(prepared.messages, child, **prepared.options):
-            if text := outgoing.take(cast(BaseMessageChunk, chunk)):
+            if text := stream.take(cast(BaseMessageChunk, chunk)):
                 yield text
-            if outgoing.slipped:
+            if stream.switched_language:
                 break
-        answer = await self._afinish(self._steps.conclude(request, prepared, documents, outgoing.reply), child)
-        for step in outgoing.finish(answer):
+        answer = await self._afinish(self._steps.conclude(request, prepared, documents, stream.reply), child)
+        for step in stream.finish(answer):
             yield step
 
-    def _whole(self, request: Request, config: RunnableConfig) -> Request:
-        """Make a follow-up question whole."""
-        asked = self._steps.ask_to_rewrite(request)
-        reply = self.llm.invoke(asked[0], config, **asked[1]) if asked else None
-        return self._steps.rewrite(request, reply)
+    def _rewrite(self, request: Request, config: RunnableConfig) -> Request:
+        call = self._steps.rewriting_call(request)
+        reply = self.llm.invoke(call[0], config, **call[1]) if call else None
+        return self._steps.rewriter.rewrite(request, reply)
 
-    async def _awhole(self, request: Request, config: RunnableConfig) -> Request:
-        asked = self._steps.ask_to_rewrite(request)
-        reply = await self.llm.ainvoke(asked[0], config, **asked[1]) if asked else None
-        return self._steps.rewrite(request, reply)
+    async def _arewrite(self, request: Request, config: RunnableConfig) -> Request:
+        call = self._steps.rewriting_call(request)
+        reply = await self.llm.ainvoke(call[0], config, **call[1]) if call else None
+        return self._steps.rewriter.rewrite(request, reply)
 
-    def _settled(self, config: RunnableConfig | None) -> Runnable[RagInput, Any]:
-        """The chain over the model that is meant by a configuration, with its fallbacks."""
-        return settle(self.llm, ensure_config(config), lambda llm: RagChain(llm, self.retriever, self.settings))
+    def _resolved(self, config: RunnableConfig | None) -> Runnable[RagInput, Any]:
+        """Return the chain over the model that ``config`` chooses, with a chain for each of its fallbacks."""
+
+        def make(llm: AnyModel) -> RagChain:
+            return RagChain(llm, self.retriever, self.settings)
+
+        return resolve_model(self.llm, ensure_config(config), make)
 
     def _finish(self, conclusion: Conclusion, config: RunnableConfig) -> Answer:
-        """Turn the model's reply into the answer, asking the model again where that is wanted."""
+        """Run the conclusion, asking the model again if it wants to."""
         step = advance(conclusion, None)
         while isinstance(step, Prepared):
             step = advance(conclusion, self.llm.invoke(step.messages, config, **step.options))
@@ -204,42 +233,63 @@ def create_rag_chain(
     minimum_confidence: float = EVEN_CONFIDENCE,
     rewriting: Rewriting = "auto",
 ) -> RagChain:
-    """Make the chain that answers questions about the documents behind a retriever.
+    """Create the chain that answers questions from documents, with citations.
 
-    The question's language decides the language of the instructions and of the abstention. The chunks are
-    packed into the model's window; the answer is attributed to them sentence by sentence. An answer in another
-    language than the question's is asked for once more, and then replaced with a quotation.
+    For each question the chain:
+
+    1. rewrites a follow-up question as a standalone one, with the help of the conversation (``rewriting``);
+    2. retrieves chunks with the standalone question;
+    3. abstains, without asking the model, if they are unlikely to hold the answer (``minimum_confidence``);
+    4. packs the history and the chunks into the model's window (``max_context_tokens``). What does not fit is left
+       out and listed in the ``Answer``;
+    5. asks the model, with instructions in the language of the question;
+    6. checks the language of the answer. If it is not the question's, the chain asks once more, with a reminder,
+       and then quotes the documents instead;
+    7. looks for a citation for every sentence of the answer, and treats unsupported sentences as
+       ``on_unsupported`` says.
 
     Args:
-        llm: A ``ChatLince``, which gets the chunks in its native Contexto or Entrada, or any other LangChain
-            chat model, which gets them in the human message. What ``bind``, ``with_retry``, ``with_fallbacks``,
-            ``configurable_fields`` and the like make of one is as good.
-        retriever: What finds the chunks: a ``HybridRetriever`` or any other.
-        language: Answer in this language whatever the question's.
-        max_context_tokens: Tokens that the chunks may take; ``None`` takes what the window leaves
-            (for other models 1,500).
-        on_unsupported: What to do with an answer of which some sentence is in no document: ``"flag"`` it
-            (``Answer.unsupported``), ``"drop"`` those sentences, or ``"extract"`` an answer from the documents,
-            word for word, in its place. The last two stream an answer in one piece, after the check.
-        minimum_confidence: Below this ``Answer.confidence`` (0 to 1) the chain abstains without asking the model;
-            0 never does. A ``HybridRetriever`` calibrates the support so that 0.5 separates questions that the
-            documents answer from those that they do not; other retrievers do not measure it.
-        rewriting: How a follow-up question ("¿Y en 2020?") is made whole before it is searched for: by the
-            ``"model"``, by ``"rules"`` that carry over what the question before was about, ``"auto"`` by the model
-            where there is one and by rules on the embedded default, or ``"off"``.
+        llm: A ``ChatLince``, which reads the chunks where its native prompt format has them (Contexto or Entrada);
+            or any other LangChain chat model, which reads them in the human message. The Runnables that ``bind``,
+            ``with_retry``, ``with_fallbacks``, ``configurable_fields`` and ``configurable_alternatives`` make of a
+            chat model are accepted too.
+        retriever: The ``HybridRetriever`` of ``Index.as_retriever``, or any other LangChain retriever. Citations
+            need ``source`` and ``start`` (the chunk's character offset in the document) in the chunks' metadata.
+        language: Language of instructions, answers and abstentions: ``"es"``, ``"pt"`` or ``"en"``. ``None`` takes
+            the question's; if the question is too short to tell, the history's, and then Spanish.
+        max_context_tokens: Maximum number of tokens that the chunks take in the prompt. ``None`` takes all that
+            the window leaves; for models other than ``ChatLince``, whose window is not known, about 1,500.
+        on_unsupported: What to do with sentences of the answer that are in no document: ``"flag"`` lists them in
+            ``Answer.unsupported``, ``"drop"`` removes them, and ``"extract"`` replaces the whole answer with
+            sentences quoted from the documents. With the last two, a model that writes its answers streams them in
+            one piece, after the check.
+        minimum_confidence: The chain abstains if the chance that the retrieved chunks hold the answer
+            (``Answer.confidence``, 0 to 1) is lower; 0 always asks the model. A ``HybridRetriever`` calibrates it:
+            at 0.5, it is as likely that the chunks hold the answer as that they do not. Other retrievers do not
+            measure it: then the chain abstains only if nothing is retrieved.
+        rewriting: How to rewrite a follow-up question ("¿Y en 2020?"): ``"model"`` asks the model; ``"rules"``
+            takes what is missing from the question before, without a model; ``"auto"`` is the model, or rules for
+            the embedded default, which only quotes; ``"off"`` searches for the question as it is.
 
     Returns:
-        A Runnable from a question, or ``{"question": …, "history": [messages]}``, to an ``Answer``. Its
-        ``stream`` yields pieces of text and last the ``Answer``.
+        A LangChain Runnable. Its input is a question, or a dict with ``question`` and ``history``, the earlier
+        messages. ``invoke`` and ``ainvoke`` return an ``Answer``; ``stream`` and ``astream`` yield pieces of its
+        text as they are generated and, last, the ``Answer``.
 
     Raises:
-        ConfigurationError: ``language`` is not one of es, pt and en, or another value is out of its range.
-        UnknownModelError: The ``ChatLince`` names no model.
+        ConfigurationError: A setting is out of its range.
+        UnknownModelError: The ``ChatLince`` names no known model.
+        EngineError: No engine can run the ``ChatLince``.
 
     Example:
-        >>> chain = create_rag_chain(ChatLince(), index.as_retriever(k=5))
-        >>> answer = chain.invoke("¿Cuándo vence el contrato?")
-        >>> answer.text, answer.citations[0].source
+        >>> from lince_rag import ChatLince, Index, create_rag_chain
+        >>> with Index.open("contracts") as index:
+        ...     index.ingest("~/Documents/contracts")
+        ...     chain = create_rag_chain(ChatLince(), index.as_retriever(k=5))
+        ...     answer = chain.invoke("¿Cuándo vence el contrato?")
+        >>> print(answer.text)
+        >>> for citation in answer.citations:
+        ...     print(citation.source, citation.page, citation.quote)
     """
     settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_confidence, rewriting)
     check_model(llm)

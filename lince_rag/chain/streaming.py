@@ -1,4 +1,4 @@
-"""The text of an answer on its way out: held back while it may still be taken back."""
+"""The text of an answer while it is streamed: held back as long as it may still be replaced."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -8,60 +8,47 @@ from langchain_core.messages import AIMessage, BaseMessage, BaseMessageChunk
 from langchain_core.runnables.utils import add
 
 from lince_rag.chain.answer import Answer
-from lince_rag.chain.grounding import OnUnsupported, slips_from
+from lince_rag.chain.grounding import OnUnsupported, is_in_other_language
 from lince_rag.text.language import Language
 
 # Words of an answer that are held back until their language is known.
 HELD_BACK_WORDS: Final = 8
 
 
-class OutgoingText:
-    """Passes on the pieces of an answer.
+class AnswerStream:
+    """Decides which pieces of a streamed answer can go out.
 
-    Its first words wait until their language is known, unless the model only quotes. Where unsupported sentences
-    are to be dropped or replaced, all of it waits.
-
-    Args:
-        language: The language that the answer should be in.
-        documents: The chunks in the prompt.
-        on_unsupported: What happens to unsupported sentences.
-        quotes: Whether the model only quotes the documents.
+    The first words wait until their language is known, unless the model only quotes. All of the answer waits if
+    unsupported sentences are to be dropped or replaced.
     """
 
     def __init__(
         self, language: Language, documents: Sequence[Document], on_unsupported: OnUnsupported, *, quotes: bool
     ) -> None:
-        self.slipped = False
+        # True once the model has switched language: nothing more goes out.
+        self.switched_language = False
         self._language = language
         self._documents = documents
         self._hold_all = on_unsupported != "flag" and not quotes
         self._words = 0 if quotes else HELD_BACK_WORDS
         self._chunks: list[BaseMessageChunk] = []
         self._held = ""
-        self._given = ""
+        self._sent = False
 
     def take(self, chunk: BaseMessageChunk) -> str:
-        """Take a piece of the model's.
-
-        Args:
-            chunk: The piece.
-
-        Returns:
-            What may be passed on now. Nothing may once ``slipped`` is set: the model speaks another language.
-        """
+        """Take a chunk from the model and return the text that can go out now."""
         self._chunks.append(chunk)
         text = str(chunk.text)
-        if self._given:
-            self._given += text
+        if self._sent:
             return text
         self._held += text
         if self._hold_all or len(self._held.split()) <= self._words:
             return ""
-        self.slipped = slips_from(self._language, self._held, self._documents)
-        if self.slipped:
+        self.switched_language = is_in_other_language(self._language, self._held, self._documents)
+        if self.switched_language:
             return ""
-        self._given, self._held = self._held, ""
-        return self._given
+        self._sent = True
+        return self._held
 
     @property
     def reply(self) -> BaseMessage:
@@ -69,15 +56,10 @@ class OutgoingText:
         return add(self._chunks) or AIMessage("")
 
     def finish(self, answer: Answer) -> Iterator[str | Answer]:
-        """Pass on what was held back, and the answer.
+        """Yield the answer's text, unless text has gone out already, and then the answer.
 
-        Args:
-            answer: The answer as it has come out.
-
-        Yields:
-            Its text, unless it has gone out already, and the answer. Text that went out and was corrected
-            afterwards is not taken back; ``answer.corrections`` tells.
+        Text that has gone out and was corrected afterwards is not taken back: see ``answer.corrections``.
         """
-        if not self._given and answer.text:
+        if not self._sent and answer.text:
             yield answer.text
         yield answer

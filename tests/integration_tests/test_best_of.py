@@ -17,11 +17,13 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import RunnableLambda
 from pydantic import ValidationError
 
 from lince_rag import Answer, BestOf, ChatLince, Index, create_rag_chain
 from lince_rag.chain.best_of import TextScorer
 from lince_rag.chain.grounding import attribute
+from lince_rag.chain.packing import native_model
 from lince_rag.engines.scorers.classifiers import SequenceClassifier
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES
@@ -209,16 +211,36 @@ def test_the_embedded_engine_is_asked_once() -> None:
     assert "guardrail" not in nothing.response_metadata
 
 
-def test_a_chain_finds_the_native_models_measures() -> None:
-    llm = chat()
+def test_a_chain_finds_the_native_model() -> None:
+    llm, other = chat(), fake("a")
     best = BestOf(llm=llm)
-    assert (best.context_window, best.answer_tokens) == (llm.context_window, llm.answer_tokens)
+    for native in (llm, best, llm.bind(seed=1), best.with_retry()):
+        assert native_model(native) is llm
+    for foreign in (other, BestOf(llm=other), other.bind(seed=1)):
+        assert native_model(foreign) is None
     assert best.get_num_tokens(QUESTION) == llm.get_num_tokens(QUESTION)
-    messages = [HumanMessage(QUESTION)]
-    assert best.count_prompt_tokens(messages, DOCUMENTS) == llm.count_prompt_tokens(messages, DOCUMENTS)
-    other = BestOf(llm=fake("a"))
-    assert not hasattr(other, "context_window")
-    assert not hasattr(other, "answer_tokens")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_chain_packs_for_the_native_model(native: bool) -> None:
+    llm = chat() if native else fake("a", "b")
+    documents = [Document("O contrato de aluguel vence em maio. " * 300, metadata={"source": "longo.txt"})]
+    calls = []
+
+    class Noting(BestOf):
+        def _generate(self, messages: Any, *args: Any, **kwargs: Any) -> ChatResult:
+            calls.append((messages, kwargs))
+            return super()._generate(messages, *args, **kwargs)
+
+    answer = create_rag_chain(Noting(llm=llm, n=2), RunnableLambda(lambda _: documents)).invoke(QUESTION)
+    ((messages, options),) = calls
+    assert options == {"documents": answer.documents, "language": "pt", "stop": None}
+    assert answer.shortened == documents
+    if native:
+        prompt = llm.count_prompt_tokens(messages, answer.documents)
+        assert llm.context_window - llm.answer_tokens - 50 < prompt <= llm.context_window - llm.answer_tokens
+    else:
+        assert answer.documents[0].page_content in messages[-1].text
 
 
 def test_a_cache_does_not_make_the_candidates_one(rewards: SequenceClassifier) -> None:
@@ -271,8 +293,8 @@ def test_documents_rank_and_do_not_reach_other_models() -> None:
     # Of the three that are supported whole, those with two sentences have more citations, and one comes first.
     made = candidate_texts(reply)
     assert reply.text == min(REPLIES[3:], key=made.index)
-    citations, grounded = attribute(reply.text, DOCUMENTS, "pt")
-    assert (len(citations), grounded) == (2, True)
+    found = attribute(reply.text, DOCUMENTS, "pt")
+    assert (len(found.citations), found.grounded) == (2, True)
 
 
 @pytest.mark.parametrize("replies", [["foo", "bar", "baz"], ["", "", ""]])

@@ -132,8 +132,9 @@ def test_a_sentence_of_the_second_page_is_cited_from_a_chunk_that_began_on_the_f
     start = document.page_content.index(second)
     assert chunk.metadata["page"] == 1
     assert chunk.metadata["page_starts"] == [[start, 2]]
-    citations, supported = attribute(f"{SENTENCE} {second}", [chunk], "es")
-    assert supported
+    found = attribute(f"{SENTENCE} {second}", [chunk], "es")
+    citations = found.citations
+    assert found.grounded
     assert [(citation.quote, citation.page) for citation in citations] == [(SENTENCE.strip(), 1), (second, 2)]
     assert citations[1].start == start
 

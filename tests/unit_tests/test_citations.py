@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from lince_rag.chain.grounding import attribute
+from lince_rag.chain.grounding import Attribution, attribute
 
 SOURCE = "Acta de la junta.\n\nEl ascensor costará 46.900 euros. " + (
     "La obra empieza el 3 de marzo de 2026 y la dirige Ana Ruiz."
@@ -19,9 +19,9 @@ WHOLE = chunk(19, len(SOURCE))
 
 
 def test_verbatim_sentence_has_exact_offsets() -> None:
-    citations, grounded = attribute("El ascensor costará 46.900 euros.", [WHOLE], "es")
-    (citation,) = citations
-    assert grounded
+    found = attribute("El ascensor costará 46.900 euros.", [WHOLE], "es")
+    (citation,) = found.citations
+    assert found.grounded
     assert SOURCE[citation.start : citation.end] == citation.quote == "El ascensor costará 46.900 euros."
     assert (citation.answer_start, citation.answer_end) == (0, 33)
     assert (citation.source, citation.title, citation.page) == ("acta.txt", "Acta", None)
@@ -29,17 +29,17 @@ def test_verbatim_sentence_has_exact_offsets() -> None:
 
 def test_white_space_may_differ() -> None:
     document = Document("El ascensor\n  costará mucho.", metadata={"source": "s", "start": 5})
-    (citation,), grounded = attribute("El ascensor costará mucho.", [document], "es")
-    assert grounded
+    found = attribute("El ascensor costará mucho.", [document], "es")
+    assert found.grounded
+    (citation,) = found.citations
     assert citation.quote == "El ascensor\n  costará mucho."
     assert (citation.start, citation.end) == (5, 5 + len(citation.quote))
 
 
 def test_a_paraphrase_is_attributed_to_its_sentence() -> None:
-    (citation,), grounded = attribute(
-        "La dirige Ana Ruiz, y la obra empezará el 3 de marzo de 2026.", [WHOLE], "es"
-    )
-    assert grounded
+    found = attribute("La dirige Ana Ruiz, y la obra empezará el 3 de marzo de 2026.", [WHOLE], "es")
+    assert found.grounded
+    (citation,) = found.citations
     assert citation.quote.startswith("La obra empieza")
     assert SOURCE[citation.start : citation.end] == citation.quote
 
@@ -49,25 +49,40 @@ def test_a_paraphrase_is_attributed_to_its_sentence() -> None:
     ["El ascensor costará 49.600 euros.", "La obra empieza el 4 de marzo de 2026.", "Los gatos duermen mucho."],
 )
 def test_a_wrong_figure_or_another_subject_has_no_support(answer: str) -> None:
-    assert attribute(answer, [WHOLE], "es") == ([], False)
+    found = attribute(answer, [WHOLE], "es")
+    assert found == Attribution([], [(0, len(answer))])
+    assert not found.grounded
 
 
 def test_one_unsupported_sentence_makes_the_answer_ungrounded() -> None:
-    citations, grounded = attribute("El ascensor costará 46.900 euros. Los marcianos pagan.", [WHOLE], "es")
-    assert len(citations) == 1
-    assert not grounded
+    answer = "El ascensor costará 46.900 euros. Los marcianos pagan."
+    found = attribute(answer, [WHOLE], "es")
+    assert len(found.citations) == 1
+    (span,) = found.unsupported
+    assert answer[slice(*span)] == "Los marcianos pagan."
+    assert not found.grounded
 
 
 def test_nothing_to_cite() -> None:
-    assert attribute("", [WHOLE], "es") == ([], False)
-    assert attribute("Hola.", [], "es") == ([], False)
+    nothing = attribute("", [WHOLE], "es")
+    assert nothing == Attribution([], [])
+    assert not nothing.grounded
+    assert attribute("Hola.", [], "es") == Attribution([], [(0, 5)])
 
 
 def test_the_page_is_the_quotes_own() -> None:
     start = SOURCE.index("La obra")
     document = chunk(19, len(SOURCE), page=4, page_starts=[[start, 5]])
-    (first, second), _ = attribute("El ascensor costará 46.900 euros. " + SOURCE[start:], [document], "es")
+    first, second = attribute("El ascensor costará 46.900 euros. " + SOURCE[start:], [document], "es").citations
     assert (first.page, second.page) == (4, 5)
+
+
+def test_the_heading_is_the_chunks() -> None:
+    answer = "El ascensor costará 46.900 euros."
+    under = chunk(19, len(SOURCE), heading="Acuerdos › Obras")
+    for document, heading in ((under, "Acuerdos › Obras"), (WHOLE, ""), (chunk(19, 60, heading=None), "")):
+        (citation,) = attribute(answer, [document], "es").citations
+        assert citation.heading == heading
 
 
 @settings(max_examples=300, deadline=None)
@@ -76,7 +91,6 @@ def test_quotes_are_always_slices_of_the_source(answer: str, text: str, offset: 
     source = "x" * offset + text
     document = Document(text, metadata={"source": "s", "start": offset})
     for said in (answer, text, text[: len(text) // 2]):
-        citations, _ = attribute(said, [document], "es")
-        for citation in citations:
+        for citation in attribute(said, [document], "es").citations:
             assert source[citation.start : citation.end] == citation.quote != ""
             assert 0 <= citation.answer_start < citation.answer_end <= len(said)

@@ -1,4 +1,4 @@
-"""What the chain does with a model that makes things up or slips into another language."""
+"""What the chain does with a model that makes things up or switches language."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
 
 from lince_rag import Answer, ChatLince, create_rag_chain
-from lince_rag.chain.grounding import drop_unsupported, ground, slips_from
+from lince_rag.chain.grounding import attribute, drop_unsupported, is_in_other_language
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.wording import wording
 
@@ -135,10 +135,10 @@ def test_a_quotation_may_be_in_the_documents_language() -> None:
     english = Document("The committee is chaired by Amalia Ortuño since last spring.", metadata={"source": "a"})
     quoted = ChatLince().invoke(QUESTION, documents=[english], minimum_confidence=0.0).text
     assert quoted == english.page_content
-    assert not slips_from("es", quoted, [english])
-    assert slips_from("es", ENGLISH, [english])
-    assert slips_from("es", f"{SPANISH} {ENGLISH}", [english])
-    assert not slips_from("es", "Super Bowl Halftime", [])
+    assert not is_in_other_language("es", quoted, [english])
+    assert is_in_other_language("es", ENGLISH, [english])
+    assert is_in_other_language("es", f"{SPANISH} {ENGLISH}", [english])
+    assert not is_in_other_language("es", "Super Bowl Halftime", [])
 
 
 def test_little_confidence_abstains_without_the_model() -> None:
@@ -172,6 +172,6 @@ sentences = st.lists(st.sampled_from([SPANISH, INVENTED, ENGLISH, "O elevador cu
 @given(sentences)
 def test_what_is_left_after_dropping_is_supported(given: list[str]) -> None:
     text = " ".join(given)
-    kept = drop_unsupported(text, ground(text, chunks(), "es"))
-    assert not ground(kept, chunks(), "es").unsupported
+    kept = drop_unsupported(text, attribute(text, chunks(), "es"))
+    assert not attribute(kept, chunks(), "es").unsupported
     assert all(part in kept for part in given if part == SPANISH)
