@@ -10,14 +10,13 @@ import pytest
 from langchain_core.documents import Document
 
 from lince_rag import Index
-from lince_rag.index import rescoring
+from lince_rag.index import ranking
 from lince_rag.text import words as analysis
 from lince_rag.text.language import detect_language
 from lince_rag.text.questions import function_words
 from lince_rag.text.words import words
-
-from .conftest import table
-from .squad import Dataset, Question, load, paragraph_of
+from tests.benchmarks.squad import Dataset, Question, load, paragraph_of
+from tests.benchmarks.tables import table
 
 FILES = {"XQuAD-es": "xquad.es.json", "FaQuAD": "faquad.json"}
 
@@ -84,7 +83,7 @@ def test_ablations(data: Path, tmp_path: Path, results: list[str], monkeypatch: 
             search: Search = index.as_retriever(k=10).invoke
             note("as it is", search, dataset.questions)
             with monkeypatch.context() as patch:
-                patch.setattr(rescoring, "RESCORED_HITS", 0)
+                patch.setattr(ranking, "RESCORED_HITS", 0)
                 note("without the second look at sentences", search, dataset.questions)
             note("BM25 only", index.as_retriever(k=10, lexical_weight=1.0).invoke, dataset.questions)
             note("vectors only", index.as_retriever(k=10, lexical_weight=0.0).invoke, dataset.questions)
