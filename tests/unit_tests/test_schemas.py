@@ -43,6 +43,7 @@ def refusal(schema: Any, limit: int = 200) -> ConfigurationError:
 # --------------------------------------------------------------------------------------------------- the bound
 
 
+@pytest.mark.slow
 @given(schemas(), st.integers(2, 300))
 def test_the_longest_value_fits(schema: Schema, limit: int) -> None:
     try:
@@ -53,6 +54,7 @@ def test_the_longest_value_fits(schema: Schema, limit: int) -> None:
     assert write_grammar(node).count("start: ") == 1
 
 
+@pytest.mark.slow
 @given(schemas())
 def test_what_does_not_fit_says_how_much_it_takes(schema: Schema) -> None:
     try:
@@ -210,6 +212,7 @@ def test_lists() -> None:
 # -------------------------------------------------------------------------------------------------- merging
 
 
+@pytest.mark.slow
 @given(schemas(), schemas(), VALUES)
 def test_a_merged_schema_holds_where_both_do(first: Schema, second: Schema, value: Any) -> None:
     try:
