@@ -9,12 +9,16 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PIP_INSTALL_PEERS := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/peers \
   --requirement tests/benchmarks/peers.txt
 
-.PHONY: demo check test notebooks lint format bench clean
+.PHONY: demo check unit test notebooks lint format bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/lince-rag demo
 
-check: lint
+# At the same time: mypy takes as long as the tests when its cache is empty.
+check: $(VENV)/.all
+	$(MAKE) --no-print-directory --jobs=2 lint unit
+
+unit: $(VENV)/.all
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit_tests -m "not slow"
 
 test: $(VENV)/.all

@@ -1,4 +1,4 @@
-"""The layout of the package: eleven rooms that import downwards only, late imports of heavy packages, no circles."""
+"""The layout of the package: eleven rooms, imports downwards only, no circles, heavy packages imported late."""
 
 import ast
 import os
@@ -106,8 +106,8 @@ def imported_modules(path: Path) -> set[str]:
 # Every import between two modules of the package, type-checking imports and imports inside functions included.
 MODULE_GRAPH = {module: imported_modules(path) for module, path in MODULES.items()}
 
-# The same between rooms. The public face, lince_rag/__init__.py, is not in it: it imports only to re-export, nothing
-# imports it, and its edges are counted by themselves in FACE.
+# The same between rooms. The public face, lince_rag/__init__.py, is not in it: it imports only to re-export, and
+# nothing imports it. Its edges, one for each room it takes a name from, are counted by themselves in FACE.
 ROOM_GRAPH = {
     room: {
         room_of(other) for module, others in MODULE_GRAPH.items() if room_of(module) == room for other in others
