@@ -1,4 +1,4 @@
-"""Settings for all tests: no model hub, and no time limit for examples (the first call loads the language model)."""
+"""Settings for all tests: no model hub, and no time limit for examples: the first one loads the language model."""
 
 import os
 
