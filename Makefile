@@ -1,4 +1,5 @@
-# The two commands of the README, `make demo` and `make test`, set up all they need in a virtual environment.
+# Each command installs what it needs into a virtual environment. `make check` is the fast check while you work
+# (lint, types, the fast unit tests); `make test` runs every test.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,15 +9,22 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PIP_INSTALL_PEERS := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/peers \
   --requirement tests/benchmarks/peers.txt
 
-.PHONY: demo test notebooks lint format bench clean
+.PHONY: demo check unit test notebooks lint format bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/lince-rag demo
 
+# At the same time: mypy takes as long as the tests when its cache is empty.
+check: $(VENV)/.all
+	$(MAKE) --no-print-directory --jobs=2 lint unit
+
+unit: $(VENV)/.all
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit_tests -m "not slow"
+
 test: $(VENV)/.all
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-# Run top to bottom, each in a kernel of its own; a cell that fails is a failure.
+# Every notebook runs from top to bottom in its own kernel; a cell that fails is a failure.
 notebooks: $(VENV)/.all
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbmake notebooks
 
@@ -29,11 +37,11 @@ format: $(VENV)/.all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# DATA is a folder with xquad.es.json and faquad.json (SQuAD format); the benchmarks say so where it is absent.
-# BENCHMARKS may be one file of them; the tables of the others stay.
+# DATA is a folder with xquad.es.json and faquad.json (SQuAD format); without it the benchmarks are skipped.
+# BENCHMARKS may be a single file; then the tables of the other files are kept.
 DATA ?= ../shared/data
 BENCHMARKS ?= tests/benchmarks
-# The peers to measure against are in a folder that only the benchmarks see: some of their requirements contradict ours.
+# The packages to compare with go into a folder that only the benchmarks use: some of their requirements conflict with ours.
 bench: $(VENV)/.peers
 	PYTHONPATH=$(abspath $(VENV))/peers HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(BENCHMARKS) \
 	  --data $(DATA) --results tests/benchmarks/RESULTS.md -s

@@ -1,4 +1,4 @@
-"""Settings of every test: no model hub, and no time limit on the first call, which loads the language model."""
+"""Settings for all tests: no model hub, and no time limit for examples: the first one loads the language model."""
 
 import os
 
@@ -7,7 +7,7 @@ os.environ["ANONYMIZED_TELEMETRY"] = "False"
 
 import hypothesis
 
-# In CI the examples are the same every time: what a random one finds is for whoever is there to mend it.
+# In CI the examples are the same every time, so that a failure there belongs to the change that is tested.
 hypothesis.settings.register_profile(
     "lince", deadline=None, max_examples=100, derandomize=bool(os.environ.get("CI"))
 )

@@ -1,4 +1,4 @@
-"""Engines: what turns a rendered prompt into text. Only this package may import torch or transformers."""
+"""Engines: what turns a rendered prompt into text; only this room and the embedder import model libraries."""
 
 from threading import Lock
 from weakref import WeakValueDictionary

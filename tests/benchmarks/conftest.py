@@ -45,10 +45,3 @@ def merge_sections(kept: list[str], new: list[str]) -> list[str]:
     merged = {section.partition("\n")[0]: f"## {section.strip()}" for section in kept}
     merged |= {section.removeprefix("## ").partition("\n")[0]: section for section in new}
     return list(merged.values())
-
-
-def table(header: list[str], rows: list[list[object]]) -> str:
-    """A Markdown table; floats get three decimals."""
-    cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    lines = [header, ["---"] * len(header), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

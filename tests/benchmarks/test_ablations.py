@@ -15,9 +15,8 @@ from lince_rag.text import words as analysis
 from lince_rag.text.language import detect_language
 from lince_rag.text.questions import function_words
 from lince_rag.text.words import words
-
-from .conftest import table
-from .squad import Dataset, Question, load, paragraph_of
+from tests.benchmarks.squad import Dataset, Question, load, paragraph_of
+from tests.benchmarks.tables import table
 
 FILES = {"XQuAD-es": "xquad.es.json", "FaQuAD": "faquad.json"}
 

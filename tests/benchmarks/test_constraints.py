@@ -15,10 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from lince_rag import ChatLince
 from lince_rag.engines.json_schema.constraints import Constraints
+from tests.benchmarks.llamas import KIND, QUESTION, interleave, save_llama
+from tests.benchmarks.tables import table
 from tests.checkpoints import KINDS, shared_checkpoint
-
-from .conftest import table
-from .test_wrapper_cost import KIND, QUESTION, interleave, save_llama
 
 TOKENS: Final = 256
 SCHEMA: Final = {

@@ -17,10 +17,9 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
 from lince_rag import ChatLince, Index, LinceEmbeddings, create_rag_chain
-
-from .conftest import table
-from .peer_retrievers import PEERS, minilm_folder
-from .squad import Dataset, Question, load, measure_answers, paragraph_of
+from tests.benchmarks.peer_retrievers import PEERS, minilm_folder
+from tests.benchmarks.squad import Dataset, Question, load, measure_answers, paragraph_of
+from tests.benchmarks.tables import table
 
 # File and language of each data set.
 FILES: Final = {"XQuAD-es": ("xquad.es.json", "es"), "FaQuAD": ("faquad.json", "pt")}

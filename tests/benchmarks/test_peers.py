@@ -23,9 +23,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 import lince_rag
 from lince_rag import ChatLince, LinceLLM
+from tests.benchmarks.tables import table
 from tests.checkpoints import build_checkpoint
-
-from .conftest import table
 
 peers = pytest.importorskip("langchain_huggingface")
 

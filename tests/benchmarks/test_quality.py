@@ -15,9 +15,8 @@ from lince_rag import ChatLince, Index, create_rag_chain
 from lince_rag.chain.rag import RagChain
 from lince_rag.evaluation import Evaluation, Question, evaluate, load_questions
 from lince_rag.evaluation.report import count_failures
-
-from .conftest import table
-from .squad import Dataset, load
+from tests.benchmarks.squad import Dataset, load
+from tests.benchmarks.tables import table
 
 FILES = {"XQuAD-es": "xquad.es.json", "FaQuAD": "faquad.json"}
 

@@ -16,9 +16,8 @@ from langchain_core.indexing import index as langchain_index
 import lince_rag
 from lince_rag import Index, LinceEmbeddings
 from lince_rag.index.stores import open_vector_store
-
-from .conftest import table
-from .squad import load
+from tests.benchmarks.squad import load
+from tests.benchmarks.tables import table
 
 ROUNDS = 5
 

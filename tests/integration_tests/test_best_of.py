@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any, Final
 
 import pytest
-from classifier_samples import save_tiny_classifier
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -29,6 +28,7 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES
 from lince_rag.text.wording import wording
 from tests.checkpoints import shared_checkpoint
+from tests.integration_tests.classifier_samples import save_tiny_classifier
 
 AIRA, LINCE, LLAMA = "aira-2-portuguese-1b7", "lince-zero", "llama-2-7b-spanish"
 QUESTION: Final = "Quando vence o contrato de aluguel?"

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from classifier_samples import LENGTH, save_tiny_classifier
-from embedder_samples import save_tiny_embedder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lince_rag.engines.scorers.classifiers import SequenceClassifier
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
+from tests.integration_tests.classifier_samples import LENGTH, save_tiny_classifier
+from tests.integration_tests.embedder_samples import save_tiny_embedder
 
 TEXTS = [
     ("Eres un idiota y un inútil.", 0),

@@ -20,8 +20,8 @@ from lince_rag.engines import GenerationSettings
 from lince_rag.engines.json_schema.constraints import Constraints
 from lince_rag.errors import ConfigurationError, MissingExtraError
 from tests.checkpoints import KINDS, shared_checkpoint
-from tests.integration_tests.test_generation import dictated
 from tests.json_schemas import Schema, schemas
+from tests.watched_models import dictated
 
 SCHEMAS: Final = 1_000
 LIMIT: Final = 128

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from embedder_samples import save_tiny_embedder
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from lxml import html
@@ -26,6 +25,7 @@ from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.report import write_report
 from lince_rag.evaluation.settings import Setting, check_setting, copy_index, open_setting_index, parse_setting
 from lince_rag.text.wording import wording
+from tests.integration_tests.embedder_samples import save_tiny_embedder
 
 COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
 

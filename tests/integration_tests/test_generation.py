@@ -4,9 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -19,7 +17,8 @@ from langchain_core.messages import HumanMessage
 from lince_rag import ChatLince
 from lince_rag.engines import GenerationSettings
 from lince_rag.errors import ContextWindowError
-from tests.checkpoints import KINDS, MODEL_CLASSES, build_checkpoint, shared_checkpoint
+from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
+from tests.watched_models import bare, dictated, watched
 
 QUESTION: Final = "Dame una lista de lugares que visitar en España."
 # Of very different lengths, so that a batch of them is padded.
@@ -46,12 +45,6 @@ def chat(kind: str, **options: Any) -> ChatLince:
 
 
 @cache
-def bare(kind: str, **options: Any) -> tuple[Any, Any]:
-    """Model and tokenizer without this package."""
-    return shared_checkpoint(kind, **options).load()
-
-
-@cache
 def greedy_text(kind: str) -> str:
     return chat(kind).invoke(QUESTION, **GREEDY).text
 
@@ -69,62 +62,6 @@ def bare_ids(kind: str, prompt_ids: Sequence[int], max_tokens: int = MAX_TOKENS,
         pad_token_id=0,
     )
     return output[0, len(prompt_ids) :].tolist()
-
-
-@dataclass
-class Meter:
-    """What a model did while it was watched.
-
-    Attributes:
-        passes: Forward passes.
-    """
-
-    passes: int = 0
-
-
-@contextmanager
-def watched(
-    kind: str, *, delay: float = 0.0, fail_at: int | None = None, script: Sequence[int] | None = None
-) -> Iterator[Meter]:
-    """Count the forward passes of every model of a kind; slow them down, break one, or dictate what they say.
-
-    Args:
-        kind: The kind.
-        delay: Seconds that a pass takes longer.
-        fail_at: The pass that raises.
-        script: Ids of one answer; each pass makes the next one certain.
-    """
-    model_class = MODEL_CLASSES[kind]
-    original = model_class.forward
-    meter = Meter()
-
-    @functools.wraps(original)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        meter.passes += 1
-        if meter.passes == fail_at:
-            raise RuntimeError("the model broke")
-        time.sleep(delay)
-        output = original(self, *args, **kwargs)
-        if script:
-            step = min(meter.passes, len(script)) - 1
-            output.logits = torch.full_like(output.logits, -1e4)
-            output.logits[..., script[step]] = 1e4
-        return output
-
-    model_class.forward = forward
-    try:
-        yield meter
-    finally:
-        model_class.forward = original
-
-
-@contextmanager
-def dictated(kind: str, text: str) -> Iterator[Meter]:
-    """Make every model of a kind say a text and then end."""
-    _, tokenizer = bare(kind)
-    script = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-    with watched(kind, script=script) as meter:
-        yield meter
 
 
 def finish_reason(message: Any) -> str:

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import pytest
 import transformers
-from cards import WITH_TURNS, card_generate
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from lince_rag import ChatLince
 from tests.checkpoints import KINDS, Checkpoint, shared_checkpoint
+from tests.integration_tests.cards import WITH_TURNS, card_generate
 
 SEED: Final = 7
 MAX_TOKENS: Final = 24

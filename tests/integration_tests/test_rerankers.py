@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from classifier_samples import LENGTH, save_tiny_classifier
-from embedder_samples import save_tiny_embedder
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from sentence_transformers import CrossEncoder
@@ -19,6 +17,8 @@ from lince_rag import ChatLince, HybridRetriever, Index, create_rag_chain
 from lince_rag.cli.app import app
 from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
+from tests.integration_tests.classifier_samples import LENGTH, save_tiny_classifier
+from tests.integration_tests.embedder_samples import save_tiny_embedder
 
 QUESTION = "¿Cuándo vence el contrato de alquiler?"
 

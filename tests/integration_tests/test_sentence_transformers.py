@@ -5,11 +5,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from embedder_samples import DIMENSION, save_tiny_embedder
 from sentence_transformers import SentenceTransformer
 
 from lince_rag import Index, LinceEmbeddings
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, MissingExtraError
+from tests.integration_tests.embedder_samples import DIMENSION, save_tiny_embedder
 
 QUESTION, PASSAGE = "¿Cuándo vence el contrato?", "El contrato de alquiler vence en mayo."
 

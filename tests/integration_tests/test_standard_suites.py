@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from embedder_samples import save_tiny_embedder
 from langchain_chroma import Chroma
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
@@ -17,6 +16,7 @@ from langchain_tests.integration_tests import (
 
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
 from lince_rag.index.stores import close_vector_store, open_vector_store
+from tests.integration_tests.embedder_samples import save_tiny_embedder
 
 ANIMALS = ["gato", "perro", "caballo", "burro", "zorro", "lince", "lobo", "oso"]
 

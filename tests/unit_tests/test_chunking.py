@@ -1,7 +1,6 @@
 from itertools import pairwise
 
 import pytest
-from file_samples import SENTENCE, pdf_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
@@ -10,6 +9,7 @@ from lince_rag.chain.grounding import attribute
 from lince_rag.documents.chunking import TOLERANCE, ChunkingSettings, chunk_document
 from lince_rag.documents.files import FileLoader
 from lince_rag.errors import ConfigurationError
+from tests.unit_tests.file_samples import SENTENCE, pdf_bytes
 
 SMALL = ChunkingSettings(max_characters=100)
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import docx
 import pytest
 from docx.oxml import parse_xml
-from file_samples import (
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langchain_core.documents import Document
+
+from lince_rag.documents import files as documents
+from lince_rag.documents.files import FileLoader, find_files, hash_file
+from lince_rag.documents.readers import pdf, word
+from lince_rag.errors import DocumentError
+from tests.unit_tests.file_samples import (
     HTML,
     MARKDOWN,
     SENTENCE,
@@ -26,14 +34,6 @@ from file_samples import (
     two_column_pdf,
     zip_bytes,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from langchain_core.documents import Document
-
-from lince_rag.documents import files as documents
-from lince_rag.documents.files import FileLoader, find_files, hash_file
-from lince_rag.documents.readers import pdf, word
-from lince_rag.errors import DocumentError
 
 
 def load(folder: Path, name: str, content: str | bytes) -> Document:

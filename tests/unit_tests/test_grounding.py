@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chain_samples import QUESTION, Fixed, chain, chunks
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document
@@ -16,6 +15,7 @@ from lince_rag import Answer, ChatLince, create_rag_chain
 from lince_rag.chain.grounding import attribute, drop_unsupported, is_in_other_language
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.wording import wording
+from tests.unit_tests.chain_samples import QUESTION, Fixed, chain, chunks
 
 SPANISH = "El comité lo preside Amalia Ortuño."
 INVENTED = "También dirige la orquesta municipal de Sevilla desde hace varios años."

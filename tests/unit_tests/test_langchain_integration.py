@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from chain_samples import QUESTION, TEXTS, Fixed, chain, chunks
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler, get_usage_metadata_callback
 from langchain_core.documents import Document
@@ -29,6 +28,7 @@ from lince_rag import (
 from lince_rag.chain.question import Conversation
 from lince_rag.engines.extractive import ExtractiveEngine
 from lince_rag.errors import ConfigurationError, EngineError
+from tests.unit_tests.chain_samples import QUESTION, TEXTS, Fixed, chain, chunks
 
 ANSWER = "El comité lo preside Amalia Ortuño."
 OTHER_QUESTION = "¿Qué come el gato?"

@@ -144,6 +144,7 @@ def originals(name: str, messages: list[dict[str, str]], documents: list[dict[st
     return [collapsed(text) for text in shown] if name == "falcon-40b-instruct" else shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_no_content_forges_structure(name):
     template = template_of(name)
@@ -174,6 +175,7 @@ def test_no_content_forges_structure(name):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_restore_undoes_neutralize(name):
     template = template_of(name)

@@ -1,7 +1,6 @@
 from typing import Any
 
 import pytest
-from chain_samples import Fixed, chain, chunks
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
@@ -14,6 +13,7 @@ from lince_rag.chain.question import accept_rewriting, needs_rewriting, rewrite_
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language
 from lince_rag.text.wording import wording
+from tests.unit_tests.chain_samples import Fixed, chain, chunks
 
 
 def turns(*questions: str) -> list[BaseMessage]:

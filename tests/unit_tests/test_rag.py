@@ -1,7 +1,6 @@
 from typing import Any
 
 import pytest
-from chain_samples import QUESTION, TEXTS, Fixed, chain
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
@@ -11,6 +10,7 @@ from pydantic import Field
 from lince_rag import Answer, ChatLince, create_rag_chain
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.wording import wording
+from tests.unit_tests.chain_samples import QUESTION, TEXTS, Fixed, chain
 
 
 def check(answer: Answer) -> None:

@@ -47,6 +47,7 @@ def refusal(schema: Any, limit: int = 200) -> ConfigurationError:
 # --------------------------------------------------------------------------------------------------- the bound
 
 
+@pytest.mark.slow
 def test_the_longest_value_fits() -> None:
     counts: Counter[str] = Counter()
 
@@ -66,6 +67,7 @@ def test_the_longest_value_fits() -> None:
     assert counts["accepted"] >= counts["schemas"] / 10, counts
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_says_how_much_it_takes() -> None:
     counts: Counter[str] = Counter()
 
@@ -239,6 +241,7 @@ def is_valid(schema: Schema, value: Any) -> bool:
         reject()
 
 
+@pytest.mark.slow
 def test_a_merged_schema_holds_where_both_do() -> None:
     counts: Counter[str] = Counter()
 

@@ -4,6 +4,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -41,6 +42,7 @@ def without_ids(message: AIMessage) -> list[dict[str, Any]]:
     return [{"name": call["name"], "args": call["args"]} for call in message.tool_calls]
 
 
+@pytest.mark.slow
 @given(CALLS, st.lists(st.integers(min_value=0)), st.sampled_from(["", " ", "\n"]))
 def test_calls_are_read_whole_and_in_pieces(calls: list[dict[str, Any]], cuts: list[int], blank: str) -> None:
     text = blank + write_calls(calls)
@@ -53,6 +55,7 @@ def test_calls_are_read_whole_and_in_pieces(calls: list[dict[str, Any]], cuts: l
     assert whole.invalid_tool_calls == []
 
 
+@pytest.mark.slow
 @given(CALLS, st.integers(min_value=0))
 def test_a_call_is_complete_when_its_braces_are(calls: list[dict[str, Any]], cut: int) -> None:
     text = write_calls(calls)

@@ -1,0 +1,92 @@
+"""The README's Python code as a user's script: mypy and pyright find the package, its types, and no errors."""
+
+import ast
+import builtins
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+README: Final = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+BLOCKS: Final = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+# A stub of the names that a block takes from what is before it, with the types that the package gives them.
+NAMES: Final = """
+from langchain_core.documents import Document
+from lince_rag import ChatLince as ChatLince, HybridRetriever, Index as Index, create_rag_chain as create_rag_chain
+
+chat: ChatLince
+index: Index
+retriever: HybridRetriever
+documents: list[Document]
+"""
+
+# Where a type is Unknown or Any, a checker finds no error. So it must find one in each of the last four lines.
+WRONG: Final = """\
+from lince_rag import Answer, ChatLince, Index, NativePrompt, create_rag_chain
+
+chain = create_rag_chain(ChatLince(), Index.open("i").as_retriever())
+answer: Answer = chain.invoke("?")
+answer.nonsense
+ChatLince(temperature="hot")
+NativePrompt(instruction=1)
+number: int = Index.open("i").text("a")
+"""
+WRONG_LINES: Final = {5, 6, 7, 8}
+
+CHECKERS: Final = {
+    "mypy": ["mypy", "--strict", "--no-error-summary"],
+    "pyright": ["pyright", "--pythonpath", sys.executable],
+}
+
+
+def undefined_names(code: str) -> list[str]:
+    """The names that code uses and does not define."""
+    nodes = list(ast.walk(ast.parse(code)))
+    defined = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    defined |= {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return sorted(used - defined - set(dir(builtins)))
+
+
+@pytest.fixture(scope="module", params=CHECKERS)
+def errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, str]]:
+    """What a checker says of a user's scripts, one for each block and the wrong one: file → line → error."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "readme.pyi").write_text(NAMES, encoding="utf-8")
+    scripts = {"wrong.py": WRONG}
+    for number, block in enumerate(BLOCKS, 1):
+        names = undefined_names(block)
+        head = f"from readme import {', '.join(names)}\n\n" if names else ""
+        scripts[f"block_{number}.py"] = head + block
+    for name, code in scripts.items():
+        (folder / name).write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", *CHECKERS[request.param], *scripts], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    found: dict[str, dict[int, str]] = {name: {} for name in scripts}
+    for line in done.stdout.splitlines():
+        if match := re.search(r"(\w+\.pyi?):(\d+)\S*( - | )error\b.*", line):
+            found.setdefault(match[1], {})[int(match[2])] = line.strip()
+    return found
+
+
+def test_there_are_blocks() -> None:
+    assert len(BLOCKS) >= 8
+
+
+def test_the_blocks_have_no_errors(errors: dict[str, dict[int, str]]) -> None:
+    assert {name: lines for name, lines in errors.items() if lines and name != "wrong.py"} == {}
+
+
+def test_wrong_code_has(errors: dict[str, dict[int, str]]) -> None:
+    assert set(errors["wrong.py"]) == WRONG_LINES
