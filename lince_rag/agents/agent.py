@@ -64,7 +64,7 @@ def create_document_agent(
 
     Raises:
         ConfigurationError: The model cannot call tools, or a number is out of its range.
-        UnknownModelError: There is no model of the name that the ``ChatLince`` has.
+        UnknownModelError: The registry does not have the model of the ``ChatLince``.
 
     Example:
         >>> agent = create_document_agent(ChatLince(), index)

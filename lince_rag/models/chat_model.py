@@ -36,8 +36,9 @@ class ChatLince(NativeModel, BaseChatModel):
 
     The default, ``"extractive"``, needs no weights: it answers with sentences of the documents it is given.
 
-    Its fields are those of ``NativeModel`` and the one below. A call (``invoke``, ``stream`` …) also takes
-    ``documents``, the ``language`` of the answer, and the settings and answer formats of the other methods.
+    Its fields are those of ``NativeModel`` and the one below. A call (``invoke``, ``stream`` …) also accepts
+    ``documents`` to answer from, a ``language`` (``"es"``, ``"pt"`` or ``"en"``; the question's by default),
+    ``stop``, ``seed``, the fields from ``max_tokens`` to ``repetition_penalty``, and the keywords of ``render``.
 
     Args:
         streaming: Whether ``invoke`` also generates as a stream, for callbacks that need every token.

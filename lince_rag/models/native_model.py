@@ -163,7 +163,7 @@ class NativeModel(BaseModel):
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """The secret field and the name that stands for its value in serialised models."""
+        """The field that is secret, and the name that replaces its value in serialised models."""
         return {"api_key": "LINCE_API_KEY"}
 
     @property
