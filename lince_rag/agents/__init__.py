@@ -1,1 +1,1 @@
-"""Agents: LangChain's agent, which searches the documents, cites and abstains."""
+"""Agents: LangChain's agent over an index: it searches, cites and abstains."""

@@ -1,4 +1,4 @@
-"""An agent over an index: LangChain's ``create_agent``, which searches, answers with citations, and abstains."""
+"""create_document_agent: LangChain's ``create_agent`` over an index, with citations and abstention."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,33 +37,34 @@ def create_document_agent(
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Make an agent that answers questions about the documents of an index.
 
-    It decides whether to search, searches again in other words where what it found holds no answer, and then
-    answers with citations or abstains. The embedded default searches with the question and with less around it;
-    models with weights are held to valid calls while they decode.
+    It decides whether to search, searches again in other words if the documents it found do not hold the answer,
+    and then answers with citations or abstains. The embedded default searches with the question, then with its
+    content words; the decoding of models with weights is constrained to valid calls.
 
     Args:
-        llm: A ``ChatLince`` or any other chat model that calls tools.
-        index: The documents.
-        tools: More tools for the model; the embedded default only searches. An answer may rest on what they
-            return: its citation then has the tool's name for a source.
-        language: Answer in this language whatever the question's.
+        llm: A ``ChatLince`` or any other chat model that can call tools.
+        index: The index to search.
+        tools: More tools for the model; the embedded default only searches. Their results are evidence too: a
+            citation of one has the tool's name as its source.
+        language: Language of the answer; ``None`` answers in the question's.
         system_prompt: More instructions for the model.
-        max_searches: Searches for one question at most; all tools together are called at most 8 times.
-        on_unsupported: ``"flag"``, ``"drop"`` or ``"extract"``, as in ``create_rag_chain``. But for the first, the
-            agent begins with a search.
+        max_searches: Maximum number of searches for one question; all tools together are called at most 8 times.
+        on_unsupported: ``"flag"``, ``"drop"`` or ``"extract"``, as in ``create_rag_chain``. With ``"drop"`` and
+            ``"extract"`` the agent always starts with a search.
         minimum_confidence: As in ``create_rag_chain``; below it the agent searches again, and then abstains.
-        max_context_tokens: Tokens that the chunks may take; ``None`` takes what the window leaves.
+        max_context_tokens: Maximum number of tokens for the chunks; ``None`` takes the rest of the window.
         search_options: Fields of the ``HybridRetriever`` behind the search: ``k``, ``filter`` …
-        middleware: More of LangChain's agent middleware.
+        middleware: More LangChain agent middleware.
         **options: Keywords of ``langchain.agents.create_agent``: ``checkpointer``, ``store``, ``name`` …
 
     Returns:
-        A LangGraph graph. Its state has ``messages`` and, in the end, ``answer``, an ``Answer``. It streams its
-        steps (``stream_mode="updates"``) and its tokens (``"messages"``); with a ``checkpointer`` it remembers.
+        A LangGraph graph. Its state has ``messages`` and, at the end, ``answer``, an ``Answer``. It streams its
+        steps (``stream_mode="updates"``) and its tokens (``"messages"``); with a ``checkpointer`` it keeps the
+        conversation.
 
     Raises:
-        ConfigurationError: A number is out of its range.
-        UnknownModelError: The ``ChatLince`` names no model.
+        ConfigurationError: The model cannot call tools, or a number is out of its range.
+        UnknownModelError: The registry does not have the model of the ``ChatLince``.
 
     Example:
         >>> agent = create_document_agent(ChatLince(), index)
@@ -71,11 +72,14 @@ def create_document_agent(
     """
     if not isinstance(llm, BaseChatModel) or type(llm).bind_tools is BaseChatModel.bind_tools:
         raise ConfigurationError(
-            f"{type(llm).__name__} is no chat model that calls tools.",
-            hint="Give a ChatLince, or one that does.",
+            f"{type(llm).__name__} is not a chat model that can call tools.",
+            hint="Use a ChatLince, or a LangChain chat model that implements bind_tools.",
         )
     if not isinstance(max_searches, int) or max_searches < 1:
-        raise ConfigurationError(f"max_searches={max_searches!r} is no number from 1 up.", hint="Let it search.")
+        raise ConfigurationError(
+            f"max_searches={max_searches!r} must be an integer of at least 1.",
+            hint=f"Set the maximum number of searches for one question; the default is {MOST_SEARCHES}.",
+        )
     settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_confidence, rewriting="auto")
     check_model(llm)
     answering = AnswerFromDocuments(llm, settings, system_prompt=system_prompt, max_searches=max_searches)

@@ -1,7 +1,7 @@
-"""What makes LangChain's agent answer from documents: packing what it found, ending its searches, citing.
+"""The middleware with which LangChain's agent answers from documents: packing, limits on calls, citations.
 
-What searches find reaches a ``ChatLince`` as the chunks of the chain do: packed into the window, in the model's
-own Contexto or Entrada. The loop, its streams and its memory are LangGraph's.
+A ``ChatLince`` gets the found documents as in the chain: packed into the window, in the model's own Contexto or
+Entrada. The loop, its streams and its memory are LangGraph's.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,35 +24,25 @@ from lince_rag.chain.flow import ChainSettings, Conclusion, advance, conclude, r
 from lince_rag.chain.packing import Prepared, prepare, reads_documents
 from lince_rag.chain.question import Request, Rewriter, read_request
 from lince_rag.models.turns import current_turn, found_documents, last_question, made_calls, without_calls
+from lince_rag.text.confidence import strongest_confidence
 from lince_rag.text.language import Language
 from lince_rag.text.wording import wording
 
 SEARCH_TOOL: Final = "search_documents"
 
-# Calls of all tools together for one question, after which the model has to answer.
-MOST_CALLS: Final = 8
+# Maximum number of calls of all tools together for one question; then the model must answer.
+MOST_CALLS_PER_QUESTION: Final = 8
 
 
 class DocumentAgentState(AgentState[Any]):
-    """The state of a document agent.
+    """The state of a document agent: LangChain's, and the ``answer`` to the last question."""
 
-    Attributes:
-        answer: The answer to the last question; ``None`` until there is one.
-    """
-
-    # Not kept in checkpoints: those hold the messages, and read back no classes but LangChain's own.
+    # Checkpoints do not keep it: they hold the messages, and read back only LangChain's own classes.
     answer: NotRequired[Annotated[Answer | None, UntrackedValue]]
 
 
 class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
-    """Packs what searches find into the prompt, ends the searching, and cites the answer.
-
-    Args:
-        llm: The model.
-        settings: How it answers.
-        system_prompt: More instructions.
-        max_searches: Searches for one question at most.
-    """
+    """Packs the found documents into the prompt, limits the searches, and cites the answer."""
 
     state_schema = DocumentAgentState
 
@@ -66,29 +56,33 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         self.max_searches = max_searches
 
     def before_agent(self, state: DocumentAgentState, runtime: Runtime[Any]) -> dict[str, Any]:
-        """Forget the answer to the question before."""
+        """Remove the answer to the previous question."""
         return {"answer": None}
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any] | AIMessage:
-        """Ask the model with what was found, or abstain without asking it."""
-        asked = self._ask(request)
-        return asked if isinstance(asked, AIMessage) else self._bound(handler(asked), request.messages)
+        """Call the model with the found documents, or abstain without calling it."""
+        prepared = self._prepare_request(request)
+        if isinstance(prepared, AIMessage):
+            return prepared
+        return self._limit_calls(handler(prepared), request.messages)
 
     async def awrap_model_call(
         self,
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any] | AIMessage:
-        """Ask the model with what was found, or abstain without asking it."""
-        asked = await run_in_executor(None, self._ask, request)
-        return asked if isinstance(asked, AIMessage) else self._bound(await handler(asked), request.messages)
+        """Call the model with the found documents, or abstain without calling it."""
+        prepared = await run_in_executor(None, self._prepare_request, request)
+        if isinstance(prepared, AIMessage):
+            return prepared
+        return self._limit_calls(await handler(prepared), request.messages)
 
     def after_agent(self, state: DocumentAgentState, runtime: Runtime[Any]) -> dict[str, Any]:
-        """Cite what was said, asking again or quoting where that is wanted."""
-        if (given := self._given(state["messages"])) is not None:
-            return given
+        """Cite the answer; depending on ``on_unsupported``, ask again or quote the documents."""
+        if (returned := self._tool_answer(state["messages"])) is not None:
+            return returned
         conclusion = self._conclude(state["messages"])
         step = advance(conclusion, None)
         while isinstance(step, Prepared):
@@ -96,47 +90,47 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         return _update(state["messages"], step)
 
     async def aafter_agent(self, state: DocumentAgentState, runtime: Runtime[Any]) -> dict[str, Any]:
-        """Cite what was said, asking again or quoting where that is wanted."""
-        if (given := self._given(state["messages"])) is not None:
-            return given
+        """Cite the answer; depending on ``on_unsupported``, ask again or quote the documents."""
+        if (returned := self._tool_answer(state["messages"])) is not None:
+            return returned
         conclusion = await run_in_executor(None, self._conclude, state["messages"])
         step = await run_in_executor(None, advance, conclusion, None)
         while isinstance(step, Prepared):
             step = advance(conclusion, await self.llm.ainvoke(step.messages, **step.options))
         return _update(state["messages"], step)
 
-    def _ask(self, request: ModelRequest[Any]) -> ModelRequest[Any] | AIMessage:
-        """Fit the conversation into the window, and say which tools may still be called."""
-        llm, turn = request.model, current_turn(request.messages)
-        calls = made_calls(turn)
-        searches = [call for call in calls if call["name"] == SEARCH_TOOL]
-        tools = [] if len(calls) >= MOST_CALLS else list(request.tools)
-        if len(searches) >= self.max_searches:
+    def _prepare_request(self, model_request: ModelRequest[Any]) -> ModelRequest[Any] | AIMessage:
+        """Pack the conversation into the window with the tools that may still be called, or abstain."""
+        llm, messages = model_request.model, model_request.messages
+        calls = made_calls(current_turn(messages))
+        searches = _count_searches(calls)
+        tools = [] if len(calls) >= MOST_CALLS_PER_QUESTION else list(model_request.tools)
+        if searches >= self.max_searches:
             tools = [tool for tool in tools if _name(tool) != SEARCH_TOOL]
-        asked = self._read(request.messages, llm)
-        choice = request.tool_choice
+        request = self._read_request(messages, llm)
+        choice = model_request.tool_choice
         if _quotes(llm):
-            # It would call any tool that takes a text; what it can do with one is search.
+            # It would call any tool that takes a text, but only a search is useful to it.
             tools = [tool for tool in tools if _name(tool) == SEARCH_TOOL]
-        elif len(searches) == len(calls) and self._is_unsupported(request.messages):
+        elif searches == len(calls) and self._search_failed(messages):
             if SEARCH_TOOL not in map(_name, tools):
-                return AIMessage(refuse(asked, None).text)
+                return AIMessage(refuse(request, None).text)
             choice = SEARCH_TOOL
         elif self.settings.on_unsupported != "flag" and not calls:
-            # What is said without a search would be supported by nothing.
+            # Without a search, every sentence of the answer would be unsupported.
             choice = SEARCH_TOOL
-        told = [request.system_message] if request.system_message else []
-        prepared = self._prepare(llm, asked, request.messages, cast(list[BaseTool], tools), told)
-        return request.override(
+        system = [model_request.system_message] if model_request.system_message else []
+        prepared = self._pack(llm, request, messages, cast(list[BaseTool], tools), system)
+        return model_request.override(
             messages=cast(Any, prepared.messages[1:]),
             system_message=cast(Any, prepared.messages[0]),
             tools=tools,
             tool_choice=choice if tools else None,
-            model_settings={**request.model_settings, **prepared.options},
+            model_settings={**model_request.model_settings, **prepared.options},
         )
 
-    def _bound(self, response: ModelResponse[Any], messages: Sequence[BaseMessage]) -> ModelResponse[Any]:
-        """Leave out the calls of an answer that are more than there may be."""
+    def _limit_calls(self, response: ModelResponse[Any], messages: Sequence[BaseMessage]) -> ModelResponse[Any]:
+        """Remove the calls of an answer that exceed the limits."""
         before = made_calls(current_turn(messages))
         for at, message in enumerate(response.result):
             if not isinstance(message, AIMessage) or not message.tool_calls:
@@ -144,107 +138,116 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
             kept: list[Any] = []
             for call in message.tool_calls:
                 made = [*before, *kept]
-                searches = sum(each["name"] == SEARCH_TOOL for each in made)
-                if len(made) < MOST_CALLS and (call["name"] != SEARCH_TOOL or searches < self.max_searches):
+                may_search = call["name"] != SEARCH_TOOL or _count_searches(made) < self.max_searches
+                if len(made) < MOST_CALLS_PER_QUESTION and may_search:
                     kept.append(call)
             response.result[at] = message.model_copy(update={"tool_calls": kept})
         return response
 
-    def _read(self, messages: Sequence[BaseMessage], llm: BaseChatModel) -> Request:
-        """Read the last question; for a model that only quotes, a follow-up is made whole by rules.
+    def _read_request(self, messages: Sequence[BaseMessage], llm: BaseChatModel) -> Request:
+        """Read the last question; if the model only quotes, rules rewrite a follow-up as a standalone question.
 
-        The calls that earlier questions led to are still shown, but for searches: what they found is out of date.
+        Earlier calls stay in the history, except searches: what they found is out of date.
         """
         before = messages[: len(messages) - len(current_turn(messages)) - 1]
-        said = [turn for turn in without_calls(before, SEARCH_TOOL) if not isinstance(turn, SystemMessage)]
-        request = read_request({"question": last_question(messages), "history": said}, self.settings.language)
-        return Rewriter("rules" if _quotes(llm) else "off", _quotes(llm)).rewrite(request, None)
+        history = [turn for turn in without_calls(before, SEARCH_TOOL) if not isinstance(turn, SystemMessage)]
+        request = read_request({"question": last_question(messages), "history": history}, self.settings.language)
+        quotes = _quotes(llm)
+        return Rewriter("rules" if quotes else "off", quotes).rewrite(request, None)
 
-    def _is_unsupported(self, messages: Sequence[BaseMessage]) -> bool:
-        """Tell whether something was searched for, and what was found holds no answer."""
+    def _search_failed(self, messages: Sequence[BaseMessage]) -> bool:
+        """Return whether a search was made and its documents do not hold the answer."""
         turn = current_turn(messages)
-        if not any(map(_is_search, turn)) or _enclosed(messages):
+        if not any(map(_is_search, turn)) or _attached_documents(messages):
             return False
-        confidences = [each.metadata.get("confidence") for each in found_documents(turn)]
-        measured = [float(confidence) for confidence in confidences if confidence is not None]
-        return not confidences or (bool(measured) and max(measured) < self.settings.minimum_confidence)
+        documents = found_documents(turn)
+        confidence = strongest_confidence(document.metadata for document in documents)
+        return not documents or (confidence is not None and confidence < self.settings.minimum_confidence)
 
-    def _prepare(
+    def _pack(
         self,
         llm: BaseChatModel,
         request: Request,
         messages: Sequence[BaseMessage],
         tools: Sequence[BaseTool],
-        told: Sequence[BaseMessage] = (),
+        system: Sequence[BaseMessage] = (),
     ) -> Prepared:
-        turn, enclosed = current_turn(messages), _enclosed(messages)
+        turn, attached = current_turn(messages), _attached_documents(messages)
         documents = found_documents(turn)
-        if enclosed:
-            # Confidence was measured without them.
-            bare = [
+        if attached:
+            # The confidence of the search does not take the attached documents into account.
+            unmeasured = [
                 each.model_copy(update={"metadata": {**each.metadata, "confidence": None}}) for each in documents
             ]
-            documents = [*enclosed, *bare]
+            documents = [*attached, *unmeasured]
         search = wording("search", request.language, tool=SEARCH_TOOL) if tools and not _quotes(llm) else ""
-        system = [str(each.text) for each in (*told, *messages) if isinstance(each, SystemMessage)]
-        # A model that reads documents gets them there; what a search returned is only counted here.
-        following = [_noted(message, request.language, llm) for message in turn]
+        instructions = [str(each.text) for each in (*system, *messages) if isinstance(each, SystemMessage)]
+        in_prompt = reads_documents(llm)
         prepared = prepare(
             llm,
             request,
             documents,
             max_context_tokens=self.settings.max_context_tokens,
             minimum_confidence=self.settings.minimum_confidence,
-            following=following if reads_documents(llm) else turn,
-            further_instructions="\n".join(filter(None, (search, self.system_prompt, *system))),
+            following=[_without_passages(each, request.language, llm) for each in turn] if in_prompt else turn,
+            further_instructions="\n".join(filter(None, (search, self.system_prompt, *instructions))),
             tools=tools,
         )
-        if not reads_documents(llm) and not request.reminder:
-            # It reads what came with the question where it came.
+        if not in_prompt and not request.reminder:
+            # The model reads attached documents in the question's own message.
             prepared.messages[-1 - len(turn)] = messages[-1 - len(turn)]
         return prepared
 
-    def _given(self, messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
-        """Take the result of a tool that ends the run as it stands: no model said it."""
+    def _tool_answer(self, messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
+        """Return the result of a tool that ends the run, uncited because no model wrote it."""
         if not isinstance(messages[-1], ToolMessage):
             return None
-        request = self._read(messages, self.llm)
+        request = self._read_request(messages, self.llm)
         return {"answer": Answer(text=str(messages[-1].text), language=request.language)}
 
     def _conclude(self, messages: Sequence[BaseMessage]) -> Conclusion:
         *before, reply = messages
-        turn = current_turn(before)
-        results = [each for each in turn if isinstance(each, ToolMessage) and not _is_search(each)]
+        results = [each for each in current_turn(before) if isinstance(each, ToolMessage) and not _is_search(each)]
         texts = [Document(str(each.text), metadata={"source": each.name}) for each in results if each.text]
 
-        def prepared(request: Request) -> Prepared:
-            found = self._prepare(self.llm, request, before, ())
-            # What other tools said supports an answer as well as what searches found.
-            return replace(found, packed=replace(found.packed, documents=[*found.packed.documents, *texts]))
+        def pack(request: Request) -> Prepared:
+            prepared = self._pack(self.llm, request, before, ())
+            # Results of other tools are evidence as well as the found documents.
+            documents = [*prepared.packed.documents, *texts]
+            return replace(prepared, packed=replace(prepared.packed, documents=documents))
 
-        request = self._read(before, self.llm)
-        return conclude(request, prepared(request), reply, self.settings.on_unsupported, prepared)
+        request = self._read_request(before, self.llm)
+        return conclude(request, pack(request), reply, self.settings.on_unsupported, pack)
 
 
 def _quotes(llm: BaseChatModel) -> bool:
     return bool(getattr(llm, "quotes", False))
 
 
+def _name(tool: BaseTool | dict[str, Any]) -> str:
+    return tool.name if isinstance(tool, BaseTool) else str(tool.get("name"))
+
+
 def _is_search(message: BaseMessage) -> bool:
     return isinstance(message, ToolMessage) and message.name == SEARCH_TOOL
 
 
-def _enclosed(messages: Sequence[BaseMessage]) -> list[Document]:
-    """Return the material that came with the last question."""
+def _count_searches(calls: Sequence[Any]) -> int:
+    return sum(call["name"] == SEARCH_TOOL for call in calls)
+
+
+def _attached_documents(messages: Sequence[BaseMessage]) -> list[Document]:
+    """Return the documents inside the last question: its ``text-plain`` blocks and its ``input``."""
     question = next((each for each in reversed(messages) if isinstance(each, HumanMessage)), None)
-    blocks = [each for each in question.content if isinstance(each, dict)] if question else []
-    texts = [each["text"] for each in blocks if each.get("type") == "text-plain" and each.get("text")]
-    entered = question.additional_kwargs.get("input") if question else None
-    return [Document(text) for text in [*texts, *filter(None, [entered])]]
+    if question is None:
+        return []
+    blocks = [each for each in question.content if isinstance(each, dict)]
+    texts = [each.get("text") for each in blocks if each.get("type") == "text-plain"]
+    return [Document(text) for text in [*texts, question.additional_kwargs.get("input")] if text]
 
 
-def _noted(message: BaseMessage, language: Language, llm: BaseChatModel) -> BaseMessage:
-    """Say of what a search found how much it is; the passages themselves are documents of the prompt."""
+def _without_passages(message: BaseMessage, language: Language, llm: BaseChatModel) -> BaseMessage:
+    """Reduce a search result to the number of passages: the prompt has them as documents."""
     if not isinstance(message, ToolMessage) or not _is_search(message) or not isinstance(message.artifact, list):
         return message
     count = str(len(message.artifact))
@@ -252,12 +255,8 @@ def _noted(message: BaseMessage, language: Language, llm: BaseChatModel) -> Base
     return message.model_copy(update={"content": content, "artifact": []})
 
 
-def _name(tool: BaseTool | dict[str, Any]) -> str:
-    return tool.name if isinstance(tool, BaseTool) else str(tool.get("name"))
-
-
 def _update(messages: Sequence[BaseMessage], answer: Answer) -> dict[str, Any]:
-    """Put the answer into the state, and its text in place of the model's where that is another."""
+    """Return the state with the answer, whose text replaces the model's if the two differ."""
     reply, usage = messages[-1], cast(UsageMetadata | None, None)
     for message in current_turn(messages)[:-1]:
         if isinstance(message, AIMessage) and message.usage_metadata:

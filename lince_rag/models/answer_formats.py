@@ -1,4 +1,4 @@
-"""What an answer may be: text, tool calls or JSON of a schema; and how tool calls are written and read."""
+"""What an answer may be (text, tool calls or JSON for a schema), and how tool calls are written and read."""
 
 import json
 import re
@@ -10,9 +10,22 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel
 
+from lince_rag.engines.json_schema.grammar import to_json
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import Language
 from lince_rag.text.wording import wording
+
+# The types that LangChain accepts as tools.
+Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
+
+# The keywords of a call that set the format of its answer.
+FORMAT_KEYWORDS: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+
+# Maximum number of calls in one answer with parallel_tool_calls.
+MOST_PARALLEL_CALLS: Final = 4
+
+# Keywords of a schema that defines what it allows elsewhere.
+_COMBINED: Final = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 
 _CALLS_START: Final = '{"tool_calls":['
 _CALL_START: Final = re.compile(r',?\{"name":("(?:[^"\\]|\\.)*"),"arguments":')
@@ -20,111 +33,15 @@ _BRACES: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}]')
 
 
 @dataclass(frozen=True)
-class WrittenCall:
-    """A call as it stands in an answer, or its beginning.
-
-    Attributes:
-        name: The tool's name.
-        arguments: Its arguments as JSON, so far.
-        complete: Whether that is all of them.
-    """
-
-    name: str
-    arguments: str
-    complete: bool
-
-
-def to_json(value: Any) -> str:
-    """Write a value as prompts and answers have it: no white space, and every letter as itself.
-
-    Args:
-        value: Anything that JSON can hold.
-
-    Returns:
-        The JSON.
-    """
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def write_calls(calls: Sequence[Mapping[str, Any]]) -> str:
-    """Write calls the way models write them.
-
-    Args:
-        calls: LangChain's tool calls, with ``name`` and ``args``.
-
-    Returns:
-        The calls as an answer.
-    """
-    return to_json({"tool_calls": [{"name": call["name"], "arguments": call["args"]} for call in calls]})
-
-
-def may_be_calls(text: str) -> bool:
-    """Tell whether a text, or what it may go on to be, is an answer that calls tools.
-
-    Args:
-        text: An answer, or its beginning.
-
-    Returns:
-        Whether it is.
-    """
-    text = text.lstrip()
-    return text.startswith(_CALLS_START) or _CALLS_START.startswith(text)
-
-
-def read_calls(text: str) -> Iterator[WrittenCall]:
-    """Read the calls of an answer, also of one that is still being written.
-
-    Args:
-        text: The answer so far; ``write_calls`` says how it begins.
-
-    Yields:
-        The calls in order; the last one may be incomplete.
-    """
-    text = text.lstrip()
-    position = len(_CALLS_START) if text.startswith(_CALLS_START) else len(text)
-    while start := _CALL_START.match(text, position):
-        end = _find_end(text, start.end())
-        yield WrittenCall(json.loads(start[1]), text[start.end() : end], end is not None)
-        position = len(text) if end is None else end + 1
-
-
-def _find_end(text: str, start: int) -> int | None:
-    """Find the end of the object that starts at a position."""
-    depth = 0
-    for match in _BRACES.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(match.group(), 0)
-        if depth == 0:
-            return match.end()
-    return None
-
-
-# What may be given as a tool: LangChain's types.
-Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
-
-# The keywords of a call that say what its answer may be.
-FORMATS: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
-
-# Calls of one answer at most, where several are allowed.
-MOST_CALLS: Final = 4
-
-# Keywords of a schema that says elsewhere what it allows.
-_COMBINED: Final = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
-
-
-@dataclass(frozen=True)
 class AnswerFormat:
-    """What an answer may be.
-
-    Attributes:
-        tools: The tools that may be called: OpenAI's function descriptions, with ``name`` and ``parameters``.
-        must_call: Whether it has to be a call.
-        parallel: Whether it may be several calls.
-        schema: The JSON schema that it has to meet where it is no call.
-    """
+    """What an answer may be; the tools are OpenAI function descriptions with ``name`` and ``parameters``."""
 
     tools: tuple[Mapping[str, Any], ...] = ()
+    # Whether the answer must be a tool call.
     must_call: bool = False
+    # Whether the answer may hold several calls.
     parallel: bool = False
+    # The JSON schema of an answer that is not a tool call.
     schema: Mapping[str, Any] | None = None
 
     @classmethod
@@ -135,22 +52,7 @@ class AnswerFormat:
         parallel_tool_calls: bool | None = None,
         response_format: Any = None,
     ) -> "AnswerFormat":
-        """Read the keywords of a call the way LangChain's models take them.
-
-        Args:
-            tools: Tools, functions, pydantic classes or OpenAI's descriptions.
-            tool_choice: ``None`` or ``"auto"``, ``"none"``, ``"any"``, ``"required"`` or ``True``, a tool's name,
-                or ``{"type": "function", "function": {"name": …}}``.
-            parallel_tool_calls: Whether an answer may call several tools.
-            response_format: A JSON schema, a pydantic class, ``{"type": "json_object"}``, or
-                ``{"type": "json_schema", "json_schema": {"schema": …}}``.
-
-        Returns:
-            The format.
-
-        Raises:
-            ConfigurationError: The choice is none of the tools.
-        """
+        """Read the keywords of a call, documented in ``ChatLince.bind_tools`` and ``ChatLince.render``."""
         described = [_describe(tool) for tool in tools or ()]
         names = [function["name"] for function in described]
         chosen = _read_choice(tool_choice, names)
@@ -170,48 +72,36 @@ class AnswerFormat:
         return self.schema is None and not self.must_call
 
     def json_schema(self) -> str | None:
-        """Write the schema of what is not text.
-
-        Returns:
-            The schema as JSON; ``None`` where the answer can only be text.
-
-        Raises:
-            ConfigurationError: Two tools have the same name.
-        """
+        """Return the schema of an answer that is not text, as JSON; ``None`` if the answer can only be text."""
         if not self.tools:
             return None if self.schema is None else json.dumps(self.schema)
         names = [function["name"] for function in self.tools]
         if len(set(names)) < len(names):
-            raise ConfigurationError(f"Two tools have the same name: {', '.join(names)}.", hint="Rename one.")
+            raise ConfigurationError(
+                f"Two tools have the same name: {', '.join(names)}.", hint="Give each tool a different name."
+            )
         definitions, options = {}, []
         for number, function in enumerate(self.tools):
             parameters = function.get("parameters") or {}
             if not parameters.keys() & _COMBINED:
-                # A tool that names no argument takes none.
+                # A tool that declares no arguments takes none.
                 parameters = {"type": "object", "properties": {}, "additionalProperties": False, **parameters}
-            definitions[f"tool{number}"] = _moved(parameters, f"#/$defs/tool{number}")
+            definitions[f"tool{number}"] = _rebase_references(parameters, f"#/$defs/tool{number}")
             options.append(_object(name={"const": function["name"]}, arguments={"$ref": f"#/$defs/tool{number}"}))
-        most = MOST_CALLS if self.parallel else 1
+        most = MOST_PARALLEL_CALLS if self.parallel else 1
         calls = _object(tool_calls={"type": "array", "items": {"anyOf": options}, "minItems": 1, "maxItems": most})
         if self.schema is None or self.must_call:
             return json.dumps({"$defs": definitions, **calls})
         answer = dict(self.schema)
         if not answer.keys() & _COMBINED:
-            # What is a call is not an answer, too: else arguments could be anything.
+            # A call must not also match the answer's schema, or its arguments could be anything.
             open_ = {} if answer.get("properties") else {"additionalProperties": True}
             answer = {**open_, **answer, "properties": {"tool_calls": False, **answer.get("properties", {})}}
-        definitions["answer"] = _moved(answer, "#/$defs/answer")
+        definitions["answer"] = _rebase_references(answer, "#/$defs/answer")
         return json.dumps({"$defs": definitions, "anyOf": [calls, {"$ref": "#/$defs/answer"}]})
 
     def instructions(self, language: Language) -> str:
-        """Write what the model is told about its answer.
-
-        Args:
-            language: The language to tell it in.
-
-        Returns:
-            The instructions; the empty text where the answer can only be text.
-        """
+        """Return what the prompt says about the answer; empty if the answer can only be text."""
         parts = []
         if self.tools:
             word = wording("arguments", language)
@@ -224,50 +114,12 @@ class AnswerFormat:
         return "\n".join(parts)
 
 
-def _describe(tool: Tool) -> Mapping[str, Any]:
-    try:
-        description: Mapping[str, Any] | None = convert_to_openai_tool(tool).get("function")
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{tool!r} is no tool.", hint="Give a list of tools, functions, pydantic classes or descriptions."
-        ) from error
-    if description is None:
-        raise ConfigurationError(f"{tool!r} is a tool of some server.", hint="Give tools that run here.")
-    return description
-
-
-def _read_choice(choice: Any, names: Sequence[str]) -> str:
-    """Return ``"auto"``, ``"none"``, ``"any"`` or the name of a tool."""
-    if isinstance(choice, Mapping):
-        choice = choice.get("name") or choice.get("function", {}).get("name") or choice.get("type")
-    known = {None: "auto", False: "none", True: "any", "required": "any"}
-    chosen = known.get(choice, choice) if isinstance(choice, str | bool | None) else repr(choice)
-    if chosen not in ("auto", "none", "any", *names):
-        raise ConfigurationError(
-            f"tool_choice={choice!r} is none of the tools.",
-            hint=f"Choose auto, any, none or one of {', '.join(names) or '(there are no tools)'}.",
-        )
-    if chosen == "any" and not names:
-        raise ConfigurationError("tool_choice asks for a tool and there is none.", hint="Bind some tools.")
-    return str(chosen)
-
-
 def read_schema(response_format: Any) -> Mapping[str, Any] | None:
-    """Read the JSON schema that a response format asks for.
-
-    Args:
-        response_format: As of ``AnswerFormat.of``.
-
-    Returns:
-        The schema; ``None`` where it asks for text.
-
-    Raises:
-        ConfigurationError: It has none.
-    """
+    """Return the JSON schema that a response format asks for; ``None`` if it asks for text."""
     if response_format is None or response_format == {"type": "text"}:
         return None
     if isinstance(response_format, type) and issubclass(response_format, BaseModel):
-        # LangChain's conversion below writes references out, and leaves those of a class to itself open.
+        # LangChain's conversion below inlines references and leaves recursive ones unconstrained.
         return response_format.model_json_schema()
     if (
         not isinstance(response_format, Mapping)
@@ -278,7 +130,7 @@ def read_schema(response_format: Any) -> Mapping[str, Any] | None:
             return convert_to_json_schema(cast(Any, response_format))
         except (TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"response_format={response_format!r} is no schema.",
+                f"response_format={response_format!r} is not a schema.",
                 hint="Give a pydantic class, a TypedDict or a JSON schema.",
             ) from error
     if response_format.get("type") == "json_object" and "properties" not in response_format:
@@ -295,6 +147,80 @@ def read_schema(response_format: Any) -> Mapping[str, Any] | None:
     return response_format
 
 
+@dataclass(frozen=True)
+class WrittenCall:
+    """A tool call in the text of an answer, which may still be incomplete."""
+
+    name: str
+    # JSON, as far as it is written.
+    arguments: str
+    complete: bool
+
+
+def write_calls(calls: Sequence[Mapping[str, Any]]) -> str:
+    """Write LangChain's tool calls (``name`` and ``args``) in the form that models generate."""
+    return to_json({"tool_calls": [{"name": call["name"], "arguments": call["args"]} for call in calls]})
+
+
+def may_be_calls(text: str) -> bool:
+    """Return whether the beginning of an answer is, or may become, tool calls."""
+    text = text.lstrip()
+    return text.startswith(_CALLS_START) or _CALLS_START.startswith(text)
+
+
+def read_calls(text: str) -> Iterator[WrittenCall]:
+    """Read the calls of an answer in the form of ``write_calls``; the last one may be incomplete."""
+    text = text.lstrip()
+    position = len(_CALLS_START) if text.startswith(_CALLS_START) else len(text)
+    while start := _CALL_START.match(text, position):
+        end = _find_object_end(text, start.end())
+        yield WrittenCall(json.loads(start[1]), text[start.end() : end], end is not None)
+        position = len(text) if end is None else end + 1
+
+
+def _find_object_end(text: str, start: int) -> int | None:
+    depth = 0
+    for match in _BRACES.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0:
+            return match.end()
+    return None
+
+
+def _describe(tool: Tool) -> Mapping[str, Any]:
+    """Return the OpenAI function description of a tool."""
+    try:
+        description: Mapping[str, Any] | None = convert_to_openai_tool(tool).get("function")
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{tool!r} is not a tool.",
+            hint="Give LangChain tools, functions, pydantic classes or OpenAI function descriptions.",
+        ) from error
+    if description is None:
+        raise ConfigurationError(
+            f"{tool!r} is a server-side tool.", hint="Give tools that run in this process, such as functions."
+        )
+    return description
+
+
+def _read_choice(choice: Any, names: Sequence[str]) -> str:
+    """Return ``"auto"``, ``"none"``, ``"any"`` or the name of a tool."""
+    if isinstance(choice, Mapping):
+        choice = choice.get("name") or choice.get("function", {}).get("name") or choice.get("type")
+    known = {None: "auto", False: "none", True: "any", "required": "any"}
+    chosen = known.get(choice, choice) if isinstance(choice, str | bool | None) else repr(choice)
+    if chosen not in ("auto", "none", "any", *names):
+        raise ConfigurationError(
+            f"tool_choice={choice!r} is not one of the tools.",
+            hint=f"Choose auto, any, none or one of {', '.join(names) or '(there are no tools)'}.",
+        )
+    if chosen == "any" and not names:
+        raise ConfigurationError(
+            f"tool_choice={choice!r} requires a tool call, but there are no tools.", hint="Bind at least one tool."
+        )
+    return str(chosen)
+
+
 def _object(**properties: Any) -> dict[str, Any]:
     return {
         "type": "object",
@@ -304,16 +230,16 @@ def _object(**properties: Any) -> dict[str, Any]:
     }
 
 
-def _moved(schema: Any, place: str) -> Any:
-    """Return a schema whose references hold where it stands as a part of another."""
+def _rebase_references(schema: Any, place: str) -> Any:
+    """Return a schema with its references adjusted to its place inside another schema."""
     if isinstance(schema, list):
-        return [_moved(each, place) for each in schema]
+        return [_rebase_references(each, place) for each in schema]
     if not isinstance(schema, Mapping):
         return schema
     return {
         key: f"{place}{value[1:]}"
         if key == "$ref" and isinstance(value, str) and value.startswith("#")
-        else _moved(value, place)
+        else _rebase_references(value, place)
         for key, value in schema.items()
     }
 
@@ -325,7 +251,7 @@ def _description(function: Mapping[str, Any], word: str) -> str:
 
 
 def _without_titles(schema: Any) -> Any:
-    """Leave out the titles that pydantic makes of the names: they say nothing and take tokens."""
+    """Leave out the titles that pydantic derives from names: they add nothing and take tokens."""
     if isinstance(schema, list):
         return [_without_titles(each) for each in schema]
     if not isinstance(schema, Mapping):

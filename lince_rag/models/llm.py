@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import BaseLLM, LanguageModelInput
+from langchain_core.language_models import BaseLLM
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
-from langchain_core.prompt_values import PromptValue
 from pydantic import ConfigDict, PrivateAttr
 
 from lince_rag.engines import Generation as EngineGeneration
+from lince_rag.engines import GenerationSettings
 from lince_rag.models.answer_formats import AnswerFormat
 from lince_rag.models.native_model import CALL_SETTINGS, NativeModel
 from lince_rag.models.native_prompt import Instruction
@@ -21,15 +21,15 @@ from lince_rag.text.language import Language
 class LinceLLM(NativeModel, BaseLLM):
     """Complete an instruction with a model of the registry, in exactly the prompt format it was trained on.
 
-    Its fields are those of ``ModelFields``. Several prompts run as one batch. A ``response_format`` in the call (a
-    JSON schema or a pydantic class) holds the answers to it.
+    Its fields are those of ``NativeModel``. Several prompts run as one batch. A ``response_format`` in the call (a
+    JSON schema or a pydantic class) constrains the answers to that schema.
 
     Example:
         >>> llm = LinceLLM(model="…", model_path="…")
         >>> llm.invoke("Dame una lista de lugares a visitar en España.")
     """
 
-    # Of several bases' settings the last one's win, and LangChain's classes ignore unknown fields.
+    # The last base class decides the settings, and LangChain's classes ignore unknown fields.
     model_config = ConfigDict(extra="forbid")
 
     _call: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -45,32 +45,27 @@ class LinceLLM(NativeModel, BaseLLM):
     def generate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
-        """Generate, one answer or more a prompt; see ``BaseLLM.generate``."""
-        llm = self._noting(kwargs)
+        """Generate ``n`` answers for each prompt; see ``BaseLLM.generate``."""
+        llm = self._with_call_settings(kwargs)
         return super(LinceLLM, llm).generate(prompts, stop or self.stop, callbacks, **kwargs)
 
     async def agenerate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
-        """Generate, one answer or more a prompt; see ``BaseLLM.agenerate``."""
-        llm = self._noting(kwargs)
+        """Generate ``n`` answers for each prompt; see ``BaseLLM.agenerate``."""
+        llm = self._with_call_settings(kwargs)
         return await super(LinceLLM, llm).agenerate(prompts, stop or self.stop, callbacks, **kwargs)
 
-    def _noting(self, kwargs: dict[str, Any]) -> "LinceLLM":
-        """Make a copy that knows the settings of a call, which LangChain leaves out of a cached answer's key."""
-        # A copy shares the engine that there is, not one to come.
+    def _with_call_settings(self, kwargs: dict[str, Any]) -> "LinceLLM":
+        """Make a copy that knows the settings of a call, which LangChain leaves out of the cache key."""
+        # A copy shares the engine only if it has been created before.
         _ = self.engine
         copy = self.model_copy()
         noted = CALL_SETTINGS | {"language", "minimum_confidence"}
-        asked = AnswerFormat.of(response_format=kwargs.get("response_format"))
+        answer_format = AnswerFormat.of(response_format=kwargs.get("response_format"))
         copy._call = {name: kwargs[name] for name in sorted(kwargs) if name in noted}
-        copy._call["json_schema"] = asked.json_schema()
+        copy._call["json_schema"] = answer_format.json_schema()
         return copy
-
-    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
-        if isinstance(model_input, Instruction):
-            return model_input.to_prompt_value()
-        return super()._convert_input(model_input)
 
     def _generate(
         self,
@@ -80,11 +75,10 @@ class LinceLLM(NativeModel, BaseLLM):
         language: Language | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        answer_format = AnswerFormat.of(response_format=kwargs.pop("response_format", None))
-        settings = self._settings(stop, language, kwargs, answer_format)
-        batch = self._generate_batch([self._prompt(text, answer_format) for text in prompts], settings)
+        rendered, settings = self._prepare(prompts, stop, language, kwargs)
+        batch = self._generate_batch(rendered, settings)
         generations = [
-            [Generation(text=candidate.text, generation_info=self._info(candidate)) for candidate in candidates]
+            [Generation(text=candidate.text, generation_info=_info(candidate)) for candidate in candidates]
             for candidates in batch
         ]
         usage = {
@@ -101,18 +95,25 @@ class LinceLLM(NativeModel, BaseLLM):
         language: Language | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        answer_format = AnswerFormat.of(response_format=kwargs.pop("response_format", None))
-        settings = self._settings(stop, language, kwargs, answer_format)
-        for step in self._generate_stream(self._prompt(prompt, answer_format), settings):
-            info = self._info(step) if step.finish_reason else None
-            chunk = GenerationChunk(text=step.text, generation_info=info)
+        (rendered,), settings = self._prepare([prompt], stop, language, kwargs)
+        for step in self._generate_stream(rendered, settings):
+            chunk = GenerationChunk(text=step.text, generation_info=_info(step) if step.finish_reason else None)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
-    def _prompt(self, text: str, answer_format: AnswerFormat) -> Prompt:
-        messages = text.to_prompt_value().to_messages() if isinstance(text, Instruction) else [HumanMessage(text)]
-        return self._render(messages, answer_format=answer_format)
+    def _prepare(
+        self, prompts: list[str], stop: list[str] | None, language: Language | None, options: dict[str, Any]
+    ) -> tuple[list[Prompt], GenerationSettings]:
+        """Read the keywords of a call and render its prompts."""
+        answer_format = AnswerFormat.of(response_format=options.pop("response_format", None))
+        settings = self._settings(stop, language, options, answer_format)
+        conversations = [
+            text.to_prompt_value().to_messages() if isinstance(text, Instruction) else [HumanMessage(text)]
+            for text in prompts
+        ]
+        return [self._render(messages, answer_format=answer_format) for messages in conversations], settings
 
-    def _info(self, generation: EngineGeneration) -> dict[str, Any]:
-        return {"finish_reason": generation.finish_reason, "abstained": generation.abstained}
+
+def _info(generation: EngineGeneration) -> dict[str, Any]:
+    return {"finish_reason": generation.finish_reason, "abstained": generation.abstained}

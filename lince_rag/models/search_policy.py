@@ -1,6 +1,6 @@
-"""How the embedded engine uses tools: it searches with the question, then once more with only its content words.
+"""How the embedded engine uses tools: it searches with the question, then again with only its content words.
 
-It cannot write arguments of its own, so it calls tools that take one text. It reads what they find as documents.
+It cannot write arguments, so it only calls tools that take one text argument. It reads their results as documents.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,26 +15,16 @@ from lince_rag.text.language import Language
 from lince_rag.text.questions import function_words, question_proper
 from lince_rag.text.words import words
 
-# Searches for one question at most: as it was asked, and without what is said around it.
+# Maximum number of searches for one question: as it was asked, and without its function words.
 MOST_SEARCHES: Final = 2
 
 
 def next_search(
     answer_format: AnswerFormat, messages: Sequence[BaseMessage], language: Language, *, abstained: bool
 ) -> str | None:
-    """Decide whether to search, and for what.
+    """Return the next search as a written call, or ``None`` to answer.
 
-    Args:
-        answer_format: The tools.
-        messages: The conversation.
-        language: The question's language.
-        abstained: Whether what was found so far holds no answer.
-
-    Returns:
-        The call; ``None`` where it is time to answer.
-
-    Raises:
-        EngineError: A call is asked for, and no tool takes one text.
+    ``abstained`` says that the documents found so far do not hold the answer.
     """
     question = last_question(messages)
     calls = made_calls(current_turn(messages))
@@ -51,28 +41,28 @@ def next_search(
     if answer_format.must_call:
         names = ", ".join(tool["name"] for tool in answer_format.tools)
         raise EngineError(
-            f"The embedded engine can call tools that take one text, not {names}.",
-            hint="Choose a model with weights.",
+            f"The embedded engine can only call tools that take one text argument, not {names}.",
+            hint="Give such a tool, or choose a model with weights; lince-rag models lists them.",
         )
     return None
 
 
 def _queries(question: str, language: Language) -> list[str]:
-    """Return what to search for, one after the other: the question, and less and less around its content."""
+    """Return the search queries in order: the question, it without its opening words, its content words."""
     ignored = function_words(language)
     bare = [question[word.start : word.end] for word in words(question, language) if word.folded not in ignored]
     queries = (question, question_proper(question, language), " ".join(bare))
-    # Questions of the same words find the same.
+    # Queries with the same words find the same documents.
     different = {" ".join(word.folded for word in words(query, language)): query for query in reversed(queries)}
     return [query for query in reversed(different.values()) if query.strip()]
 
 
 def _text_argument(tool: Mapping[str, Any]) -> str | None:
-    """Return the name of the one argument that a tool needs, if it is a text."""
+    """Return the name of a tool's only required argument if it is a free text."""
     parameters = tool.get("parameters") or {}
     required = parameters.get("required", [])
     argument = parameters.get("properties", {}).get(required[0], {}) if len(required) == 1 else {}
-    # A text that must be of some form is not a question.
+    # A text with a required form cannot be a question.
     if argument.get("type") != "string" or argument.keys() & {"enum", "const", "format", "pattern", "maxLength"}:
         return None
     return str(required[0])

@@ -1,7 +1,4 @@
-"""How the embedded engine uses tools: it searches with the question, and once more with less around it.
-
-It cannot write arguments of its own, so it calls tools that take one text. What they find it reads as documents.
-"""
+"""The parts of a conversation with tools: the last question, the calls made for it, and what they found."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,44 +6,27 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 
+from lince_rag.text.confidence import strongest_confidence
+
 
 def last_question(messages: Sequence[BaseMessage]) -> str:
-    """Return the text of the last human message, or the empty text.
-
-    Args:
-        messages: A conversation.
-    """
+    """Return the text of the last human message; empty if there is none."""
     return next((str(turn.text) for turn in reversed(messages) if isinstance(turn, HumanMessage)), "")
 
 
 def current_turn(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Return what came after the last human message: calls and their results.
-
-    Args:
-        messages: A conversation.
-    """
+    """Return the messages after the last human message: calls and their results."""
     after = next((at for at in range(len(messages), 0, -1) if isinstance(messages[at - 1], HumanMessage)), 0)
     return list(messages[after:])
 
 
 def made_calls(messages: Iterable[BaseMessage]) -> list[ToolCall]:
-    """Return the calls of tools in some messages.
-
-    Args:
-        messages: The messages.
-    """
+    """Return all tool calls in the messages."""
     return [call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
 
 
 def found_documents(messages: Iterable[BaseMessage]) -> list[Document]:
-    """Return the documents that tools found, each once.
-
-    Args:
-        messages: Messages, of which the results of tools count.
-
-    Returns:
-        The documents in their artifacts; those of the search with the best support come first.
-    """
+    """Return the documents in the artifacts of tool results, each once, the most confident search first."""
     artifacts = [message.artifact for message in messages if isinstance(message, ToolMessage)]
     results = [
         [document for document in artifact if isinstance(document, Document)]
@@ -61,18 +41,13 @@ def found_documents(messages: Iterable[BaseMessage]) -> list[Document]:
 
 
 def _confidence(documents: Iterable[Document]) -> float:
-    return max((float(document.metadata.get("confidence") or 0) for document in documents), default=0.0)
+    return strongest_confidence(document.metadata for document in documents) or 0.0
 
 
 def read_results(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], list[Document]]:
-    """Turn the last question, its calls and their results into a question with documents.
+    """Return the conversation without calls and results, and what was found for the last question.
 
-    Args:
-        messages: A conversation.
-
-    Returns:
-        The conversation without calls and results, and what was found for the last question: the documents, or
-        the text where a tool gives nothing but text. Errors are left out.
+    A tool that returns no documents counts with its text; errors are left out.
     """
     turn = current_turn(messages)
     results = [message for message in turn if isinstance(message, ToolMessage) and message.status != "error"]
@@ -81,15 +56,7 @@ def read_results(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], li
 
 
 def without_calls(messages: Iterable[BaseMessage], name: str | None = None) -> list[BaseMessage]:
-    """Leave out the calls of tools and their results.
-
-    Args:
-        messages: A conversation.
-        name: The tool whose calls to leave out; ``None`` leaves out all.
-
-    Returns:
-        What was said in it, and the other calls.
-    """
+    """Return a conversation without the calls of one tool and their results; ``None`` leaves out every tool."""
     kept: list[BaseMessage] = []
     left_out: set[str | None] = set()
     for message in messages:

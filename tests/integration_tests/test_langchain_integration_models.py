@@ -1,4 +1,4 @@
-"""What LangChain's users expect of any chat model, where there are weights: on tiny checkpoints."""
+"""LangChain's features on models with weights: callbacks, configurable fields and caches on tiny checkpoints."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ MARKERS = ["### Respuesta:", "[INST]", "[/INST]", "</s>", "<|endofinstruction|>"
 
 
 class MessagesOut(BaseCallbackHandler):
-    """What a model said, whatever a chain made of it."""
+    """Collects the text that a model generated."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -38,7 +38,7 @@ def chat(kind: str = "lince-zero", **fields: Any) -> ChatLince:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Every prompt that reaches the engine, and how many tokens its answer may have."""
+    """Every prompt that reaches the engine, with the maximum number of tokens of its answer."""
     seen: list[tuple[str, int]] = []
     batch, stream = TransformersEngine.generate_batch, TransformersEngine.stream
 

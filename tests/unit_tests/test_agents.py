@@ -318,9 +318,9 @@ def test_another_model_that_stands_in_gets_what_it_can_read(index: Index) -> Non
 
 
 def test_wrong_arguments(index: Index) -> None:
-    with pytest.raises(ConfigurationError, match="BestOf is no chat model that calls tools"):
+    with pytest.raises(ConfigurationError, match="BestOf is not a chat model that can call tools"):
         create_document_agent(BestOf(llm=ChatLince()), index)
-    with pytest.raises(ConfigurationError, match="str is no chat model"):
+    with pytest.raises(ConfigurationError, match="str is not a chat model"):
         create_document_agent("extractive", index)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="max_searches='2'"):
         create_document_agent(ChatLince(), index, max_searches="2")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What an answer may be: read from LangChain's keywords, written as one schema, told in the model's language."""
+"""Answer formats: read from LangChain's keywords, written as one schema, described in the model's language."""
 
 import json
 from typing import Any, Literal
@@ -90,14 +90,14 @@ def test_the_choice_of_a_tool(choice: Any, names: list[str], must_call: bool, te
 
 @pytest.mark.parametrize("choice", ["lluvia", {"type": "function", "function": {"name": "lluvia"}}, 3, ["hora"]])
 def test_a_choice_of_no_tool_is_an_error(choice: Any) -> None:
-    with pytest.raises(ConfigurationError, match="none of the tools"):
+    with pytest.raises(ConfigurationError, match="not one of the tools"):
         AnswerFormat.of([clima, hora], choice)
 
 
 def test_wrong_tools_are_errors() -> None:
     with pytest.raises(ConfigurationError, match="same name: hora, hora"):
         AnswerFormat.of([hora, hora]).json_schema()
-    with pytest.raises(ConfigurationError, match="there is none"):
+    with pytest.raises(ConfigurationError, match="there are no tools"):
         AnswerFormat.of([], "any")
     with pytest.raises(ConfigurationError, match="web_search"):
         AnswerFormat.of([{"type": "web_search"}])
@@ -191,9 +191,9 @@ def test_openai_descriptions_are_schemas() -> None:
 
 @pytest.mark.parametrize("given", [3, "json_object"])
 def test_what_is_no_schema_and_no_tool_is_an_error(given: Any) -> None:
-    with pytest.raises(ConfigurationError, match=f"{given!r} is no schema"):
+    with pytest.raises(ConfigurationError, match=f"{given!r} is not a schema"):
         AnswerFormat.of(response_format=given)
-    with pytest.raises(ConfigurationError, match=f"{given!r} is no tool"):
+    with pytest.raises(ConfigurationError, match=f"{given!r} is not a tool"):
         ChatLince().bind_tools([given])
 
 

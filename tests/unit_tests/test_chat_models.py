@@ -1,9 +1,11 @@
+import re
+
 import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, FunctionMessage, HumanMessage, SystemMessage
 from pydantic import ValidationError
 
-from lince_rag import ChatLince
+from lince_rag import ChatLince, LinceLLM
 from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError, TemplateError, UnknownModelError
 
 DOCUMENTS = [
@@ -78,6 +80,15 @@ def test_unknown_settings_are_errors() -> None:
         ChatLince().invoke(QUESTION, temprature=1)
     with pytest.raises(UnknownModelError, match="extractiv"):
         ChatLince(model="extractiv").invoke(QUESTION)
+
+
+def test_an_unknown_setting_is_told_which_ones_there_are() -> None:
+    with pytest.raises(ConfigurationError, match="temprature") as chat_error:
+        ChatLince().invoke(QUESTION, temprature=1)
+    assert {"temperature", "documents", "tools", "stop"} <= set(re.findall(r"\w+", chat_error.value.hint))
+    with pytest.raises(ConfigurationError, match="LinceLLM does not accept tools") as text_error:
+        LinceLLM().invoke(QUESTION, tools=[])
+    assert not {"tools", "documents"} & set(re.findall(r"\w+", text_error.value.hint))
 
 
 def test_a_model_without_its_weights_says_so_and_still_renders() -> None:

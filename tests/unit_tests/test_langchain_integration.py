@@ -1,4 +1,4 @@
-"""What LangChain's users expect of a Runnable: callbacks, events, configuration, caches, fallbacks, dumps."""
+"""LangChain's features on the chain and the models: callbacks, events, configuration, caches, fallbacks, dumps."""
 
 import pickle
 import time
@@ -511,6 +511,13 @@ def test_a_prompt_is_read_back() -> None:
     assert read_back(prompt) == prompt
     value = prompt.invoke({"i": "a", "c": "b"})
     assert read_back(value) == value
+    constant = NativePrompt(instruction="Resume.")
+    assert read_back(constant) == constant
+
+
+def test_the_variables_of_a_prompt_are_those_of_its_fields() -> None:
+    assert NativePrompt(instruction="Resume en {n}.", context="{c}").input_variables == ["c", "n"]
+    assert NativePrompt(instruction="Resume.", input_variables=["otra"]).input_variables == []
 
 
 def test_what_cannot_be_read_back_says_what_it_was(index: Index) -> None:

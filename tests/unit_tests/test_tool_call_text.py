@@ -1,4 +1,4 @@
-"""Calls of tools are read the same whole and in pieces, and nothing but a call is read as one."""
+"""Tool calls are read the same from a whole answer and from a stream, and only a tool call is read as one."""
 
 from functools import reduce
 from operator import add
@@ -31,7 +31,7 @@ def stream(text: str, cuts: list[int], *, may_call: bool) -> list[AIMessageChunk
     ends = sorted({cut % (len(text) + 1) for cut in cuts} | {len(text)})
     starts = [0, *ends[:-1]]
     steps = [Generation(text[start:end], 7, 1) for start, end in zip(starts, ends, strict=True)]
-    return [reader.take(step) for step in [*steps, Generation("", 7, 0, "stop")]]
+    return [reader.read(step) for step in [*steps, Generation("", 7, 0, "stop")]]
 
 
 def total(chunks: list[AIMessageChunk]) -> AIMessageChunk:

@@ -87,7 +87,7 @@ def test_no_result_can_look_like_anothers() -> None:
 
 
 def test_ids_that_come_again_name_the_latest_call() -> None:
-    """Histories of examples often number the calls of each example anew."""
+    """Histories of examples often number the calls of each example from the start again."""
     other = AIMessage("", tool_calls=[{"name": "hora", "args": {}, "id": "0", "type": "tool_call"}])
     first = [HumanMessage("a"), calls("Vigo"), ToolMessage("sol", tool_call_id="0"), AIMessage("Sol.")]
     turns, _ = to_template([*first, HumanMessage("b"), other, ToolMessage("12:00", tool_call_id="0")])
