@@ -250,7 +250,7 @@ def _worth(candidate: Candidate, kind: QuestionKind | None, question: str) -> fl
     """Score what does not depend on the question's words."""
     worth = RANK_WEIGHT / (1 + candidate.document)
     worth -= LENGTH_PENALTY * math.log(1 + len(candidate.sentence.stems))
-    if kind is not None and kind.evidenced(candidate.text, question):
+    if kind is not None and kind.has_evidence(candidate.text, question):
         worth += kind.weight
     return worth if _is_statement(candidate.text) else worth - FRAGMENT_PENALTY
 

@@ -12,7 +12,7 @@ from lince_rag.errors import EngineError
 from lince_rag.models.answer_formats import AnswerFormat, write_calls
 from lince_rag.models.turns import current_turn, last_question, made_calls
 from lince_rag.text.language import Language
-from lince_rag.text.questions import function_words, question_proper
+from lince_rag.text.questions import function_words, strip_opening
 from lince_rag.text.words import words
 
 # Searches for one question at most: as it was asked, and without what is said around it.
@@ -61,7 +61,7 @@ def _queries(question: str, language: Language) -> list[str]:
     """Return what to search for, one after the other: the question, and less and less around its content."""
     ignored = function_words(language)
     bare = [question[word.start : word.end] for word in words(question, language) if word.folded not in ignored]
-    queries = (question, question_proper(question, language), " ".join(bare))
+    queries = (question, strip_opening(question, language), " ".join(bare))
     # Questions of the same words find the same.
     different = {" ".join(word.folded for word in words(query, language)): query for query in reversed(queries)}
     return [query for query in reversed(different.values()) if query.strip()]
