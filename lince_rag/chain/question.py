@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from lince_rag.chain.grounding import is_in_other_language
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import DEFAULT_LANGUAGE, Language, detect_language
-from lince_rag.text.questions import function_words, names_its_subject, points_back, replaceable_patterns
+from lince_rag.text.questions import function_words, names_its_subject, refers_back, replaceable_patterns
 from lince_rag.text.wording import wording
 from lince_rag.text.words import words
 
@@ -153,7 +153,7 @@ def _earlier_questions(history: Sequence[BaseMessage]) -> list[str]:
 
 
 def _is_incomplete(question: str, language: Language) -> bool:
-    if points_back(question, language):
+    if refers_back(question, language):
         return True
     short = len(_content_words(question, language)) < MIN_CONTENT_WORDS
     return short and not names_its_subject(question, language)

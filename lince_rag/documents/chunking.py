@@ -1,4 +1,4 @@
-"""Document → chunks that follow sentences and headings, with offsets into the document and stable ids."""
+"""Document → chunks that follow sentences and headings, with character offsets and stable ids."""
 
 import bisect
 import hashlib
@@ -14,17 +14,17 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language, detect_language
 from lince_rag.text.sentences import sentence_spans
 
-# Goes into the fingerprint: raise it whenever the same settings begin to give other chunks.
+# Part of the fingerprint: raise it whenever the same settings start to give different chunks.
 ALGORITHM_VERSION: Final = 1
 
 # A shorter limit would cut most sentences (a Spanish sentence has about 150 characters).
 MINIMUM_CHARACTERS: Final = 40
 
-# The last piece under a heading joins the chunk before it when that makes it at most this share too long: a
-# chunk of a few words is found for the wrong questions.
+# The last piece under a heading joins the previous chunk if that exceeds the limit by at most this share: a chunk
+# of a few words is retrieved for the wrong questions.
 TOLERANCE: Final = 0.1
 
-# A chunk ends with a paragraph rather than in the middle of the next, if that leaves it at least this full.
+# A chunk ends at the end of a paragraph, rather than inside the next one, if that leaves it at least this full.
 PARAGRAPH_FILL: Final = 0.5
 
 
@@ -33,8 +33,9 @@ class ChunkingSettings:
     """How to cut a document.
 
     Args:
-        max_characters: Longest chunk; only the last chunk of a section may be ``TOLERANCE`` longer.
-        overlap_sentences: How many sentences of a chunk the next one repeats, as far as they fit.
+        max_characters: Characters of the longest chunk, 40 or more; only the last chunk of a section may be 10 %
+            longer.
+        overlap_sentences: How many sentences of a chunk the next one repeats, if they fit.
 
     Raises:
         ConfigurationError: A value is not a whole number, or is too small.
@@ -51,7 +52,7 @@ class ChunkingSettings:
 
     @property
     def fingerprint(self) -> str:
-        """A short text that is the same when, and only when, the same documents give the same chunks."""
+        """A short text that is equal if and only if the same documents give the same chunks."""
         return f"sentences-{ALGORITHM_VERSION}-{self.max_characters}-{self.overlap_sentences}"
 
 
@@ -63,7 +64,7 @@ class _Section(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """A sentence, or a piece of one that is too long: what a chunk is made of."""
+    """A sentence, or a piece of a sentence that is too long: the unit that chunks are made of."""
 
     start: int
     end: int
@@ -74,24 +75,15 @@ DEFAULT_SETTINGS: Final = ChunkingSettings()
 
 
 def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETTINGS) -> list[Document]:
-    """Cut a document into chunks.
+    """Cut a document into chunks, in order.
 
-    A chunk lies under one heading, may go on over a page break, and holds whole sentences unless one sentence
-    is longer than the limit. Without overlap, the chunks are disjoint and cover all the text.
+    A chunk lies under one heading, may cross a page break, and holds whole sentences unless one sentence is longer
+    than the limit. Without overlap, the chunks are disjoint and cover the whole text. Of the document's metadata,
+    only ``source`` is required; ``sections`` is used if present, and other scalars are copied to every chunk.
 
-    Args:
-        document: A document of ``FileLoader`` or of an application. Only ``metadata["source"]`` is required;
-            ``sections`` is used where it is there, and other scalar metadata goes to every chunk.
-        settings: Length and overlap.
-
-    Returns:
-        The chunks in order. ``page_content`` is ``document.page_content[start:end]``; the id is a digest of
-        source, content hash, start and end, so the same document always gives the same ids. ``page`` is the
-        page where a chunk begins; one that goes on over a page break has ``page_starts``, a list of
-        [character offset in the document, page] for every further page.
-
-    Raises:
-        ConfigurationError: There is no source, or ``sections`` do not divide the text.
+    ``page_content`` is ``document.page_content[start:end]``. The id is a digest of source, content hash, start and
+    end, so the same document always gives the same ids. ``page`` is the page on which a chunk begins; a chunk that
+    crosses page breaks has ``page_starts``, a list of [character offset in the document, page] of the later pages.
     """
     text = document.page_content
     sections = _sections(document)
@@ -111,12 +103,12 @@ def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETT
 
 
 def _digest(*parts: str) -> str:
-    # surrogatepass: a file name in an old encoding can reach us as half surrogate pairs.
+    # surrogatepass: a file name in an old encoding can contain lone surrogates.
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _common_metadata(document: Document) -> dict[str, Any]:
-    """What every chunk of a document carries: the scalars of its metadata, completed."""
+    """The metadata of every chunk of a document: the scalars of its own, completed."""
     metadata = {
         key: value
         for key, value in document.metadata.items()
@@ -126,7 +118,7 @@ def _common_metadata(document: Document) -> dict[str, Any]:
     if source is None or not str(source):
         raise ConfigurationError(
             "A document has no source.",
-            hint='Set metadata["source"] to its path or address: citations and updates go by it.',
+            hint='Set metadata["source"] to its path or address: citations and updates identify documents by it.',
         )
     metadata["source"] = str(source)
     metadata["content_hash"] = str(metadata.get("content_hash") or _digest(document.page_content))
@@ -136,14 +128,14 @@ def _common_metadata(document: Document) -> dict[str, Any]:
 
 
 def _sections(document: Document) -> list[_Section]:
-    """The sections of a document; one that has none is one section."""
+    """The sections of a document; a document without any is one section."""
     length = len(document.page_content)
     given = document.metadata.get("sections")
     ours = isinstance(given, list) and all(
         isinstance(section, dict) and {"start", "end"} <= section.keys() for section in given
     )
     if not ours or not given:
-        # Another application's "sections" may mean anything; its own page and heading stay in the metadata.
+        # The "sections" of another application may mean anything; its page and heading stay in the metadata.
         return [_Section(0, length, None, "")]
     sections = [
         _Section(item["start"], item["end"], item.get("page"), item.get("heading") or "") for item in given
@@ -153,19 +145,19 @@ def _sections(document: Document) -> list[_Section]:
     if not (joined and ordered and sections[0].start == 0 and sections[-1].end == length):
         raise ConfigurationError(
             f"The sections of {document.metadata.get('source')!r} do not divide its text.",
-            hint='metadata["sections"] must go from 0 to the end of the text without gaps.',
+            hint='metadata["sections"] must cover the text from 0 to its end without gaps.',
         )
     return sections
 
 
 def _place(sections: list[_Section]) -> dict[str, Any]:
-    """The page and the heading where a chunk begins, and the pages that begin in it: [offset, page] of each."""
+    """The page and heading where a chunk begins, and [offset, page] of each page that begins inside it."""
     page_starts = [[two.start, two.page] for one, two in pairwise(sections) if one.page != two.page]
     return {"page": sections[0].page, "page_starts": page_starts, "heading": sections[0].heading}
 
 
 def _regions(sections: list[_Section]) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of text under one heading, which page breaks do not end."""
+    """Yield the spans of text under one heading; page breaks do not end them."""
     start = 0
     for one, two in pairwise(sections):
         if one.heading != two.heading:
@@ -179,7 +171,7 @@ def _units(text: str, region: tuple[int, int], language: Language, limit: int) -
     start, end = region
     begins = [start + first for first, _ in sentence_spans(text[start:end], language)]
     units: list[_Unit] = []
-    # A sentence goes on to the next one's start, so that nothing is lost whatever the splitter leaves out.
+    # A sentence extends to the start of the next one, so that nothing is lost if the splitter leaves text out.
     for begin, following in pairwise([start, *begins[1:], end]):
         for first, last in _pieces(text, *_trim(text, begin, following), limit):
             opens = not units or text.count("\n", units[-1].end, first) > 1
@@ -195,12 +187,12 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _pieces(text: str, start: int, end: int, limit: int) -> Iterator[tuple[int, int]]:
-    """Yield a sentence, or pieces of at most ``limit`` characters that end with a line, else with a word."""
+    """Yield a sentence, or pieces of at most ``limit`` characters that end with a line or else with a word."""
     while end - start > limit:
         window = text[start : start + limit + 1]
         newline = window.rfind("\n")
         space = max((match.start() for match in re.finditer(r"\s", window)), default=0)
-        # Rows of a table and items of a list end with a line, if it does not leave the piece half empty.
+        # The piece ends with a line (a row of a table, an item of a list) unless that leaves it half empty.
         cut = newline if newline > limit // 2 else space
         cut = start + (cut if cut > 0 else limit)
         yield _trim(text, start, cut)
@@ -210,7 +202,7 @@ def _pieces(text: str, start: int, end: int, limit: int) -> Iterator[tuple[int, 
 
 
 def _pack(units: list[_Unit], settings: ChunkingSettings) -> list[tuple[int, int]]:
-    """Fill chunks with sentences in order, and return their offsets."""
+    """Fill chunks with sentences in order, and return the chunks' offsets."""
     limit = settings.max_characters
     spans: list[tuple[int, int]] = []
     first = previous = 0
@@ -230,7 +222,7 @@ def _pack(units: list[_Unit], settings: ChunkingSettings) -> list[tuple[int, int
 
 
 def _overlap_start(units: list[_Unit], first: int, previous: int, settings: ChunkingSettings) -> int:
-    """The sentence at which a chunk opens whose first new sentence is ``first``."""
+    """The sentence with which a chunk begins whose first new sentence is ``first``."""
     opening = max(first - settings.overlap_sentences, previous + 1)
     while opening < first and units[first].end - units[opening].start > settings.max_characters:
         opening += 1
@@ -238,7 +230,7 @@ def _overlap_start(units: list[_Unit], first: int, previous: int, settings: Chun
 
 
 def _paragraph_end(units: list[_Unit], opening: int, first: int, stop: int, limit: int) -> int:
-    """Move the end of a chunk back to the last end of a paragraph, where that leaves it full enough."""
+    """Move the end of a chunk back to the last end of a paragraph, if that leaves it full enough."""
     for index in range(stop, first, -1):
         if units[index - 1].end - units[opening].start < PARAGRAPH_FILL * limit:
             return stop

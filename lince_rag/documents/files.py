@@ -12,30 +12,29 @@ from typing import Final
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
-from lince_rag.documents.readers.blocks import Content, Unreadable, assemble, squeeze
+from lince_rag.documents.readers.blocks import Content, Unreadable, assemble
 from lince_rag.documents.readers.html import read_html
 from lince_rag.documents.readers.pdf import read_pdf
 from lince_rag.documents.readers.text import read_markdown, read_text
 from lince_rag.documents.readers.word import read_docx
 from lince_rag.errors import DocumentError
 from lince_rag.text.language import detect_language
+from lince_rag.text.words import squeeze
 
-# A PDF or a Word file is mostly pictures, so it may be large; 16 MB of plain text is ten thousand pages, and
-# parsing a web page takes some ten times its size.
+StrPath = str | os.PathLike[str]
+
+# A PDF or a Word file consists mostly of pictures, so it may be large; 16 MB of plain text is ten thousand pages,
+# and parsing a web page takes about ten times its size.
 MAXIMUM_BINARY_BYTES: Final = 256 * 2**20
 MAXIMUM_TEXT_BYTES: Final = 16 * 2**20
+
+# Sixteen bytes make an accidental collision among 10^12 files less than 10^-14 likely (birthday bound).
+DIGEST_BYTES: Final = 16
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
-
-    Attributes:
-        name: What to call it in an error.
-        media_type: The media type, for metadata.
-        read: Its reader.
-        maximum_bytes: The largest file that is read.
-    """
+    """A kind of file: its name in errors, its media type, its reader and the largest file that is read."""
 
     name: str
     media_type: str
@@ -43,27 +42,24 @@ class Format:
     maximum_bytes: int = MAXIMUM_TEXT_BYTES
 
 
-_TEXT: Final = Format("text", "text/plain", read_text)
 _MARKDOWN: Final = Format("text", "text/markdown", read_markdown)
 _HTML: Final = Format("HTML", "text/html", read_html)
-_PDF: Final = Format("PDF", "application/pdf", read_pdf, MAXIMUM_BINARY_BYTES)
-_WORD: Final = Format(
-    "Word",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    read_docx,
-    MAXIMUM_BINARY_BYTES,
-)
 FORMATS: Final = {
-    ".txt": _TEXT,
+    ".txt": Format("text", "text/plain", read_text),
     ".md": _MARKDOWN,
     ".markdown": _MARKDOWN,
     ".html": _HTML,
     ".htm": _HTML,
-    ".pdf": _PDF,
-    ".docx": _WORD,
+    ".pdf": Format("PDF", "application/pdf", read_pdf, MAXIMUM_BINARY_BYTES),
+    ".docx": Format(
+        "Word",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        read_docx,
+        MAXIMUM_BINARY_BYTES,
+    ),
 }
 
-# What the first bytes of a file give it away as, whatever its name.
+# The kind of file that the first bytes show, whatever the file's name.
 _MAGIC: Final = (
     (b"%PDF-", "PDF"),
     (b"PK\x03\x04", "zip or Word"),
@@ -79,56 +75,22 @@ _HTML_START: Final = re.compile(
 )
 _ENCRYPTED_WORD: Final = "EncryptedPackage".encode("utf-16-le")
 
-
-def _sniff(data: bytes) -> str:
-    """The kind of file that the first bytes show, or "" where they show none."""
-    for magic, kind in _MAGIC:
-        if data.startswith(magic):
-            return kind
-    return "HTML" if _HTML_START.match(data) else ""
-
-
-def check_kind(data: bytes, suffix: str, form: Format) -> None:
-    """Refuse a file whose content is of another kind than its name says.
-
-    Args:
-        data: The file.
-        suffix: The end of its name.
-        form: The format that the suffix stands for.
-
-    Raises:
-        Unreadable: The content is something else, or protected with a password.
-    """
-    kind = _sniff(data)
-    if form.name == "Word" and _ENCRYPTED_WORD in data[: 2**20]:
-        raise Unreadable("protected with a password")
-    # PDFium, like other readers, accepts up to a kilobyte of something else before a PDF.
-    expected = kind == "zip or Word" if form.name == "Word" else b"%PDF-" in data[:1024]
-    if form.name in {"Word", "PDF"} and not expected:
-        raise Unreadable(f"named {suffix}, but its content is {kind or f'not {form.name}'}")
-    if form.name not in {"Word", "PDF"} and kind not in {"", form.name}:
-        raise Unreadable(f"named {suffix}, but its content is {kind}")
-
-
-# Sixteen bytes make an accidental collision among 10^12 files less than 10^-14 likely (birthday bound).
-DIGEST_BYTES: Final = 16
-
-StrPath = str | os.PathLike[str]
-
-SUPPORTED_SUFFIXES: Final = frozenset(FORMATS)
+# Titles that word processors and typesetters set automatically, and file names.
+_NO_TITLE: Final = re.compile(
+    r"(untitled|sin t[ií]tulo|sem t[ií]tulo|word document|document[oe]?|presentaci[oó]n|apresenta[cç][aã]o|"
+    r"powerpoint presentation|slide)[ \d]*|microsoft (word|powerpoint|excel) - .*|"
+    r"\S*\.(docx?|odt|rtf|pdf|indd|qxd|tex|dvi|html?|pptx?|pages|pmd)",
+    re.IGNORECASE,
+)
+_MAXIMUM_TITLE: Final = 200
 
 
 def find_files(paths: StrPath | Iterable[StrPath]) -> list[Path]:
-    """List the files to read.
+    """List the files to read, each once, in the order of the paths.
 
-    Args:
-        paths: Files and folders. A folder gives every file of a supported kind in it and below, sorted; what
-            is hidden is skipped, and links to folders are not followed, so a loop of links does no harm. A
-            file named here is kept whatever it is, and so is a path that does not exist: loading it says what
-            is wrong.
-
-    Returns:
-        Each file once, in the order of ``paths``.
+    A folder gives every file of a supported kind in it and below, sorted. Hidden files are skipped, and links to
+    folders are not followed, so a cycle of links is harmless. A file given by name is kept whatever it is, and so
+    is a path that does not exist: loading it reports what is wrong.
     """
     found: dict[str, Path] = {}
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
@@ -155,17 +117,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def hash_file(path: StrPath) -> str:
-    """Hash the bytes of a file, without reading it as a document.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The hexadecimal BLAKE2b digest that ``FileLoader`` gives as ``content_hash``.
-
-    Raises:
-        DocumentError: The file cannot be opened.
-    """
+    """Hash the bytes of a file, without parsing it: the hexadecimal BLAKE2b digest in ``content_hash``."""
     try:
         _check_regular(path)
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -180,14 +132,11 @@ def hash_file(path: StrPath) -> str:
 
 
 class FileLoader(BaseLoader):
-    """Loads one file as one LangChain ``Document`` that holds its whole text.
+    """Loads one file as one LangChain ``Document`` with its whole text.
 
-    The metadata: ``source``, ``title``, ``content_hash`` (of the bytes), ``media_type``, ``language``, and
-    ``sections``, a list of ``{"start", "end", "page", "heading"}`` that divide the text in order.
-
-    Args:
-        path: The file.
-        source: The name to give it in citations; the path when left out.
+    The metadata: ``source`` (the path unless given), ``title``, ``content_hash`` (of the bytes), ``media_type``,
+    ``language``, and ``sections``, a list of ``{"start", "end", "page", "heading"}`` that divide the text in
+    order.
     """
 
     def __init__(self, path: StrPath, *, source: str | None = None) -> None:
@@ -195,15 +144,7 @@ class FileLoader(BaseLoader):
         self.source = _printable(path) if source is None else source
 
     def lazy_load(self) -> Iterator[Document]:
-        """Read the file.
-
-        Yields:
-            The document.
-
-        Raises:
-            DocumentError: There is no such file, it is of another kind than its name says, it is damaged,
-                protected or too large, or there is no text in it.
-        """
+        """Yield the document, or raise ``DocumentError`` with the reason why the file cannot be read."""
         try:
             document = self._load()
         except Unreadable as error:
@@ -211,7 +152,8 @@ class FileLoader(BaseLoader):
         except OSError as error:
             raise DocumentError(self.source, _reason(error)) from None
         except Exception as error:
-            # The parsers meet bytes that nobody foresaw; one bad file must not stop the reading of a folder.
+            # The parsers fail in many ways on damaged files, and one such file must not stop the reading of a
+            # folder.
             raise DocumentError(self.source, f"damaged file ({type(error).__name__}: {error})") from error
         yield document
 
@@ -231,7 +173,7 @@ class FileLoader(BaseLoader):
             raise Unreadable(f"too large: {size / 2**20:.0f} MiB, the limit is {limit // 2**20} MiB")
         if not data.strip():
             raise Unreadable("the file is empty")
-        check_kind(data, suffix, form)
+        _check_kind(data, suffix, form)
         content = form.read(data)
         text, sections, first_heading = assemble(content.blocks)
         if not any(character.isalnum() for character in text):
@@ -248,8 +190,46 @@ class FileLoader(BaseLoader):
         return Document(page_content=text, metadata=metadata)
 
 
+def _check_regular(path: StrPath) -> int:
+    """Refuse what cannot be read to its end (a folder, a pipe), and return the file's size."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        listable = os.access(path, os.R_OK | os.X_OK)
+        raise Unreadable("a folder, not a file" if listable else "no permission to list the folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("not a regular file")
+    return status.st_size
+
+
+def _check_kind(data: bytes, suffix: str, form: Format) -> None:
+    """Refuse a file that is protected with a password, or whose content does not match its name."""
+    kind = _sniff(data)
+    if form.name == "Word" and _ENCRYPTED_WORD in data[: 2**20]:
+        raise Unreadable("protected with a password")
+    # PDFium, like other readers, accepts up to a kilobyte of something else before a PDF.
+    expected = kind == "zip or Word" if form.name == "Word" else b"%PDF-" in data[:1024]
+    if form.name in {"Word", "PDF"} and not expected:
+        raise Unreadable(f"named {suffix}, but its content is {kind or f'not {form.name}'}")
+    if form.name not in {"Word", "PDF"} and kind not in {"", form.name}:
+        raise Unreadable(f"named {suffix}, but its content is {kind}")
+
+
+def _sniff(data: bytes) -> str:
+    """The kind of file that the first bytes show, or "" if they do not show any."""
+    for magic, kind in _MAGIC:
+        if data.startswith(magic):
+            return kind
+    return "HTML" if _HTML_START.match(data) else ""
+
+
+def _is_title(title: str) -> bool:
+    """Return whether the title in a file's metadata was written by its author."""
+    letters = any(character.isalpha() for character in title)
+    return letters and len(title) <= _MAXIMUM_TITLE and not _NO_TITLE.fullmatch(title)
+
+
 def _printable(path: StrPath) -> str:
-    """A path as text that every database takes; a file name in an old encoding is not valid Unicode."""
+    """A path as text that every database accepts; a file name in an old encoding is not valid Unicode."""
     name = os.fspath(path)
     try:
         name.encode()
@@ -264,30 +244,3 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, PermissionError):
         return "no permission to read it"
     return getattr(error, "strerror", None) or str(error)
-
-
-def _check_regular(path: StrPath) -> int:
-    """Refuse what cannot be read to its end (a folder, a pipe), and return the file's size."""
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        listable = os.access(path, os.R_OK | os.X_OK)
-        raise Unreadable("a folder, not a file" if listable else "no permission to list the folder")
-    if not stat.S_ISREG(status.st_mode):
-        raise Unreadable("not a regular file")
-    return status.st_size
-
-
-# Titles that word processors and typesetters write by themselves, and file names.
-_NO_TITLE: Final = re.compile(
-    r"(untitled|sin t[ií]tulo|sem t[ií]tulo|word document|document[oe]?|presentaci[oó]n|apresenta[cç][aã]o|"
-    r"powerpoint presentation|slide)[ \d]*|microsoft (word|powerpoint|excel) - .*|"
-    r"\S*\.(docx?|odt|rtf|pdf|indd|qxd|tex|dvi|html?|pptx?|pages|pmd)",
-    re.IGNORECASE,
-)
-_MAXIMUM_TITLE: Final = 200
-
-
-def _is_title(title: str) -> bool:
-    """Tell whether the title in a file's metadata was written by its author."""
-    letters = any(character.isalpha() for character in title)
-    return letters and len(title) <= _MAXIMUM_TITLE and not _NO_TITLE.fullmatch(title)

@@ -220,7 +220,7 @@ def _prior(candidate: Candidate, kind: QuestionKind | None, question: str) -> fl
     """Return the part of the score that does not depend on the question's words."""
     score = RANK_WEIGHT / (1 + candidate.document)
     score -= LENGTH_PENALTY * math.log(1 + len(candidate.sentence.stems))
-    if kind is not None and kind.evidenced(candidate.text, question):
+    if kind is not None and kind.has_evidence(candidate.text, question):
         score += kind.weight
     return score if _is_statement(candidate.text) else score - FRAGMENT_PENALTY
 

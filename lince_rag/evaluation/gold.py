@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
-from lince_rag.documents.readers.blocks import squeeze
 from lince_rag.errors import ConfigurationError
 from lince_rag.evaluation.questions import Question
 from lince_rag.index.index import Index
+from lince_rag.text.words import squeeze
 
 # Paragraphs are looked up by their first words, so that the time does not grow with questions times documents.
 _OPENING_WORDS: Final = 8

@@ -12,7 +12,7 @@ from lince_rag.errors import EngineError
 from lince_rag.models.answer_formats import AnswerFormat, write_calls
 from lince_rag.models.turns import current_turn, last_question, made_calls
 from lince_rag.text.language import Language
-from lince_rag.text.questions import function_words, question_proper
+from lince_rag.text.questions import function_words, strip_opening
 from lince_rag.text.words import words
 
 # Maximum number of searches for one question: as it was asked, and without its function words.
@@ -51,7 +51,7 @@ def _queries(question: str, language: Language) -> list[str]:
     """Return the search queries in order: the question, it without its opening words, its content words."""
     ignored = function_words(language)
     bare = [question[word.start : word.end] for word in words(question, language) if word.folded not in ignored]
-    queries = (question, question_proper(question, language), " ".join(bare))
+    queries = (question, strip_opening(question, language), " ".join(bare))
     # Queries with the same words find the same documents.
     different = {" ".join(word.folded for word in words(query, language)): query for query in reversed(queries)}
     return [query for query in reversed(different.values()) if query.strip()]

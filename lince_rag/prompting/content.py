@@ -1,4 +1,10 @@
-"""Which stretches of a rendered prompt are content, and which the template's own."""
+"""The content of a prompt: it is tracked through a template, and it cannot forge the prompt's structure.
+
+A rendered prompt consists of segments, which are either content (text of a message or a document) or the
+template's own. ``ContentWrapper`` finds the content again after rendering. ``neutralize`` breaks whatever a model
+would read as structure (section markers and control tokens) by one backslash after its first character,
+``restore`` undoes that, and ``break_joints`` breaks the markers that only arise where two segments meet.
+"""
 
 import json
 import re
@@ -13,26 +19,28 @@ from lince_rag.errors import TemplateError
 
 _PRIVATE_USE: Final = range(0xE000, 0xF900)
 
+BACKSLASH: Final = "\\"
+
+# White space and the characters without width, with which a marker can be padded.
+_SPACE: Final = "[\\s\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
+
+_IS_SPACE: Final = re.compile(_SPACE)
+
+_LINE_BREAKS: Final = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+
+_JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a prompt.
-
-    Attributes:
-        text: The characters.
-        is_content: Whether they come from a message or a document, and not from the template.
-    """
+    """A span of a prompt, which is either content or the template's own text."""
 
     text: str
     is_content: bool
 
 
 class ContentWrapper:
-    """Wraps each content, with its number, in two characters that occur nowhere else, to find it again.
-
-    Args:
-        texts: Everything that the prompt could be made of.
-    """
+    """Wraps each content, with its number, in two characters that do not occur in the given texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         used = set().union(*texts)
@@ -41,13 +49,12 @@ class ContentWrapper:
             self.start, self.end = next(free), next(free)
         except StopIteration:
             raise TemplateError(
-                "The messages use up all private-use characters.",
-                hint="Take the binary data out of the messages.",
+                "The messages use up all private-use characters.", hint="Remove the binary data from the messages."
             ) from None
         self.count = 0
 
     def wrap(self, text: str) -> str:
-        """Wrap a content, its surrounding whitespace left outside so that a template can trim it."""
+        """Wrap a content; the white space around it stays outside, so that a template can trim it."""
         core = text.strip()
         if not core:
             return text
@@ -57,13 +64,13 @@ class ContentWrapper:
         return wrapped
 
     def split(self, rendered: str) -> tuple[list[Segment], set[int]]:
-        """Split a rendered prompt into segments, and say which contents are in it."""
+        """Split a rendered prompt into segments, and return also the numbers of the contents found in it."""
         start, end = self.start, self.end
         pieces = re.split(f"{start}([0-9]+){start}([^{start}{end}]*){end}", rendered)
         if any(start in piece or end in piece for piece in pieces):
             raise TemplateError(
-                "The chat template cuts a message or a document apart.",
-                hint="Use a template that prints them whole.",
+                "The chat template cuts a message or a document.",
+                hint="Use a template that prints messages and documents in full.",
             )
         # re.split gives template text, number, content, template text, and so on.
         segments = [
@@ -74,69 +81,24 @@ class ContentWrapper:
         return segments, {int(number) for number in pieces[1::3]}
 
 
-BACKSLASH: Final = "\\"
-
-# Whitespace, and the characters that take no room on the page, which a marker may be padded with.
-_SPACE: Final = "[\\s\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
-
-_IS_SPACE: Final = re.compile(_SPACE)
-
-_JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
-
-_LINE_BREAKS: Final = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
-
-
 @dataclass(frozen=True)
 class MarkerPatterns:
-    """What counts as structure in one format, compiled; made by ``compile_patterns``.
-
-    Attributes:
-        anywhere: Matches, in group 1 of a lookahead, what counts at any place.
-        line_start: The same for what counts at the start of a line only.
-    """
+    """What counts as structure in one format, each match in group 1 of a lookahead; see ``compile_patterns``."""
 
     anywhere: re.Pattern[str]
     line_start: re.Pattern[str]
 
 
-def _character_pattern(character: str) -> str:
-    """Match a letter with or without its accent, however the accent is written."""
-    decomposed = unicodedata.normalize("NFD", character)
-    if len(decomposed) == 1:
-        return re.escape(character)
-    return f"(?:{character}|{decomposed[0]}[\u0300-\u036f]*)"
-
-
-def _marker_pattern(marker: str) -> str:
-    """Match a marker whatever the whitespace between its words and its punctuation."""
-    runs = [match.group() for match in re.finditer(r"\w+|([^\w\s])\1*", marker)]
-    return f"{_SPACE}*".join("".join(map(_character_pattern, run)) for run in runs)
-
-
-def _alternatives(patterns: Sequence[str]) -> re.Pattern[str]:
-    # A lookahead finds overlapping occurrences too; "(?!)" matches nowhere.
-    return re.compile(f"(?=({'|'.join(patterns) or '(?!)'}))", re.IGNORECASE)
-
-
 def compile_patterns(
     markers: Sequence[str] = (), line_markers: Sequence[str] = (), control_tokens: Sequence[str] = ()
 ) -> MarkerPatterns:
-    """Compile what counts as structure in a format.
+    """Compile the markers that count anywhere, those that count at the start of a line, and the control tokens.
 
-    Markers are matched whatever their case, accents and whitespace. Control tokens are matched exactly; one
-    that has a single character, or a backslash, cannot be broken visibly and is left to the encoding by
-    segments.
-
-    Args:
-        markers: Plain-text markers that count anywhere.
-        line_markers: Plain-text markers that count at the start of a line.
-        control_tokens: The texts that a tokenizer turns into control ids.
-
-    Returns:
-        The patterns for ``neutralize`` and ``restore``.
+    Markers match whatever their case, accents and white space. Control tokens match exactly; one that has a single
+    character, or a backslash, cannot be broken visibly and is left to the encoding by segments.
     """
     tokens = [token for token in control_tokens if len(token.strip()) > 1 and BACKSLASH not in token]
-    # The longest first, so that a match covers all that a longer token would.
+    # The longest first, so that a match covers everything that a longer token would.
     exact = [f"(?-i:{re.escape(token)})" for token in sorted(set(tokens), key=len, reverse=True)]
     return MarkerPatterns(
         anywhere=_alternatives([*map(_marker_pattern, markers), *exact]),
@@ -144,67 +106,35 @@ def compile_patterns(
     )
 
 
-def _is_line_start(text: str, position: int) -> bool:
-    """Tell whether only whitespace comes before a position in its line."""
-    while position and _IS_SPACE.match(text[position - 1]):
-        if text[position - 1] in _LINE_BREAKS:
-            return True
-        position -= 1
-    return position == 0
+def _marker_pattern(marker: str) -> str:
+    """Match a marker with any white space between its words and its punctuation."""
+    runs = [match.group() for match in re.finditer(r"\w+|([^\w\s])\1*", marker)]
+    return f"{_SPACE}*".join("".join(map(_character_pattern, run)) for run in runs)
 
 
-def _spans(text: str, patterns: MarkerPatterns) -> Iterator[tuple[int, int]]:
-    """Find every marker and control token in a text, overlapping ones too."""
-    for match in patterns.anywhere.finditer(text):
-        yield match.span(1)
-    for match in patterns.line_start.finditer(text):
-        if _is_line_start(text, match.start()):
-            yield match.span(1)
+def _character_pattern(character: str) -> str:
+    """Match a letter with or without its accent, however the accent is encoded."""
+    decomposed = unicodedata.normalize("NFD", character)
+    if len(decomposed) == 1:
+        return re.escape(character)
+    return f"(?:{character}|{decomposed[0]}[\u0300-\u036f]*)"
 
 
-def _cuts(text: str, patterns: MarkerPatterns) -> list[int]:
-    """Find the places just after the first character of every marker, broken or not.
-
-    Backslashes do not count when looking for markers. So a text and its neutralised form have the same
-    places, which is why ``restore`` undoes ``neutralize`` exactly: one adds a backslash at each of them, the
-    other takes it away.
-    """
-    starts = sorted({start for start, _ in _spans(text.replace(BACKSLASH, ""), patterns)})
-    if not starts:
-        return []
-    offsets = [offset for offset, character in enumerate(text) if character != BACKSLASH]
-    return [offsets[start] + 1 for start in starts]
-
-
-def _insert_backslashes(text: str, cuts: Sequence[int]) -> str:
-    return BACKSLASH.join(text[start:end] for start, end in pairwise([0, *cuts, len(text)]))
+def _alternatives(patterns: Sequence[str]) -> re.Pattern[str]:
+    # A lookahead also finds overlapping occurrences; "(?!)" never matches.
+    return re.compile(f"(?=({'|'.join(patterns) or '(?!)'}))", re.IGNORECASE)
 
 
 def neutralize(text: str, patterns: MarkerPatterns) -> str:
     r"""Break every marker and control token in a text by one backslash after its first character.
 
-    An occurrence that is already broken gets one more backslash, so that ``restore`` can tell them apart.
-
-    Args:
-        text: Text from outside.
-        patterns: What counts as structure.
-
-    Returns:
-        The text, without any marker, and otherwise the same to the eye.
+    An occurrence that is already broken gets one more backslash, so that ``restore`` can distinguish them.
     """
     return _insert_backslashes(text, _cuts(text, patterns))
 
 
 def restore(text: str, patterns: MarkerPatterns) -> str:
-    """Undo ``neutralize``.
-
-    Args:
-        text: Neutralised text, or an answer that quotes some.
-        patterns: The patterns it was neutralised with.
-
-    Returns:
-        The original text.
-    """
+    """Undo ``neutralize`` in a text, or in an answer that quotes neutralised text."""
     pieces, start = [], 0
     for cut in _cuts(text, patterns):
         pieces.append(text[start:cut])
@@ -213,15 +143,7 @@ def restore(text: str, patterns: MarkerPatterns) -> str:
 
 
 def restore_json(text: str, patterns: MarkerPatterns) -> str:
-    """Undo ``neutralize`` in the strings of a JSON text, where a backslash is written as two.
-
-    Args:
-        text: JSON, or the beginning of it; a string that is still open is left as it is.
-        patterns: The patterns that what it quotes was neutralised with.
-
-    Returns:
-        The JSON.
-    """
+    """Undo ``neutralize`` in the strings of JSON, or of its beginning; an open string stays as it is."""
 
     def restored(match: re.Match[str]) -> str:
         value = json.loads(match.group())
@@ -232,27 +154,55 @@ def restore_json(text: str, patterns: MarkerPatterns) -> str:
 
 
 def find_open_string(text: str) -> int:
-    """Find where the string that is still open in the beginning of a JSON text starts.
-
-    Args:
-        text: The beginning of a JSON text.
-
-    Returns:
-        The position of its quotation mark; the length of the text where none is open.
-    """
+    """Return where the string starts that is still open in a beginning of JSON, or else the text's length."""
     end = max((match.end() for match in _JSON_STRING.finditer(text)), default=0)
     start = text.find('"', end)
     return len(text) if start < 0 else start
 
 
-def break_joints(segments: list[Segment], patterns: MarkerPatterns) -> list[Segment]:
-    """Break the markers that only come about where content meets the template or other content.
+def _cuts(text: str, patterns: MarkerPatterns) -> list[int]:
+    """Find the positions just after the first character of every marker, broken or not.
 
-    The backslash goes into the content, after the marker's first character where that is content.
+    Backslashes are ignored in the search. So a text and its neutralised form have the same positions, which is why
+    ``restore`` undoes ``neutralize`` exactly: one adds a backslash at each of them, the other removes it.
+    """
+    starts = sorted({start for start, _ in _find_markers(text.replace(BACKSLASH, ""), patterns)})
+    if not starts:
+        return []
+    offsets = [offset for offset, character in enumerate(text) if character != BACKSLASH]
+    return [offsets[start] + 1 for start in starts]
+
+
+def _find_markers(text: str, patterns: MarkerPatterns) -> Iterator[tuple[int, int]]:
+    """Yield the span of every marker and control token in a text, including overlapping ones."""
+    for match in patterns.anywhere.finditer(text):
+        yield match.span(1)
+    for match in patterns.line_start.finditer(text):
+        if _is_line_start(text, match.start()):
+            yield match.span(1)
+
+
+def _is_line_start(text: str, position: int) -> bool:
+    """Return whether only white space precedes a position in its line."""
+    while position and _IS_SPACE.match(text[position - 1]):
+        if text[position - 1] in _LINE_BREAKS:
+            return True
+        position -= 1
+    return position == 0
+
+
+def _insert_backslashes(text: str, cuts: Sequence[int]) -> str:
+    return BACKSLASH.join(text[start:end] for start, end in pairwise([0, *cuts, len(text)]))
+
+
+def break_joints(segments: list[Segment], patterns: MarkerPatterns) -> list[Segment]:
+    """Break the markers that only arise where content meets the template or other content.
+
+    The backslash goes into the content: after the marker's first character if that is content.
     """
     starts = [0, *accumulate(len(segment.text) for segment in segments)]
     insertions: dict[int, set[int]] = {}
-    for start, end in _spans("".join(segment.text for segment in segments), patterns):
+    for start, end in _find_markers("".join(segment.text for segment in segments), patterns):
         first = bisect_right(starts, start) - 1
         last = bisect_right(starts, end - 1) - 1
         content = next((index for index in range(first, last + 1) if segments[index].is_content), None)

@@ -1,4 +1,4 @@
-"""Chat templates as Jinja, in the sandbox that transformers gives them, so that one file serves both."""
+"""Chat templates in the same Jinja sandbox that transformers uses, so that one file works in both."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lince_rag.errors import TemplateError
 
-# What a template can raise on messages it was not made for; the sandbox allows Python's own operators.
+# What a template can raise on messages that it was not made for; the sandbox allows Python's operators.
 _RENDERING_ERRORS: Final = (
     jinja2.TemplateError,
     ArithmeticError,
@@ -28,7 +28,7 @@ _RENDERING_ERRORS: Final = (
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """The ``{% generation %}`` block of Hugging Face, which matters only in training: it is rendered."""
+    """The ``{% generation %}`` block of Hugging Face, which matters only in training; its content is rendered."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja declares it so)
 
@@ -39,7 +39,7 @@ class _GenerationTag(jinja2.ext.Extension):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """Jinja's namespace, closed to the names through which a template could reach Python's own objects."""
+    """Jinja's namespace, without the names through which a template could reach Python's internal objects."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         if any(name.startswith("_") for name in dict(*args[1:], **kwargs)):
@@ -56,17 +56,16 @@ def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _to_json(value: Any, **options: Any) -> str:
+def _tojson_filter(value: Any, **options: Any) -> str:
     return json.dumps(value, **{"ensure_ascii": False, **options})
 
 
 @cache
 def _environment() -> ImmutableSandboxedEnvironment:
-    """The environment that transformers gives its chat templates, so that one file serves both."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
     )
-    environment.filters["tojson"] = _to_json
+    environment.filters["tojson"] = _tojson_filter
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     environment.globals["namespace"] = _Namespace
@@ -74,15 +73,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class JinjaTemplate:
-    """A compiled chat template.
-
-    Args:
-        source: The Jinja source of a Hugging Face chat template.
-        name: What to call it in an error.
-
-    Raises:
-        TemplateError: The source is not a Jinja template.
-    """
+    """A compiled chat template, made from its Jinja source; the name is used in errors."""
 
     def __init__(self, source: str, name: str) -> None:
         self.name = name
@@ -90,7 +81,7 @@ class JinjaTemplate:
             self._template = _environment().from_string(source)
             variables = jinja2.meta.find_undeclared_variables(_environment().parse(source))
         except jinja2.TemplateError as error:
-            raise TemplateError(f"{name}: {error}.", hint="Correct the template's Jinja source.") from error
+            raise TemplateError(f"{name}: {error}.", hint="Correct the Jinja source of the template.") from error
         self.takes_documents = "documents" in variables
 
     def render(
@@ -101,20 +92,7 @@ class JinjaTemplate:
         add_generation_prompt: bool,
         special_tokens: Mapping[str, str],
     ) -> str:
-        """Render the template.
-
-        Args:
-            messages: What the template loops over.
-            documents: The same, for its documents.
-            add_generation_prompt: Whether to end where the model's answer begins.
-            special_tokens: Values of ``bos_token`` and the like.
-
-        Returns:
-            The prompt.
-
-        Raises:
-            TemplateError: The template refuses the messages, or fails on them.
-        """
+        """Render the template; ``special_tokens`` are the values of its ``bos_token`` and the like."""
         try:
             return self._template.render(
                 messages=messages,

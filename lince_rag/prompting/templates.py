@@ -1,9 +1,9 @@
-r"""Messages and documents to a prompt in a model's own format, whose structure no content can forge.
+r"""Messages and documents → a prompt in a model's own format, whose structure no content can forge.
 
-A template is a Hugging Face chat template. Every text that comes from outside (a message, a document) is
-content: inside it, whatever the model would read as structure is broken by one backslash after its first
-character, visibly and reversibly (``[INST]`` becomes ``[\INST]``), and the prompt keeps track of which of its
-characters are content, so that an engine can encode those with special tokens off.
+A template is a Hugging Face chat template. Every text that comes from outside (a message, a document) is content:
+whatever the model would read as structure inside it is broken by one backslash after its first character, visibly
+and reversibly (``[INST]`` becomes ``[\INST]``). The prompt records which of its characters are content, so that an
+engine can encode those with special tokens off.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,7 @@ ROLES: Final = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt and what it was rendered from.
-
-    Attributes:
-        segments: The prompt, in order.
-        messages: The messages as they were given, nothing broken.
-        documents: The documents as they were given, nothing broken.
-    """
+    """A rendered prompt, and the messages and documents exactly as they were given."""
 
     segments: tuple[Segment, ...]
     messages: tuple[Mapping[str, str], ...]
@@ -47,18 +41,11 @@ class Prompt:
 
 
 class ChatTemplate:
-    """A chat template, and what counts as structure in the prompts it makes.
+    """A chat template, and what counts as structure in its prompts.
 
-    Args:
-        source: The Jinja source of a Hugging Face chat template.
-        special_tokens: Values of ``bos_token`` and the like.
-        markers: Section markers that count anywhere in a text.
-        line_markers: Section markers that count at the start of a line.
-        control_tokens: The texts that the tokenizer turns into control ids.
-        name: What to call the template in an error.
-
-    Raises:
-        TemplateError: The source is not a Jinja template.
+    ``special_tokens`` are the values of ``bos_token`` and the like. ``markers`` count anywhere in a text,
+    ``line_markers`` at the start of a line; ``control_tokens`` are the texts that the tokenizer turns into control
+    ids. The name is used in errors.
     """
 
     def __init__(
@@ -77,37 +64,21 @@ class ChatTemplate:
         tokens = [*control_tokens, *self.special_tokens.values()]
         self.patterns = compile_patterns(markers, line_markers, tokens)
         self._template = JinjaTemplate(source, name)
-        self.takes_documents = self._template.takes_documents
 
     @classmethod
-    def from_spec(
-        cls,
-        spec: ModelSpec,
-        *,
-        special_tokens: Mapping[str, str] | None = None,
-        control_tokens: Sequence[str] = (),
-    ) -> Self:
-        """Load the template of a registered model.
-
-        Args:
-            spec: The model.
-            special_tokens: What its tokenizer says instead of the registry.
-            control_tokens: More control tokens that its tokenizer has.
-
-        Returns:
-            The template.
-        """
+    def from_spec(cls, spec: ModelSpec) -> Self:
+        """Load the template of a model."""
         return cls(
             spec.template_text(),
-            special_tokens={**spec.special_tokens, **(special_tokens or {})},
+            special_tokens=spec.special_tokens,
             markers=spec.markers,
             line_markers=spec.line_markers,
-            control_tokens=(*spec.control_tokens, *control_tokens),
+            control_tokens=spec.control_tokens,
             name=spec.template,
         )
 
     def neutralize(self, text: str) -> str:
-        """Break every marker and control token of this format in a text; see ``neutralize``."""
+        """Break every marker and control token of this format in a text."""
         return neutralize(text, self.patterns)
 
     def restore(self, text: str) -> str:
@@ -127,29 +98,20 @@ class ChatTemplate:
     ) -> Prompt:
         """Write messages and documents in the format of the model.
 
-        Args:
-            messages: Dicts with ``role`` (system, user or assistant) and ``content``; a user message may have
-                an ``input``, the material that an instruction is about.
-            documents: Dicts with ``text`` and, if they have one, ``title``; other keys are kept in the
-                prompt's ``documents`` but not rendered.
-            add_generation_prompt: Whether to end where the model's answer begins.
-
-        Returns:
-            The prompt.
-
-        Raises:
-            TemplateError: The template refuses the messages, or loses or cuts one of them.
-            UnusedDocumentsError: The template has no place for documents.
+        A message has a ``role`` (system, user or assistant) and a ``content``; a user message may have an
+        ``input``, the material that an instruction is about. A document has a ``text`` and, if any, a ``title``;
+        its other keys are kept in the prompt's ``documents`` but not rendered.
         """
         self._check(messages, documents)
-        wrapper = ContentWrapper([self.source, *self.special_tokens.values(), *_texts([*messages, *documents])])
+        texts = [text for item in (*messages, *documents) for text in item.values() if isinstance(text, str)]
+        wrapper = ContentWrapper([self.source, *self.special_tokens.values(), *texts])
         wrapped_messages = [
             {"role": message["role"], **self._wrap(message, ("content", "input"), wrapper)} for message in messages
         ]
         message_count = wrapper.count
         wrapped_documents = [self._wrap(document, ("text",), wrapper) for document in documents]
         required_count = wrapper.count
-        # A template may leave out a title, so titles are counted after everything that it must not leave out.
+        # A template may leave out titles, so they are numbered after everything that it must not leave out.
         wrapped_documents = [
             {**wrapped, **self._wrap(document, ("title",), wrapper)}
             for document, wrapped in zip(documents, wrapped_documents, strict=True)
@@ -169,11 +131,11 @@ class ChatTemplate:
         )
 
     def _check_seen(self, seen: set[int], message_count: int, required_count: int) -> None:
-        """Refuse a prompt that lacks one of the messages, which are numbered first, or of the documents' texts."""
+        """Refuse a prompt without one of the messages (numbered first) or one of the documents' texts."""
         if not seen.issuperset(range(message_count)):
             raise TemplateError(
                 f"{self.name}: the template leaves out a message.",
-                hint="Leave that role or input out, or use another.",
+                hint="Leave out that role or input, or use another template.",
             )
         if not seen.issuperset(range(message_count, required_count)):
             raise self._unused_documents()
@@ -185,7 +147,7 @@ class ChatTemplate:
         )
 
     def _check(self, messages: Sequence[Mapping[str, str]], documents: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse what no template could render faithfully."""
+        """Refuse what no template can render faithfully."""
         if not messages:
             raise TemplateError("There are no messages.", hint="Give at least one user message.")
         for message in messages:
@@ -197,21 +159,17 @@ class ChatTemplate:
             extra = message.keys() - {"role", "content", "input"}
             if extra or not isinstance(message.get("input") or "", str):
                 raise TemplateError(
-                    f"A message holds {sorted(extra) or message['input']!r}.",
-                    hint="A message has only a role, a content and an input, all text.",
+                    f"A message cannot hold {sorted(extra) or message['input']!r}.",
+                    hint="Give a message only a role, a content and an input, all of them text.",
                 )
         for document in documents:
             if not isinstance(document.get("text"), str) or not isinstance(document.get("title") or "", str):
                 raise TemplateError(
-                    f"{dict(document)!r} is not a document.", hint="Give it a text, and a title if any."
+                    f"{dict(document)!r} is not a document.", hint="Give it a text, and a title if it has one."
                 )
-        if documents and not self.takes_documents:
+        if documents and not self._template.takes_documents:
             raise self._unused_documents()
 
     def _wrap(self, item: Mapping[str, Any], keys: tuple[str, ...], wrapper: ContentWrapper) -> dict[str, str]:
-        """Neutralise and wrap what a message or a document says under some keys."""
+        """Neutralise and wrap the values of some keys of a message or a document."""
         return {key: wrapper.wrap(self.neutralize(item[key])) for key in keys if item.get(key) is not None}
-
-
-def _texts(items: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [value for item in items for value in item.values() if isinstance(value, str)]

@@ -1,4 +1,4 @@
-"""How far retrieved chunks carry an answer: what abstention goes by, calibrated by embedder."""
+"""The calibrated chance that retrieved chunks hold the answer to a question; abstention is based on it."""
 
 import math
 import re
@@ -14,67 +14,42 @@ from lince_rag.text.sentences import split_sentences
 from lince_rag.text.wording import load_table
 from lince_rag.text.words import grams, words
 
-# Support at which it is as likely that the chunks hold the answer as that they do not: the default threshold.
+# The confidence at which the chunks are as likely to hold the answer as not: the default threshold.
 EVEN_CONFIDENCE: Final = 0.5
 
-# Coverage below which the engine abstains where no retriever says how relevant the documents are. On half of the
-# articles of XQuAD-es and FaQuAD asked about the other half.
+# Coverage below which the engine abstains if no retriever has measured how relevant the documents are. Measured
+# on XQuAD-es and FaQuAD: half of the articles, asked about the other half.
 MINIMUM_COVERAGE: Final = 0.33
 
-# Share of a word's 4-grams that a sentence must have for the word to count as one that occurs there.
+# A word counts as present in a sentence that has at least this share of its 4-grams.
 OCCURRENCE: Final = 0.6
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A row of ``prompts/abstention.toml``, which says what its numbers are.
-
-    Attributes:
-        coverage_weight: Weight of the coverage next to the relevance.
-        threshold: Raw support at which it becomes 0.5.
-        iberian: The same where one of question and chunks is in Spanish and the other in Portuguese.
-        english: The same where one of them is in English.
-        slope: Steepness of the logistic function around it.
-        curve: (minimum support, share of wrong abstentions, share of right ones), as measured.
-    """
+    """A row of ``prompts/abstention.toml``, which explains the numbers."""
 
     coverage_weight: float
     threshold: float
     iberian: float
     english: float
     slope: float
-    curve: tuple[tuple[float, float, float], ...]
 
 
 @cache
 def calibration_of(embedder: str) -> Calibration:
-    """Return the calibration of an embedder.
-
-    Args:
-        embedder: Its name: ``"embedded"``, a hub name or a folder.
-
-    Returns:
-        The first row whose pattern is in the last part of the name.
-    """
+    """Return the first calibration whose pattern is in the last part of an embedder's name."""
     name = Path(embedder).name.lower()
-    row = dict(next(row for row in load_table("abstention")["calibration"] if re.search(row["pattern"], name)))
-    del row["pattern"]
-    return Calibration(**{**row, "curve": tuple(map(tuple, row["curve"]))})
+    row = next(row for row in load_table("abstention")["calibration"] if re.search(row["pattern"], name))
+    return Calibration(**{key: value for key, value in row.items() if key not in {"pattern", "curve"}})
 
 
 def measure_coverage(question: str, documents: Sequence[Mapping[str, Any]], language: Language) -> float:
-    """Measure how much of what a question is about the documents say.
+    """Measure how much of a question's content the documents cover, from 0 to 1.
 
-    A word counts by the share of its 4-grams that are there, so that its inflections and its cognates in another
-    language count, too; a rare word counts for more.
-
-    Args:
-        question: The question.
-        documents: Dicts with ``text`` and, where known, ``language``.
-        language: The question's language.
-
-    Returns:
-        From 0 to 1: the mean of the best single sentence and the best whole document.
+    Each word counts by the share of its 4-grams that are present, so that its inflections and its cognates in
+    another language count too; a rare word has more weight. The result is the mean of the best single sentence
+    and the best whole document. The documents have a ``text`` and, if known, a ``language``.
     """
     asked = list(words(question, language))
     content = content_stems(asked, language)
@@ -101,7 +76,7 @@ def measure_coverage(question: str, documents: Sequence[Mapping[str, Any]], lang
 
 
 def _rarity(shares: Sequence[float]) -> float:
-    """Inverse document frequency of a word among sentences; one that is in none counts as in a single one."""
+    """Inverse document frequency of a word among sentences; a word in none counts as if it were in one."""
     count = max(sum(share >= OCCURRENCE for share in shares), 1)
     return math.log(1 + (len(shares) - count + 0.5) / (count + 0.5))
 
@@ -112,16 +87,10 @@ def measure_confidence(
     documents: Sequence[Mapping[str, Any]],
     calibration: Calibration,
 ) -> float:
-    """Measure how likely it is that retrieved documents hold the answer to a question.
+    """Measure how likely retrieved documents are to hold the answer, from 0 to 1; 0.5 is the calibrated threshold.
 
-    Args:
-        question: The question.
-        language: Its language.
-        documents: Dicts with ``text``, ``relevance`` and, where known, ``language``.
-        calibration: What suits the embedder that found them.
-
-    Returns:
-        From 0 to 1; 0.5 is the calibrated threshold.
+    The documents have a ``text``, a ``relevance`` and, if known, a ``language``; the calibration is that of the
+    embedder that retrieved them.
     """
     if not documents:
         return 0.0

@@ -9,17 +9,17 @@ LANGUAGES: Final[tuple[Language, ...]] = ("es", "pt", "en")
 
 DEFAULT_LANGUAGE: Final[Language] = "es"
 
-# Below this probability the identifier is guessing (mostly on names and single words); the caller's default
-# is the better guess then.
+# Below this probability the identifier is guessing (mostly on names and single words), and the caller's default
+# is the better guess.
 MINIMUM_PROBABILITY: Final = 0.6
 
-# The identifier reads the beginning of a text; more characters change no answer and cost time.
+# The identifier reads only the beginning of a text: more characters do not change the result and cost time.
 MAXIMUM_CHARACTERS: Final = 2_000
 
 
 @cache
 def _identifier() -> Any:
-    """The py3langid model (BSD-3-Clause, 4.5 MB, ships in its wheel) restricted to our languages."""
+    """The py3langid model (BSD-3-Clause, 4.5 MB, included in its wheel), restricted to our languages."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -28,15 +28,7 @@ def _identifier() -> Any:
 
 
 def detect_language(text: str, default: Language = DEFAULT_LANGUAGE) -> Language:
-    """Tell which of Spanish, Portuguese and English a text is written in.
-
-    Args:
-        text: A question, a sentence or a document.
-        default: The answer for a text too short or too odd to tell.
-
-    Returns:
-        ``"es"``, ``"pt"`` or ``"en"``.
-    """
+    """Return the language of a text, or the default if the text is too short or too unusual to identify."""
     if not any(character.isalpha() for character in text):
         return default
     language, probability = identify_language(text)
@@ -44,13 +36,6 @@ def detect_language(text: str, default: Language = DEFAULT_LANGUAGE) -> Language
 
 
 def identify_language(text: str) -> tuple[Language, float]:
-    """Tell which of our languages a text is most likely written in, and how likely.
-
-    Args:
-        text: A text with letters.
-
-    Returns:
-        The language and its probability among the three.
-    """
+    """Return the most likely language of a text with letters, and its probability among our three."""
     language, probability = _identifier().classify(text[:MAXIMUM_CHARACTERS])
     return cast(Language, language), float(probability)

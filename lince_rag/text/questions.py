@@ -1,4 +1,4 @@
-"""What a question asks for, and which of its words are about something: the data of ``prompts/questions.toml``."""
+"""What a question asks for, and which of its words carry content: the data of ``prompts/questions.toml``."""
 
 import re
 from dataclasses import dataclass
@@ -11,24 +11,20 @@ from lince_rag.text.words import Word
 
 @dataclass(frozen=True)
 class QuestionKind:
-    """A kind of answer that a question can ask for: a date, a number, a person, a place.
-
-    Attributes:
-        name: The kind.
-        cues: By language, what the words of such a question look like.
-        evidence: What a sentence that answers it has in it.
-        spans: What the answer itself looks like, the most exact expression first.
-        weight: What the evidence is worth, where all the question's stems are worth 1.
-    """
+    """A kind of answer that a question can ask for: a date, a number, a person, a place."""
 
     name: str
+    # By language: what the words of such a question look like.
     cues: dict[Language, re.Pattern[str]]
+    # What a sentence that answers the question contains.
     evidence: re.Pattern[str]
+    # What the answer itself looks like, the most exact expression first.
     spans: tuple[re.Pattern[str], ...]
+    # The weight of the evidence, on a scale where all the stems of the question together weigh 1.
     weight: float
 
-    def evidenced(self, sentence: str, question: str) -> bool:
-        """Tell whether a sentence has evidence of this kind that the question itself has not."""
+    def has_evidence(self, sentence: str, question: str) -> bool:
+        """Return whether a sentence has evidence of this kind that is not already in the question."""
         asked = question.casefold()
         return any(match.group().casefold() not in asked for match in self.evidence.finditer(sentence))
 
@@ -45,125 +41,50 @@ def _kinds() -> tuple[QuestionKind, ...]:
 
 
 @cache
-def _function_words() -> dict[Language, frozenset[str]]:
-    return {
-        language: frozenset(load_table("questions")["function_words"][language].split()) for language in LANGUAGES
-    }
-
-
-def function_words(language: Language) -> frozenset[str]:
-    """Return the words that say nothing about what a question is about, without accents.
-
-    Args:
-        language: Their language.
-
-    Returns:
-        The words in lower case.
-    """
-    return _function_words()[language]
+def _cues(section: str, language: Language) -> re.Pattern[str]:
+    """Compile the expression of one section and language."""
+    return re.compile(load_table("questions")[section][language])
 
 
 def kind_of(question: str, language: Language) -> QuestionKind | None:
-    """Tell what a question asks for.
-
-    Args:
-        question: The question.
-        language: Its language.
-
-    Returns:
-        The first kind whose cues it has, or ``None``.
-    """
+    """Return the first kind whose cues are in a question, or ``None``."""
     return next((kind for kind in _kinds() if kind.cues[language].search(question)), None)
 
 
-@cache
-def _list_cues() -> dict[Language, re.Pattern[str]]:
-    return {language: re.compile(load_table("questions")["lists"][language]) for language in LANGUAGES}
-
-
 def asks_for_list(question: str, language: Language) -> bool:
-    """Tell whether a question asks for several things.
-
-    Args:
-        question: The question.
-        language: Its language.
-
-    Returns:
-        Whether it has one of the cues.
-    """
-    return _list_cues()[language].search(question) is not None
+    """Return whether a question asks for several things."""
+    return _cues("lists", language).search(question) is not None
 
 
-@cache
-def _follow_up_cues() -> dict[Language, re.Pattern[str]]:
-    return {language: re.compile(load_table("questions")["follow_ups"][language]) for language in LANGUAGES}
-
-
-def points_back(question: str, language: Language) -> bool:
-    """Tell whether a question has words that point back to another.
-
-    Args:
-        question: The question.
-        language: Its language.
-
-    Returns:
-        Whether it has one of the cues.
-    """
-    return _follow_up_cues()[language].search(question) is not None
-
-
-@cache
-def _named() -> dict[Language, re.Pattern[str]]:
-    return {language: re.compile(load_table("questions")["named"][language]) for language in LANGUAGES}
+def refers_back(question: str, language: Language) -> bool:
+    """Return whether a question has words that refer to an earlier one, such as pronouns."""
+    return _cues("follow_ups", language).search(question) is not None
 
 
 def names_its_subject(question: str, language: Language) -> bool:
-    """Tell whether a question, however short, says what it is about: "¿Cuánto es la fianza?".
-
-    Args:
-        question: The question.
-        language: Its language.
-
-    Returns:
-        Whether it has a question word and a noun with its article.
-    """
-    return _named()[language].search(question) is not None
+    """Return whether a question has a question word and a noun with its article: "¿Cuánto es la fianza?"."""
+    return _cues("named", language).search(question) is not None
 
 
-@cache
-def _openings() -> dict[Language, re.Pattern[str]]:
-    return {language: re.compile(load_table("questions")["openings"][language]) for language in LANGUAGES}
-
-
-def question_proper(text: str, language: Language) -> str:
-    """Leave out what is said before a question: a greeting, "quisiera saber".
-
-    Args:
-        text: What was said.
-        language: Its language.
-
-    Returns:
-        The text from its first question word on; all of it where there is none.
-    """
-    opening = _openings()[language].search(text)
+def strip_opening(text: str, language: Language) -> str:
+    """Remove what comes before the first question word, such as a greeting or "quisiera saber"."""
+    opening = _cues("openings", language).search(text)
     return text[opening.start() :] if opening else text
 
 
 @cache
 def replaceable_patterns() -> tuple[re.Pattern[str], ...]:
-    """Return what a follow-up may put in the place of its like in the question before."""
+    """Return the patterns of what a follow-up can replace in the previous question: a year, a month, a name."""
     return tuple(re.compile(row["pattern"]) for row in load_table("questions")["replaceable"])
 
 
+@cache
+def function_words(language: Language) -> frozenset[str]:
+    """Return the words that do not tell what a question is about, in lower case and without accents."""
+    return frozenset(load_table("questions")["function_words"][language].split())
+
+
 def content_stems(question: list[Word], language: Language) -> set[str]:
-    """Return the stems of the words that say what a question is about.
-
-    Args:
-        question: The words of the question.
-        language: Its language.
-
-    Returns:
-        The stems without those of function words; all of them when nothing else is left.
-    """
+    """Return the stems of a question's words without the function words; all of them if nothing else is left."""
     ignored = function_words(language)
     return {word.stem for word in question if word.folded not in ignored} or {word.stem for word in question}

@@ -1,10 +1,10 @@
-"""Text → terms: the one analyzer behind the lexical index, the embedded embedder and the citations.
+"""Text → terms: the only analyzer, shared by the lexical index, the embedded embedder and the citations.
 
-Snowball stem by language first, accent folding second (folding first hides the endings that the Spanish
-stemmer looks for), and character 4-grams of the folded words, which forgive inflection, compounds and typing
-errors. Before it is cut into 4-grams a word is spelled the way its cognates in the other languages are
-(``prompts/cognates.toml``), so that a question finds documents in another of our languages, too. Measured on
-XQuAD-es and FaQuAD: ``tests/benchmarks``.
+A word gives its Snowball stem in the text's language, with the accents removed afterwards (the Spanish stemmer
+needs them to recognise endings), and character 4-grams, which tolerate inflection, compounds and typing errors.
+Before it is cut into 4-grams, a word gets a spelling that its cognates in the other languages share
+(``prompts/cognates.toml``), so that a question also finds documents in another language. Measured on XQuAD-es and
+FaQuAD: ``tests/benchmarks``.
 """
 
 import re
@@ -19,11 +19,11 @@ from lince_rag.text.wording import load_table
 
 GRAM_LENGTH: Final = 4
 
-# Stems and 4-grams are different kinds of term; the prefix keeps the stem "casa" and the gram "casa" apart.
+# The prefixes distinguish the stem "casa", the gram "casa" and the root "casa", which are different terms.
 GRAM_PREFIX: Final = "#"
 ROOT_PREFIX: Final = "="
 
-# Words shorter than these many letters keep their spelling, and have no root: too little would be left.
+# Words with fewer letters keep their spelling, or have no root: too little would be left.
 COGNATE_LETTERS: Final = 4
 ROOT_LETTERS: Final = 5
 
@@ -33,24 +33,66 @@ _WORD: Final = re.compile(r"\d+(?:[.,:/]\d+)+|[^\W_]+")
 # Stemmer names in PyStemmer (Snowball).
 _SNOWBALL: Final[dict[Language, str]] = {"es": "spanish", "pt": "portuguese", "en": "english"}
 
+_REMOVED: Final = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff]"
+)
+_LINE_END: Final = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+_SPACE: Final = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+
+
+def clean(text: str) -> str:
+    """Normalise the characters of a text without changing what is written.
+
+    Unicode NFC; one kind of line end and of space; no soft hyphens, control characters or text-direction marks;
+    a lone surrogate, which no database accepts, becomes U+FFFD.
+    """
+    text = _SPACE.sub(" ", _LINE_END.sub("\n", text))
+    text = re.sub("[\ud800-\udfff]", "\ufffd", _REMOVED.sub("", text))
+    return unicodedata.normalize("NFC", text)
+
+
+def squeeze(text: str) -> str:
+    """Clean a text and put it on one line, with one space for each run of white space."""
+    return " ".join(clean(text).split())
+
+
+@lru_cache(maxsize=65_536)
+def fold(text: str) -> str:
+    """Remove accents and other combining marks (NFKD), and keep the case: ``"canción"`` → ``"cancion"``."""
+    if text.isascii():
+        return text
+    decomposed = unicodedata.normalize("NFKD", text)
+    return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+def _fold_word(word: str) -> str:
+    # A few characters unfold to several words (U+FDFA to four) or to none (U+037A); a term is always one word.
+    return "".join(fold(word).split()) or word
+
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a text.
-
-    Attributes:
-        start: Character offset of the word in the text.
-        end: Character offset just after the word.
-        text: The word in lower case, accents kept.
-        folded: The word in lower case without accents.
-        stem: The folded Snowball stem.
-    """
+    """A word in lower case, with its character offsets ``[start, end)`` in its text."""
 
     start: int
     end: int
     text: str
+    # Without accents.
     folded: str
+    # The Snowball stem, without accents.
     stem: str
+
+
+def words(text: str, language: Language) -> Iterator[Word]:
+    """Yield the words of a text in order, stemmed by the rules of its language."""
+    for match in _WORD.finditer(text):
+        word = match.group().lower()
+        yield Word(match.start(), match.end(), word, _fold_word(word), _stem(word, language))
+
+
+@lru_cache(maxsize=65_536)
+def _stem(word: str, language: Language) -> str:
+    return _fold_word(_stemmer(language).stemWord(word))
 
 
 @cache
@@ -61,79 +103,32 @@ def _stemmer(language: Language) -> Any:
 
 
 @lru_cache(maxsize=65_536)
-def fold(text: str) -> str:
-    """Remove accents and other combining marks: ``"canción"`` → ``"cancion"``.
-
-    Args:
-        text: Any text; case is kept.
-
-    Returns:
-        The text in NFKD without combining marks.
-    """
-    if text.isascii():
-        return text
-    decomposed = unicodedata.normalize("NFKD", text)
-    return "".join(character for character in decomposed if not unicodedata.combining(character))
-
-
-def _fold_word(word: str) -> str:
-    # A few characters unfold to several words (U+FDFA to four) or to none (U+037A): a term is always one word.
-    return "".join(fold(word).split()) or word
-
-
-@lru_cache(maxsize=65_536)
-def _stem(word: str, language: Language) -> str:
-    return _fold_word(_stemmer(language).stemWord(word))
-
-
-def words(text: str, language: Language) -> Iterator[Word]:
-    """Yield the words of a text with their offsets and stems.
-
-    Args:
-        text: Any text.
-        language: The language whose stemmer to use.
-
-    Yields:
-        The words in order.
-    """
-    for match in _WORD.finditer(text):
-        word = match.group().lower()
-        yield Word(match.start(), match.end(), word, _fold_word(word), _stem(word, language))
-
-
-@cache
-def _cognate_rules() -> tuple[list[tuple[re.Pattern[str], str]], re.Pattern[str]]:
-    data = load_table("cognates")
-    return [(re.compile(pattern), put) for pattern, put in data["rules"]], re.compile(data["final"])
-
-
-@lru_cache(maxsize=65_536)
 def cognate(folded: str) -> str:
-    """Spell a word the way its cognates in our other languages come out: ``"nação"``, ``"nation"`` → ``"nacion"``.
+    """Return the spelling that a folded word shares with its cognates: ``"nacao"``, ``"nation"`` → ``"nacion"``.
 
-    Args:
-        folded: A word in lower case without accents.
-
-    Returns:
-        The common spelling, for comparing only; numbers and short words as they are.
+    It is used only for comparison. Numbers and short words stay as they are.
     """
     if len(folded) < COGNATE_LETTERS or not folded.isalpha():
         return folded
     word = folded
-    for pattern, put in _cognate_rules()[0]:
-        word = pattern.sub(put, word)
+    for pattern, replacement in _cognate_rules()[0]:
+        word = pattern.sub(replacement, word)
     return word or folded
+
+
+@cache
+def _cognate_rules() -> tuple[list[tuple[re.Pattern[str], str]], re.Pattern[str]]:
+    """The replacements, and the pattern of the ending that a root does not have."""
+    data = load_table("cognates")
+    rules = [(re.compile(pattern), replacement) for pattern, replacement in data["rules"]]
+    return rules, re.compile(data["final"])
 
 
 @lru_cache(maxsize=65_536)
 def grams(folded: str) -> tuple[str, ...]:
-    """Cut a word's cognate spelling, with a mark on each side, into character 4-grams: ``_cas casa asa_``.
+    """Cut the cognate spelling of a folded word, with a mark on each side, into 4-grams: ``_cas casa asa_``.
 
-    Args:
-        folded: A word in lower case without accents.
-
-    Returns:
-        The grams, each with ``GRAM_PREFIX`` in front; a word of one letter has one short gram.
+    Each has ``GRAM_PREFIX`` in front; a word of one letter has one shorter gram.
     """
     marked = f"_{cognate(folded)}_"
     last = max(len(marked) - GRAM_LENGTH, 0)
@@ -141,15 +136,9 @@ def grams(folded: str) -> tuple[str, ...]:
 
 
 def terms(text: str, language: Language | None = None) -> list[str]:
-    """Turn a text into the terms that are indexed and searched.
+    """Return the terms of a text that are indexed and searched, with repetitions.
 
-    Args:
-        text: A question, a sentence or a chunk.
-        language: Its language; ``None`` detects it.
-
-    Returns:
-        The stem, the 4-grams and, of longer words, the root of the cognate spelling of every word, with
-        repetitions.
+    Every word gives its stem, its 4-grams and, if it is long enough, the root of its cognate spelling.
     """
     found: list[str] = []
     final = _cognate_rules()[1]

@@ -159,8 +159,8 @@ def test_kind_of_question(question: str, language: Language, kind: str | None) -
 def test_evidence_must_be_news() -> None:
     kind = kind_of("¿Cuándo, después de 1954, murió?", "es")
     assert kind is not None
-    assert not kind.evidenced("Nació en 1954.", "¿Cuándo, después de 1954, murió?")
-    assert kind.evidenced("Murió en 1961.", "¿Cuándo, después de 1954, murió?")
+    assert not kind.has_evidence("Nació en 1954.", "¿Cuándo, después de 1954, murió?")
+    assert kind.has_evidence("Murió en 1961.", "¿Cuándo, después de 1954, murió?")
 
 
 def test_content_stems_leave_function_words_out() -> None:

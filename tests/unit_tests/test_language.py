@@ -22,7 +22,7 @@ MESSAGES = load_table("wording")
     ],
 )
 @pytest.mark.parametrize("default", LANGUAGES)
-def test_whole_questions_are_told_whatever_the_default(text, language, default):
+def test_whole_questions_are_identified_whatever_the_default(text, language, default):
     assert detect_language(text, default) == language
 
 

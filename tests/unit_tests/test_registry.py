@@ -6,7 +6,7 @@ import pytest
 
 import lince_rag.prompting.registry
 from lince_rag.errors import ConfigurationError, UnknownModelError
-from lince_rag.prompting.registry import WEIGHT_BITS, get_model, load_registry
+from lince_rag.prompting.registry import WEIGHT_BITS, check_row, get_model, load_registry
 
 REGISTRY = load_registry()
 
@@ -180,13 +180,43 @@ def test_missing_key(tmp_path, key):
         load_registry(write(tmp_path, row))
 
 
-def test_unknown_key_suggests_the_right_one(tmp_path):
-    with pytest.raises(ConfigurationError, match="Did you mean 'context_window'"):
-        load_registry(write(tmp_path, f"{ROW}\ncontxt_window = 5\n"))
+@pytest.mark.parametrize(
+    ("line", "right"),
+    [("contxt_window = 5", "context_window"), ("generation = { temperatur = 1 }", "temperature")],
+)
+def test_unknown_key_suggests_the_right_one(tmp_path, line, right):
+    with pytest.raises(ConfigurationError, match=f"Did you mean '{right}'"):
+        load_registry(write(tmp_path, f"{ROW}\n{line}\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "hint"),
+    [
+        ("engine = 'vllm'", "'vllm'", "Input should be 'transformers' or 'extractive'."),
+        ("template = '../secret.jinja'", "'../secret.jinja'", "Input should be a file name without a folder."),
+        ("markers = ['###', '#']", "'#'", "Input should have two characters or more and no backslash."),
+        ("memory = { int8 = 1.5 }", "1.5", "Input should be a valid integer."),
+        ("memory = 3", "3", "Input should be a table."),
+        ("generation = 3", "3", "Input should be a table."),
+        ("generation = { top_k = true }", "True", "Input should be a valid integer."),
+    ],
+)
+def test_wrong_value_is_named_and_the_hint_says_what_is_right(tmp_path, line, value, hint):
+    key = line.partition(" ")[0]
+    row = "\n".join(old for old in ROW.splitlines() if not old.startswith(f"{key} "))
+    with pytest.raises(ConfigurationError) as caught:
+        load_registry(write(tmp_path, f"{row}\n{line}\n"))
+    assert f": {value} is not valid." in caught.value.message
+    assert caught.value.hint == hint
+
+
+def test_a_row_may_hold_every_dtype_and_a_whole_number_for_a_float():
+    row = {"memory": dict.fromkeys(WEIGHT_BITS, 1), "generation": {"temperature": 1}}
+    assert check_row(row, "mine", "models.toml") == row
 
 
 @pytest.mark.parametrize("text", ["[mine", "mine = 3", "\ud800"])
-def test_file_that_is_no_table_of_models(tmp_path, text):
+def test_file_that_is_not_a_table_of_models(tmp_path, text):
     path = tmp_path / "models.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(ConfigurationError, match=r"models\.toml"):

@@ -25,7 +25,7 @@ from lince_rag.text.language import LANGUAGES, Language
         ("Where is the office?", "The office is in Porto Alegre.", "en", "Porto Alegre"),
     ],
 )  # fmt: skip
-def test_the_stretch_that_says_it(question: str, answer: str, language: Language, short: str) -> None:
+def test_the_span_that_answers(question: str, answer: str, language: Language, short: str) -> None:
     assert find_short_answer(question, answer, language) == short
 
 
@@ -39,7 +39,7 @@ def test_the_stretch_that_says_it(question: str, answer: str, language: Language
         ("¿Qué se hace cuando llueve en 1999?", "Se cierra en 2001."),
     ],
 )
-def test_no_stretch_is_better_than_a_wrong_one(question: str, answer: str) -> None:
+def test_no_span_is_better_than_a_wrong_one(question: str, answer: str) -> None:
     assert find_short_answer(question, answer, "es") is None
 
 
@@ -49,7 +49,7 @@ pieces = st.sampled_from(
 
 
 @given(st.lists(pieces, max_size=8), st.lists(pieces, max_size=12), st.sampled_from(LANGUAGES))
-def test_it_is_always_a_stretch_of_the_answer(question: list[str], answer: list[str], language: Language) -> None:
+def test_it_is_always_a_span_of_the_answer(question: list[str], answer: list[str], language: Language) -> None:
     text = " ".join(answer)
     short = find_short_answer(" ".join(question), text, language)
     assert short is None or (short and short in text)

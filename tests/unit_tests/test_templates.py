@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -280,9 +281,10 @@ def test_empty_content(content):
     assert template("lince-zero").render([{"role": "user", "content": content}]).text == lince_reference(content)
 
 
-def test_tokenizer_brings_more_control_tokens():
+def test_special_tokens_and_further_control_tokens_are_broken():
     spec = get_model("lince-zero")
-    more = ChatTemplate.from_spec(spec, special_tokens={"eos_token": "<fin>"}, control_tokens=["<|im_end|>"])
+    tokens = (*spec.control_tokens, "<|im_end|>")
+    more = ChatTemplate.from_spec(replace(spec, special_tokens={"eos_token": "<fin>"}, control_tokens=tokens))
     assert more.neutralize("<fin> <|im_end|> >>TITLE<<") == r"<\fin> <\|im_end|> >\>TITLE<<"
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lince_rag.text.language import LANGUAGES
 from lince_rag.text.sentences import sentence_spans
-from lince_rag.text.words import GRAM_LENGTH, GRAM_PREFIX, cognate, fold, grams, terms, words
+from lince_rag.text.words import GRAM_LENGTH, GRAM_PREFIX, cognate, fold, grams, squeeze, terms, words
 
 languages = st.sampled_from(LANGUAGES)
 
@@ -67,6 +67,16 @@ def test_terms_never_raise_and_hold_no_white_space(text, language):
         assert term
         assert not any(character.isspace() for character in term)
         term.encode()
+
+
+@given(any_text)
+@example("a\xad\u200b\r\n b\u2028c\ud800")
+def test_squeeze_gives_one_normalised_line(text):
+    line = squeeze(text)
+    assert line == " ".join(line.split())
+    assert unicodedata.is_normalized("NFC", line)
+    assert squeeze(line) == line
+    line.encode()
 
 
 @given(any_text)

@@ -1,85 +1,52 @@
-"""What a reader finds: blocks of text with headings and pages, and how they become one text with sections."""
+"""The blocks of text that a reader finds, with headings and pages, and how they become one text with sections."""
 
 import itertools
-import re
-import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from lince_rag.text.words import clean, squeeze
+
 HEADING_SEPARATOR: Final = " › "
 
-# Longest heading that is kept whole in metadata, where every chunk repeats it; the text itself is not shortened.
+# The longest heading in metadata, where every chunk repeats it; in the text it is not shortened.
 MAXIMUM_HEADING: Final = 300
 
 
-class Unreadable(Exception):  # noqa: N818  # a reason on its way to a DocumentError, never seen by a user
+class Unreadable(Exception):  # noqa: N818  # always turned into a DocumentError
     """A file cannot be read; the message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A paragraph, a row of a table, an item of a list, or a heading.
-
-    Attributes:
-        text: The text, already clean.
-        level: 1 and up for a heading, 0 for anything else.
-        heading: The title, when it is not simply ``text``.
-        page: The page, from 1, where the format has pages.
-        separator: What stands between the previous block and this one.
-        body: The text of a heading's block goes on after the heading.
-    """
+    """A paragraph, a row of a table, an item of a list, or a heading; the text is already clean."""
 
     text: str
+    # 1 or more for a heading, 0 for anything else.
     level: int = 0
+    # The title, if it is not simply the text.
     heading: str = ""
+    # The page, from 1, if the format has pages.
     page: int | None = None
+    # What stands between the previous block and this one.
     separator: str = "\n\n"
+    # Whether the text continues after the heading.
     body: bool = False
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a reader found: blocks in reading order, and the title in the file's own metadata, if any."""
+    """What a reader finds: blocks in reading order, and the title in the file's metadata, if any."""
 
     blocks: list[Block]
     title: str = ""
 
 
-_REMOVED: Final = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff]"
-)
-_LINE_END: Final = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-_SPACE: Final = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-
-
-def clean(text: str) -> str:
-    """Normalise characters without changing what is written.
-
-    Unicode NFC; one kind of line end and of space; no soft hyphens, control characters or text-direction
-    marks; half a surrogate pair, which no database takes, becomes U+FFFD.
-    """
-    text = _SPACE.sub(" ", _LINE_END.sub("\n", text))
-    text = re.sub("[\ud800-\udfff]", "\ufffd", _REMOVED.sub("", text))
-    return unicodedata.normalize("NFC", text)
-
-
-def squeeze(text: str) -> str:
-    """Put a text on one line, with one space where there was any white space."""
-    return " ".join(clean(text).split())
-
-
 def assemble(blocks: list[Block]) -> tuple[str, list[dict[str, Any]], str]:
-    """Join blocks into one text.
+    """Join blocks into one text, and return also its sections and its first heading of level 1, or "".
 
-    A section begins at each heading and each page. A heading with no text of its own shares the section of
-    the deeper heading after it, so that no section is a bare title.
-
-    Args:
-        blocks: The blocks in reading order.
-
-    Returns:
-        The text; its sections, which divide it without gaps; and its first heading of level 1, or "".
+    The sections divide the text without gaps. A section begins at each heading and each page. A heading without
+    text of its own shares the section of the deeper heading after it, so that no section is only a title.
     """
     parts: list[str] = []
     sections: list[dict[str, Any]] = []
@@ -108,14 +75,9 @@ def assemble(blocks: list[Block]) -> tuple[str, list[dict[str, Any]], str]:
 
 
 def walk_tree(root: Any, dropped: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Walk an lxml tree without recursion, so that no depth breaks it.
+    """Yield ("start", element) and ("end", element) of an lxml tree in document order, without recursion.
 
-    Args:
-        root: The element to begin with.
-        dropped: Tags of the elements that are left out with all that is in them.
-
-    Yields:
-        ("start", element) and ("end", element) in document order; only ("dropped", element) for those left out.
+    An element with a dropped tag is skipped with everything in it, and gives only ("dropped", element).
     """
     from lxml import etree  # type: ignore[import-untyped]
 
@@ -131,7 +93,7 @@ def walk_tree(root: Any, dropped: Collection[str]) -> Iterator[tuple[str, Any]]:
 
 @dataclass
 class Collector:
-    """Collects blocks from a walk: text comes in pieces, and the end of each element says what it was."""
+    """Collects blocks while a tree is walked: text comes in pieces, and an element's end tells what they were."""
 
     blocks: list[Block] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
@@ -142,18 +104,13 @@ class Collector:
     previous: str = ""
 
     def end_paragraph(self, level: int = 0, kind: str = "") -> None:
-        """Make a block of the pieces so far, or a paragraph of a cell inside a table.
-
-        Args:
-            level: The level of a heading, 0 for anything else.
-            kind: "item" for an item of a list.
-        """
+        """Make a block of the pieces so far, or a paragraph of a cell; ``kind`` is "item" for a list item."""
         lines = [squeeze(line) for line in "".join(self.pieces).split("\n")]
         self.pieces.clear()
         text = "\n".join(line for line in lines if line)
         if not text:
             return
-        # The mark of a list item belongs to its first paragraph, whatever element that is in.
+        # The mark of a list item belongs to its first paragraph, whatever element contains it.
         kind, self.item = "item" if self.item else kind, False
         if level:
             self.end_row()
@@ -163,8 +120,8 @@ class Collector:
         else:
             self._append(Block(f"- {text}" if kind == "item" else text), kind)
 
-    def preformatted(self, text: str) -> None:
-        """Take a ``<pre>`` as it is: its line ends and indentation are its content."""
+    def add_preformatted(self, text: str) -> None:
+        """Add a ``<pre>`` unchanged: its line ends and indentation are part of its content."""
         self.end_paragraph()
         self.end_row()
         if text.strip():
@@ -178,7 +135,7 @@ class Collector:
         self.cells = max(self.cells - 1, 0)
 
     def end_row(self) -> None:
-        """Write a row as one line; a cell of many paragraphs is page layout, and stays paragraphs."""
+        """Add a row as one line, or its paragraphs if a cell has many: then the table is page layout."""
         cells = [*self.row, self.paragraphs] if self.paragraphs else self.row
         self.row, self.paragraphs = [], []
         if any(len(cell) > 2 for cell in cells):

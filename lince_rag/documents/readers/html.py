@@ -4,10 +4,11 @@ import contextlib
 import re
 from typing import Any, Final
 
-from lince_rag.documents.readers.blocks import Collector, Content, Unreadable, clean, squeeze, walk_tree
-from lince_rag.documents.readers.text import decode, sensible
+from lince_rag.documents.readers.blocks import Collector, Content, Unreadable, walk_tree
+from lince_rag.documents.readers.text import decode, refuse_binary
+from lince_rag.text.words import clean, squeeze
 
-# A <pre> is here because it is taken whole.
+# A <pre> is not walked because it is added unchanged.
 _DROPPED: Final = {"pre", "script", "style", "nav", "noscript", "template", "head", "svg"}
 _HEADINGS: Final = {f"h{level}": level for level in range(1, 7)}
 # fmt: off
@@ -18,33 +19,27 @@ _BLOCKS: Final = {
 }
 # fmt: on
 
-# What old pages declare. Others are rare, and some Python codecs ("unicode_escape") are no encodings.
+# What old pages declare. Others are rare, and some Python codecs ("unicode_escape") are not encodings.
 _CHARSET: Final = re.compile(rb"charset\s*=\s*[\"']?\s*((?:iso-8859-|windows-125)\d+)", re.IGNORECASE)
 
 
 def _decode(data: bytes) -> str:
-    """Decode a page; what it declares counts where it is not UTF-8, because declarations are often stale."""
+    """Decode a page as UTF-8, or else as it declares, because declarations are often out of date."""
     declared = _CHARSET.search(data[:2048])
     try:
-        if declared and declared[1].lower() != b"iso-8859-1":  # Browsers read that as Windows-1252, like decode.
+        if declared and declared[1].lower() != b"iso-8859-1":  # Browsers read it as Windows-1252, like decode.
             data.decode("utf-8")
     except UnicodeDecodeError:
         with contextlib.suppress(LookupError):
-            return sensible(data.decode(declared[1].decode("ascii"), "replace")) if declared else ""
+            return refuse_binary(data.decode(declared[1].decode("ascii"), "replace")) if declared else ""
     return decode(data)
 
 
 def read_html(data: bytes) -> Content:
-    """Read a web page.
+    """Read the paragraphs, headings, list items and table rows of a web page, and its ``<title>``.
 
-    With lxml, not Beautiful Soup: its walk needs no recursion, so no depth breaks it, and it builds no second
+    lxml, unlike Beautiful Soup, lets us walk without recursion, so that no depth breaks it, and builds no second
     tree.
-
-    Args:
-        data: The file.
-
-    Returns:
-        Its paragraphs, headings, list items and table rows, and the content of ``<title>``.
     """
     from lxml import etree  # type: ignore[import-untyped]
 
@@ -62,7 +57,7 @@ def read_html(data: bytes) -> Content:
             _end(collector, element)
         else:
             if element.tag == "pre":
-                collector.preformatted("".join(element.itertext()))
+                collector.add_preformatted("".join(element.itertext()))
             collector.pieces.append(_text(element.tail))
     collector.end_paragraph()
     title = root.find(".//head/title")

@@ -1,4 +1,4 @@
-"""PDF: pages, lines with their positions, and the paragraphs that these positions suggest."""
+"""PDF: pages, lines with their positions, and the paragraphs that these positions indicate."""
 
 import ctypes
 import itertools
@@ -11,11 +11,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from lince_rag.documents.readers.blocks import Block, Content, Unreadable, clean, squeeze
+from lince_rag.documents.readers.blocks import Block, Content, Unreadable
+from lince_rag.text.words import clean, squeeze
+
+logger = logging.getLogger(__name__)
+
+# PDFium keeps global state and is not thread-safe (its documentation): one file at a time per process.
+_PDFIUM_LOCK: Final = threading.Lock()
 
 _SENTENCE_END: Final = (".", "!", "?", "…", ":", ";", '."', ".”", ".»", ".)")
 _BULLET: Final = re.compile(r"[•▪‣◦●■–—*-] ")
 _NUMBERED: Final = re.compile(r"(\d{1,3}|[a-zA-Z])[.)] ")
+
+# Ligatures and positional Arabic and Hebrew forms are only the appearance of a text. NFKC is applied to them
+# alone: elsewhere it would also turn m² into m2, 1.º into 1.o and ½ into 1⁄2, which changes the meaning.
+_PRESENTATION: Final = re.compile("[\ufb00-\ufdff\ufe70-\ufefc]")
+
+# Old LaTeX fonts have no accented letters: the PDF has the accent and then the letter ("informaci´on").
+_DETACHED: Final = re.compile("([´¨˜ˆ¸]) ?([A-Za-zı])")
+_ACCENTS: Final = {"´": "\u0301", "¨": "\u0308", "˜": "\u0303", "ˆ": "\u0302", "¸": "\u0327"}
 
 
 class Line(NamedTuple):
@@ -31,20 +45,17 @@ class Line(NamedTuple):
 
 @dataclass
 class Paragraph:
-    """A paragraph as far as it is read.
+    """A paragraph as far as it has been read."""
 
-    Attributes:
-        text: Its lines, joined.
-        hyphen: Whether PDFium took a hyphen off the end of the last line.
-        separator: What stands between the paragraph before and this one.
-    """
-
+    # Its lines, joined.
     text: str
+    # Whether PDFium removed a hyphen from the end of the last line.
     hyphen: bool = False
+    # What stands between the previous paragraph and this one.
     separator: str = "\n\n"
 
     def add(self, text: str, hyphen: bool = False) -> None:
-        """Join a further line, and a word that a hyphen divided; "Austria-" + "Hungría" keeps its hyphen."""
+        """Join another line, and a word that a hyphen divided; "Austria-" + "Hungría" keeps its hyphen."""
         if self.hyphen or re.search(r"[^\W\d_]-$", self.text):
             mark = "" if text[:1].islower() else "-"
             self.text = self.text.removesuffix("-") + mark + text
@@ -53,85 +64,20 @@ class Paragraph:
         self.hyphen = hyphen
 
     def continues(self, text: str) -> bool:
-        """Tell whether a text in another column or on another page goes on with this paragraph."""
+        """Return whether a text in another column or on another page continues this paragraph."""
         return text[:1].islower() and not self.text.endswith(_SENTENCE_END)
 
     def finished(self) -> str:
-        """The text; a hyphen mark that turned out to end the paragraph is written out again."""
+        """The text; a hyphen at the end of the paragraph is put back."""
         return self.text + "-" * self.hyphen
 
 
-def join_lines(lines: list[Line]) -> list[Paragraph]:
-    """Join the lines of a page.
-
-    Args:
-        lines: The lines in reading order.
-
-    Returns:
-        The paragraphs.
-    """
-    pairs = list(itertools.pairwise(lines))
-    gaps = [above.baseline - line.baseline for above, line in pairs if _is_below(above, line)]
-    pitch = statistics.median_low(gaps) if gaps else 0.0
-    paragraphs: list[Paragraph] = []
-    for index, line in enumerate(lines):
-        # The edge that the lines around reach; a whole column would count a wide heading over two columns.
-        edge = max(near.right for near in lines[max(index - 3, 0) : index + 4] if abs(near.left - line.left) < 30)
-        if paragraphs and not _starts_paragraph(lines[index - 1], line, pitch, edge):
-            paragraphs[-1].add(line.text, line.hyphen)
-        else:
-            listed = paragraphs and _BULLET.match(line.text) and _BULLET.match(paragraphs[-1].text)
-            paragraphs.append(Paragraph(line.text, line.hyphen, "\n" if listed else "\n\n"))
-    return paragraphs
-
-
-def _is_below(above: Line, line: Line) -> bool:
-    """Tell whether a line is under another in one column, in letters of about one size."""
-    drop = above.baseline - line.baseline
-    same_size = abs(above.size - line.size) <= 0.12 * above.size
-    overlap = above.left < line.right and line.left < above.right
-    return same_size and overlap and 0.3 * line.size < drop < 4 * line.size
-
-
-def _starts_paragraph(above: Line, line: Line, pitch: float, edge: float) -> bool:
-    """Tell whether a line begins a paragraph.
-
-    The numbers are typographic: an extra gap is at least a third of a line, an indent about a letter high.
-    """
-    ended = above.text.endswith(_SENTENCE_END)
-    goes_on = line.text[:1].islower() and not ended
-    if above.hyphen and line.text[:1].islower():
-        return False
-    if not _is_below(above, line):
-        return not goes_on or abs(above.size - line.size) > 0.12 * above.size
-    if _BULLET.match(line.text) or (ended and _NUMBERED.match(line.text)):
-        return True
-    if above.baseline - line.baseline > 1.3 * pitch or (ended and line.left - above.left > 0.7 * line.size):
-        return True
-    # A line that had room for the next word was ended on purpose.
-    letter = (line.right - line.left) / max(len(line.text), 1)
-    word = letter * (len(line.text.partition(" ")[0]) + 2)
-    return not goes_on and above.right + word < edge
-
-
-logger = logging.getLogger(__name__)
-
-# PDFium keeps global state and is not thread-safe (its own documentation): one file at a time in a process.
-_PDFIUM_LOCK: Final = threading.Lock()
-
-
 def read_pdf(data: bytes) -> Content:
-    """Read a PDF page by page.
+    """Read the paragraphs of a PDF, each with its page, and the title in its metadata.
 
-    PDFium gives the text in the order in which the file holds it: in what typesetting and office programs write,
-    columns one after the other.
-
-    Args:
-        data: The file.
-
-    Returns:
-        Its paragraphs, each with its page, and the title in its metadata. A paragraph that goes on over a
-        page break is two blocks, with one space between; a word divided there stands on the earlier page.
+    PDFium gives the text in the order in which the file holds it; typesetting and office programs write columns
+    one after the other. A paragraph that continues over a page break is two blocks with one space between them; a
+    word divided there is put on the earlier page.
     """
     import pypdfium2
 
@@ -152,7 +98,7 @@ def read_pdf(data: bytes) -> Content:
 
 
 def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
-    """Join what goes on over a page break, and number the pages."""
+    """Join what continues over a page break, and number the pages."""
     for earlier, later in itertools.pairwise(page for page in pages if page):
         if earlier[-1].continues(later[0].text):
             later[0].separator = " "
@@ -170,7 +116,7 @@ def _page_paragraphs(document: Any, number: int) -> list[Paragraph]:
     page = document[number]
     textpage = page.get_textpage()
     try:
-        paragraphs = join_lines(_page_lines(textpage))
+        paragraphs = _join_lines(_page_lines(textpage))
         if not paragraphs and any(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE])):
             logger.warning("Page %d has pictures and no text: it may be a scanned page.", number + 1)
         return paragraphs
@@ -180,7 +126,7 @@ def _page_paragraphs(document: Any, number: int) -> list[Paragraph]:
 
 
 def _page_lines(textpage: Any) -> list[Line]:
-    """Cut a page into lines with their places. PDFium ends a line with CR LF, or with U+0002 for a hyphen."""
+    """Cut a page into lines with their positions. PDFium ends a line with CR LF, or with U+0002 for a hyphen."""
     from pypdfium2 import raw
 
     lines: list[Line] = []
@@ -214,15 +160,53 @@ def _place(textpage: Any, start: int, end: int, text: str, hyphen: bool) -> Line
     return Line(text, min(left), max(right), statistics.median(baselines), statistics.median(sizes), hyphen)
 
 
-# Typeset ligatures and positional Arabic and Hebrew forms are how a text looks. NFKC is applied to them
-# alone: on everything it would also turn m² into m2, 1.º into 1.o and ½ into 1⁄2, which have a meaning.
-_PRESENTATION: Final = re.compile("[\ufb00-\ufdff\ufe70-\ufefc]")
-
-# Old LaTeX fonts have no accented letters: the PDF holds the accent and then the letter ("informaci´on").
-_DETACHED: Final = re.compile("([´¨˜ˆ¸]) ?([A-Za-zı])")
-_ACCENTS: Final = {"´": "\u0301", "¨": "\u0308", "˜": "\u0303", "ˆ": "\u0302", "¸": "\u0327"}
-
-
 def _restore_characters(text: str) -> str:
     text = _PRESENTATION.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     return clean(_DETACHED.sub(lambda match: match[2].replace("ı", "i") + _ACCENTS[match[1]], text))
+
+
+def _join_lines(lines: list[Line]) -> list[Paragraph]:
+    """Join the lines of a page, in reading order, into paragraphs."""
+    pairs = list(itertools.pairwise(lines))
+    gaps = [above.baseline - line.baseline for above, line in pairs if _is_below(above, line)]
+    pitch = statistics.median_low(gaps) if gaps else 0.0
+    paragraphs: list[Paragraph] = []
+    for index, line in enumerate(lines):
+        # The right edge of the lines nearby; in a whole column, a wide heading over two columns would count too.
+        edge = max(near.right for near in lines[max(index - 3, 0) : index + 4] if abs(near.left - line.left) < 30)
+        if paragraphs and not _starts_paragraph(lines[index - 1], line, pitch, edge):
+            paragraphs[-1].add(line.text, line.hyphen)
+        else:
+            listed = paragraphs and _BULLET.match(line.text) and _BULLET.match(paragraphs[-1].text)
+            paragraphs.append(Paragraph(line.text, line.hyphen, "\n" if listed else "\n\n"))
+    return paragraphs
+
+
+def _is_below(above: Line, line: Line) -> bool:
+    """Return whether a line is under another in the same column, in letters of about the same size."""
+    drop = above.baseline - line.baseline
+    same_size = abs(above.size - line.size) <= 0.12 * above.size
+    overlap = above.left < line.right and line.left < above.right
+    return same_size and overlap and 0.3 * line.size < drop < 4 * line.size
+
+
+def _starts_paragraph(above: Line, line: Line, pitch: float, edge: float) -> bool:
+    """Return whether a line begins a paragraph.
+
+    The numbers are typographic: an extra gap is at least a third of a line, an indent about the height of a
+    letter.
+    """
+    ended = above.text.endswith(_SENTENCE_END)
+    continues = line.text[:1].islower() and not ended
+    if above.hyphen and line.text[:1].islower():
+        return False
+    if not _is_below(above, line):
+        return not continues or abs(above.size - line.size) > 0.12 * above.size
+    if _BULLET.match(line.text) or (ended and _NUMBERED.match(line.text)):
+        return True
+    if above.baseline - line.baseline > 1.3 * pitch or (ended and line.left - above.left > 0.7 * line.size):
+        return True
+    # If a line had room for the next word, the author ended it on purpose.
+    letter = (line.right - line.left) / max(len(line.text), 1)
+    word = letter * (len(line.text.partition(" ")[0]) + 2)
+    return not continues and above.right + word < edge

@@ -4,61 +4,11 @@ import itertools
 import re
 from typing import Final
 
-from lince_rag.documents.readers.blocks import MAXIMUM_HEADING, Block, Content, Unreadable, clean, squeeze
+from lince_rag.documents.readers.blocks import MAXIMUM_HEADING, Block, Content, Unreadable
+from lince_rag.text.words import clean, squeeze
 
-# Share of control and undecodable characters above which bytes are not text at all.
+# With a greater share of control characters and undecodable ones, bytes are not text.
 MAXIMUM_CONTROL_SHARE: Final = 0.05
-
-
-def decode(data: bytes) -> str:
-    """Decode a text: by its byte-order mark, else as UTF-8, else as Windows-1252 if that makes sense."""
-    for mark, encoding in ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
-        if data.startswith(mark):
-            return sensible(data.decode(encoding, "replace"))
-    if b"\0" in data:
-        raise Unreadable("a binary file, not text")
-    text = data.decode("utf-8-sig", "replace")
-    wrong = text.count("\ufffd")
-    # One bad byte in a UTF-8 file is damage; where most are bad it is another encoding.
-    if wrong == 0 or 4 * wrong < sum(character > "\x7f" for character in text) - wrong:
-        return sensible(text)
-    try:
-        text = data.decode("cp1252")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    if sum(character.isalpha() or character.isspace() for character in text) < 0.5 * len(text):
-        raise Unreadable("a binary file, or text in an unknown encoding")
-    return sensible(text)
-
-
-def sensible(text: str) -> str:
-    """Return a text as it is, or refuse it when too many of its characters are none.
-
-    Args:
-        text: A decoded text.
-
-    Returns:
-        The same text.
-
-    Raises:
-        Unreadable: It is not text.
-    """
-    control = len(re.findall("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]", text))
-    if control > MAXIMUM_CONTROL_SHARE * len(text):
-        raise Unreadable("a binary file, or text in an unknown encoding")
-    return text
-
-
-def _tidy(text: str) -> str:
-    """Remove spaces at line ends, and blank lines at both ends and beyond one in a row."""
-    text = "\n".join(line.rstrip(" \t") for line in clean(text).split("\n"))
-    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
-
-
-def read_text(data: bytes) -> Content:
-    """Read plain text; its lines stay as they are, because nothing says which of them belong together."""
-    return Content([Block(_tidy(decode(data)))])
-
 
 _FRONT_LINE: Final = re.compile(r"[\w-]+[ \t]*:|[ \t#-]|$")
 _FRONT_TITLE: Final = re.compile(r"title[ \t]*:", re.IGNORECASE)
@@ -68,15 +18,51 @@ _UNDERLINE: Final = re.compile(r" {0,3}(=+|-+)$")
 _NO_SETEXT: Final = re.compile(r"$| {4}|\t| {0,3}(?:[>#|]|[*+-] |\d+[.)] |[-=*_ ]+$)|.*\|.*\|")
 
 
+def decode(data: bytes) -> str:
+    """Decode a text: by its byte-order mark, else as UTF-8, else as Windows-1252 if the result is text."""
+    for mark, encoding in ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if data.startswith(mark):
+            return refuse_binary(data.decode(encoding, "replace"))
+    if b"\0" in data:
+        raise Unreadable("a binary file, not text")
+    text = data.decode("utf-8-sig", "replace")
+    wrong = text.count("\ufffd")
+    # A few bad bytes in a UTF-8 file are damage; if many non-ASCII characters are bad, it is another encoding.
+    if wrong == 0 or 4 * wrong < sum(character > "\x7f" for character in text) - wrong:
+        return refuse_binary(text)
+    try:
+        text = data.decode("cp1252")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    if sum(character.isalpha() or character.isspace() for character in text) < 0.5 * len(text):
+        raise Unreadable("a binary file, or text in an unknown encoding")
+    return refuse_binary(text)
+
+
+def refuse_binary(text: str) -> str:
+    """Return a decoded text unchanged, or refuse it if too many of its characters cannot be text."""
+    control = len(re.findall("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]", text))
+    if control > MAXIMUM_CONTROL_SHARE * len(text):
+        raise Unreadable("a binary file, or text in an unknown encoding")
+    return text
+
+
+def _tidy(text: str) -> str:
+    """Remove spaces at line ends and blank lines at both ends, and reduce runs of blank lines to one."""
+    text = "\n".join(line.rstrip(" \t") for line in clean(text).split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
+
+
+def read_text(data: bytes) -> Content:
+    """Read plain text; its lines stay as they are, because nothing shows which of them belong together."""
+    return Content([Block(_tidy(decode(data)))])
+
+
 def read_markdown(data: bytes) -> Content:
-    """Read Markdown. It stays as written, markers and all: ``**`` tells a model what the author stressed.
+    """Read Markdown: a block for each heading (``#`` or underlined) with the text below it.
 
-    Args:
-        data: The file.
-
-    Returns:
-        A block for each heading (``#`` or underlined) with the text below it; YAML front matter is left out,
-        but for its title.
+    The text stays as written, with its markers: ``**`` shows a model what the author emphasised. YAML front matter
+    is left out, except for its title.
     """
     title, text = _split_front_matter(clean(decode(data)).lstrip("\n"))
     lines = _tidy(text).split("\n")
@@ -92,7 +78,7 @@ def read_markdown(data: bytes) -> Content:
 
 
 def _split_front_matter(text: str) -> tuple[str, str]:
-    """The title in YAML front matter, and the text after it; a lone rule ("---") at the top is no front matter."""
+    """The title in YAML front matter, and the text after it; a single rule ("---") is not front matter."""
     lines = text.split("\n")
     title = ""
     if lines[0].rstrip() == "---":
@@ -125,7 +111,7 @@ def _markdown_headings(lines: list[str]) -> dict[int, tuple[int, str, int]]:
 
 
 def _is_setext(lines: list[str], number: int, headings: dict[int, tuple[int, str, int]]) -> bool:
-    """Tell whether the line above is a title: a paragraph of one line, not an item, a quote or a table."""
+    """Return whether the line above is a title: a paragraph of one line, not an item, a quotation or a table."""
     above = number - 1
     if above < 0 or above in headings or _NO_SETEXT.match(lines[above]):
         return False
@@ -133,10 +119,10 @@ def _is_setext(lines: list[str], number: int, headings: dict[int, tuple[int, str
 
 
 def _plain(title: str) -> str:
-    """A heading without its closing marks, links and stress marks."""
+    """A heading without its closing marks, links and emphasis marks."""
     title = title.strip()
     opened = title.rstrip("#")
     title = opened if not opened or opened[-1] in " \t" else title
-    # The link pattern takes quadratic time on brackets without end; a longer line is no heading anyone wrote.
+    # The link pattern takes quadratic time on many open brackets; a longer line is not a real heading.
     title = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", title[:MAXIMUM_HEADING])
     return squeeze(re.sub(r"\*+|`+|(?<!\w)_+|_+(?!\w)", "", title))

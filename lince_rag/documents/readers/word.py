@@ -6,10 +6,11 @@ import zipfile
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lince_rag.documents.readers.blocks import Collector, Content, Unreadable, squeeze, walk_tree
+from lince_rag.documents.readers.blocks import Collector, Content, Unreadable, walk_tree
+from lince_rag.text.words import squeeze
 
-# A docx is a zip: 3 MB of it can hold 3 GB (measured: 5.9 GB of memory and a minute in every reader). The
-# text of a thousand-page book is about 20 MB of XML; pictures are not compressed further, and not parsed.
+# A docx is a zip, and 3 MB of it can hold 3 GB (measured: 5.9 GB of memory and a minute in every reader). The text
+# of a thousand-page book is about 20 MB of XML; pictures are not compressed again, and not parsed.
 MAXIMUM_UNPACKED_BYTES: Final = 256 * 2**20
 MAXIMUM_XML_BYTES: Final = 64 * 2**20
 
@@ -17,7 +18,7 @@ _WORD: Final = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _MATH: Final = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _FALLBACK: Final = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 
-# Properties hold no text; a Fallback repeats the text box before it; moveFrom is text that stands elsewhere.
+# Properties hold no text; a Fallback repeats the text box before it; moveFrom is text that was moved elsewhere.
 _DROPPED: Final = {f"{_WORD}pPr", f"{_WORD}tblPr", f"{_WORD}sectPr", f"{_WORD}moveFrom", _FALLBACK}
 
 _CHARACTERS: Final = {
@@ -28,32 +29,11 @@ _CHARACTERS: Final = {
 }
 
 
-def _check_archive(data: bytes) -> None:
-    """Refuse what is not a Word file or would unpack to too much, from the zip's list of contents alone."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-    except zipfile.BadZipFile:
-        raise Unreadable("damaged or truncated Word file") from None
-    if not any(entry.filename.startswith("word/") for entry in entries):
-        raise Unreadable("a zip file, but not a Word document")
-    if any(entry.flag_bits & 1 for entry in entries):
-        raise Unreadable("protected with a password")
-    xml = sum(entry.file_size for entry in entries if entry.filename.endswith((".xml", ".rels")))
-    if xml > MAXIMUM_XML_BYTES or sum(entry.file_size for entry in entries) > MAXIMUM_UNPACKED_BYTES:
-        raise Unreadable("too large once unpacked")
-
-
 def read_docx(data: bytes) -> Content:
-    """Read a Word document: paragraphs, headings, lists, tables, text boxes and notes, in document order.
+    """Read the paragraphs, headings, lists, tables, text boxes and notes of a Word document, in document order.
 
-    The walk is over the XML, because python-docx's own iteration leaves out content controls and text boxes.
-
-    Args:
-        data: The file.
-
-    Returns:
-        Its blocks, and the title in its properties (else its first paragraph of style Title).
+    The title is the one in its properties, else its first paragraph of style Title. The XML is walked directly
+    because the iteration of python-docx leaves out content controls and text boxes.
     """
     _check_archive(data)
     import docx
@@ -70,9 +50,25 @@ def read_docx(data: bytes) -> Content:
     return Content(reader.collector.blocks, document.core_properties.title or reader.title)
 
 
+def _check_archive(data: bytes) -> None:
+    """Refuse a file that is not Word or is too large when unpacked, by the zip's list of contents alone."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile:
+        raise Unreadable("damaged or truncated Word file") from None
+    if not any(entry.filename.startswith("word/") for entry in entries):
+        raise Unreadable("a zip file, but not a Word document")
+    if any(entry.flag_bits & 1 for entry in entries):
+        raise Unreadable("protected with a password")
+    xml = sum(entry.file_size for entry in entries if entry.filename.endswith((".xml", ".rels")))
+    if xml > MAXIMUM_XML_BYTES or sum(entry.file_size for entry in entries) > MAXIMUM_UNPACKED_BYTES:
+        raise Unreadable("too large once unpacked")
+
+
 def _style_kind(style: Any) -> str:
-    """What a paragraph style means: a heading level as a digit, "title", "item" or ""."""
-    for _ in range(10):  # A style inherits from another; a damaged file may have them in a circle.
+    """The meaning of a paragraph style: a heading level as a digit, "title", "item" or ""."""
+    for _ in range(10):  # A style inherits from another; in a damaged file this can be a cycle.
         name = (style.name or "").lower()
         if match := re.fullmatch(r"heading ([1-9])", name):
             return match[1]
@@ -98,7 +94,7 @@ def _notes(xml: bytes, kind: str) -> dict[tuple[str, str], str]:
 
 
 def _note_paragraph(paragraph: Any) -> str:
-    # Word cuts a word into runs wherever it was edited, so runs are joined without a space.
+    # Word splits a word into runs wherever it was edited, so runs are joined without a space.
     text = f"{_WORD}t"
     return "".join(
         element.text or "" if element.tag == text else _CHARACTERS.get(element.tag, "")
@@ -108,13 +104,15 @@ def _note_paragraph(paragraph: Any) -> str:
 
 @dataclass
 class _DocxReader:
-    """Walks a document's body; ``pending`` are notes, and ``outer`` the text around a text box, to come."""
+    """Walks a document's body and collects its blocks."""
 
     collector: Collector
     styles: dict[str, str]
     notes: dict[tuple[str, str], str]
     title: str = ""
+    # The notes that the current paragraph refers to.
     pending: list[str] = field(default_factory=list)
+    # The pieces of each paragraph that is interrupted by a text box.
     outer: list[list[str]] = field(default_factory=list)
 
     def walk(self, body: Any) -> None:
@@ -132,7 +130,7 @@ class _DocxReader:
         elif tag in _CHARACTERS:
             self.collector.pieces.append(_CHARACTERS[tag])
         elif tag == f"{_WORD}p":
-            # A text box stands inside the paragraph that it is anchored to: it comes out before it, whole.
+            # A text box is inside the paragraph that it is anchored to; its text comes before that paragraph.
             self.outer.append(self.collector.pieces)
             self.collector.pieces = []
         elif tag in {f"{_WORD}tbl", f"{_WORD}tr"}:
@@ -165,6 +163,6 @@ class _DocxReader:
             self.title = squeeze("".join(self.collector.pieces))
         self.collector.end_paragraph(int(kind) if kind.isdigit() else 0, kind)
         notes, self.pending = self.pending, []
-        for note in notes:  # A note stands after the paragraph that refers to it, so it keeps its heading.
+        for note in notes:  # A note follows the paragraph that refers to it, so it is under the same heading.
             self.collector.pieces.append(note)
             self.collector.end_paragraph()
