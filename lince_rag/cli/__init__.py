@@ -1,1 +1,1 @@
-"""Command line: ``lince-rag``."""
+"""The command line ``lince-rag``."""

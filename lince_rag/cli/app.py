@@ -1,44 +1,29 @@
 """The command line: ``lince-rag ingest | ask | chat | eval | mcp | status | models | prompt | demo``.
 
-Everything heavy is imported inside the command that needs it, so that ``--help`` is immediate.
+Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
 
-import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from lince_rag.cli.chat import chat
 from lince_rag.cli.evaluate import evaluate_file
-from lince_rag.cli.mcp import serve
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
     INTERRUPTED_STATUS,
-    BasePathOption,
-    ConfidenceOption,
-    DeviceOption,
-    DtypeOption,
+    AnswerOptions,
     EmbeddingsOption,
     IndexOption,
     JsonOption,
-    LanguageOption,
-    ModelOption,
-    ModelPathOption,
     ModelsFileOption,
-    QuantizationOption,
-    RerankerOption,
-    UnsupportedOption,
-    make_chain,
+    takes_answer_options,
 )
 from lince_rag.errors import ConfigurationError, LinceError
-from lince_rag.text.language import LANGUAGES, Language
 from lince_rag.text.wording import wording
-
-if TYPE_CHECKING:
-    from lince_rag.index.index import Index
 
 app = typer.Typer(
     help="Cited answers about your own documents, in Spanish and Portuguese, on your own machine.",
@@ -53,7 +38,7 @@ app = typer.Typer(
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Take the options of all commands; ``main`` has acted on them already."""
+    """Document the options of all commands in ``--help``; ``main`` has already read them."""
 
 
 @app.command()
@@ -62,14 +47,14 @@ def ingest(
     index: IndexOption = DEFAULT_INDEX,
     embeddings: EmbeddingsOption = None,
 ) -> None:
-    """Read documents into an index. Run it again after changes: only what changed is read."""
-    from lince_rag.cli.terminal import ingest_progress, print_ingest_report, print_plain, reader_language
+    """Read documents into an index. Run it again after changes: it reads only what has changed."""
+    from lince_rag.cli.terminal import print_ingest_report, print_plain, progress_bar, reader_language
     from lince_rag.index.index import Index
 
     language = reader_language()
     with Index.open(index, embeddings=embeddings) as opened:
         try:
-            with ingest_progress(language) as progress:
+            with progress_bar(wording("ingesting", language)) as progress:
                 report = opened.ingest(list(paths), on_progress=progress)
         except KeyboardInterrupt:
             print_plain(wording("interrupted", language))
@@ -83,77 +68,74 @@ def ingest(
 
 
 @app.command()
+@takes_answer_options
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in Spanish, Portuguese or English.")],
     index: IndexOption = DEFAULT_INDEX,
-    model: ModelOption = "extractive",
-    model_path: ModelPathOption = None,
-    base_model_path: BasePathOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    quantization: QuantizationOption = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of answer at most.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 5,
-    reranker: RerankerOption = None,
-    on_unsupported: UnsupportedOption = "flag",
-    minimum_confidence: ConfidenceOption = 0.5,
-    language: LanguageOption = None,
     embeddings: EmbeddingsOption = None,
-    models_file: ModelsFileOption = None,
     json_: JsonOption = False,
+    *,
+    options: AnswerOptions,
 ) -> None:
-    """Answer a question from the documents of an index, with sources, or say that they do not hold it."""
-    from lince_rag.cli.terminal import print_answer
+    """Answer a question from the documents of an index, with sources; abstain if they do not hold the answer."""
+    from lince_rag.cli.terminal import print_answer, print_json
+    from lince_rag.index.index import Index
 
-    with _open(index, embeddings) as opened:
-        chain = make_chain(
-            opened,
-            k=k,
-            reranker=reranker,
-            language=_language(language),
-            on_unsupported=on_unsupported,
-            minimum_confidence=minimum_confidence,
-            model=model,
-            models_file=models_file,
-            model_path=model_path,
-            base_model_path=base_model_path,
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            max_tokens=max_tokens,
-            seed=seed,
-        )
+    with Index.open(index, embeddings=embeddings, create=False) as opened:
+        chain = options.make_chain(opened)
         if json_:
-            _print_json(chain.invoke(question).model_dump(mode="json"))
+            print_json(chain.invoke(question).model_dump(mode="json"))
         else:
             print_answer(chain.stream(question))
 
 
 app.command("chat")(chat)
 app.command("eval")(evaluate_file)
-app.command("mcp")(serve)
+
+
+@app.command()
+@takes_answer_options
+def mcp(
+    index: IndexOption = DEFAULT_INDEX,
+    http: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", min=1, max=65535, help="Serve streamable HTTP on this port of 127.0.0.1."),
+    ] = None,
+    *,
+    options: AnswerOptions,
+) -> None:
+    """Serve an index to MCP clients, over standard input and output, or over HTTP."""
+    from lince_rag.index.index import Index
+    from lince_rag.serve.mcp import create_server
+
+    with Index.open(index, create=False) as opened:
+        server = create_server(opened, options.make_chain(opened))
+        if http is None:
+            server.run("stdio")
+        else:
+            # Loopback only: there is no authentication. The server itself refuses requests from foreign web pages.
+            server.run("streamable-http", host="127.0.0.1", port=http)
 
 
 @app.command()
 def status(
     index: IndexOption = DEFAULT_INDEX,
-    repair: Annotated[bool, typer.Option("--repair", help="Put right what is missing or stray.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Restore missing chunks, delete stray ones.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """List the documents of an index and check that it is whole."""
+    """List the documents of an index and check that its stores agree."""
     from dataclasses import asdict
 
-    from lince_rag.cli.terminal import print_sources, reader_language
+    from lince_rag.cli.terminal import print_json, print_sources, reader_language
     from lince_rag.index.embeddings import embeddings_name
+    from lince_rag.index.index import Index
 
-    with _open(index, None) as opened:
+    with Index.open(index, create=False) as opened:
         sources, report = opened.sources(), opened.verify(repair=repair)
         name = embeddings_name(opened.embeddings)
     if json_:
-        _print_json(
-            {"embeddings": name, "sources": [asdict(source) for source in sources], "verify": asdict(report)}
-        )
+        listed = [asdict(source) for source in sources]
+        print_json({"embeddings": name, "sources": listed, "verify": asdict(report)})
     else:
         print_sources(sources, report, name, str(index), reader_language())
     if not report.ok:
@@ -163,7 +145,7 @@ def status(
 @app.command()
 def models(models_file: ModelsFileOption = None, json_: JsonOption = False) -> None:
     """List the models: window, languages, licence, parameters, memory by number format."""
-    from lince_rag.cli.terminal import print_models, reader_language
+    from lince_rag.cli.terminal import print_json, print_models, reader_language
     from lince_rag.prompting.registry import load_registry
 
     specs = load_registry(models_file).values()
@@ -171,19 +153,19 @@ def models(models_file: ModelsFileOption = None, json_: JsonOption = False) -> N
         print_models(specs, reader_language())
         return
     names = ("name", "repo", "revision", "context_window", "languages", "licence", "parameters", "memory", "note")
-    _print_json([{name: _plain(getattr(spec, name)) for name in names} for spec in specs])
+    print_json([{name: _plain(getattr(spec, name)) for name in names} for spec in specs])
 
 
 @app.command()
 def prompt(
-    model: Annotated[str, typer.Argument(help="A model of `lince-rag models`.")],
+    model: Annotated[str, typer.Argument(help="A model that `lince-rag models` lists.")],
     question: Annotated[str, typer.Option(help="The instruction or question.")],
-    context: Annotated[list[str] | None, typer.Option(help="A document's text; may be repeated.")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="The text of a document; may be repeated.")] = None,
     input_: Annotated[str | None, typer.Option("--input", help="The Entrada of instruction formats.")] = None,
-    system: Annotated[str | None, typer.Option(help="A system text.")] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     models_file: ModelsFileOption = None,
 ) -> None:
-    """Print the exact prompt that a model reads, to the byte (a terminal gets one line break after it)."""
+    """Print the exact prompt that a model reads, byte for byte (on a terminal, followed by a line break)."""
     from lince_rag.prompting.registry import get_model, load_registry
     from lince_rag.prompting.templates import ChatTemplate
 
@@ -196,7 +178,7 @@ def prompt(
 
 @app.command()
 def demo() -> None:
-    """Answer six questions about a small set of documents that comes with the package."""
+    """Answer six questions about a small set of documents that is part of the package."""
     from lince_rag.cli.demo import run_demo
     from lince_rag.cli.terminal import reader_language
 
@@ -204,11 +186,11 @@ def demo() -> None:
 
 
 def main() -> None:
-    """Run the command line: our errors are one line and exit status 2, unless ``--debug`` is given."""
+    """Run the command line; without ``--debug``, a ``LinceError`` prints one line and exits with status 2."""
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
-        # Deprecations inside the libraries are nothing that a user can act on.
+        # A user can do nothing about deprecations inside the libraries.
         warnings.simplefilter("ignore")
     try:
         app(arguments, prog_name="lince-rag")
@@ -221,27 +203,8 @@ def main() -> None:
         raise SystemExit(INTERRUPTED_STATUS) from None
 
 
-def _open(index: Path, embeddings: str | None) -> "Index":
-    from lince_rag.index.index import Index
-
-    return Index.open(index, embeddings=embeddings, create=False)
-
-
-def _language(code: str | None) -> Language | None:
-    if code is None:
-        return None
-    for language in LANGUAGES:
-        if code == language:
-            return language
-    raise ConfigurationError(f"--language {code} is not one of {', '.join(LANGUAGES)}.")
-
-
 def _plain(value: Any) -> Any:
     return dict(value) if hasattr(value, "items") else value
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,19 +10,11 @@ import typer
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
     INTERRUPTED_STATUS,
-    BasePathOption,
-    ConfidenceOption,
-    DeviceOption,
-    DtypeOption,
+    AnswerOptions,
     IndexOption,
-    ModelOption,
-    ModelPathOption,
-    ModelsFileOption,
-    QuantizationOption,
-    UnsupportedOption,
-    make_chain,
+    takes_answer_options,
 )
-from lince_rag.errors import ConfigurationError, MissingExtraError
+from lince_rag.errors import ConfigurationError, require
 from lince_rag.text.wording import wording
 
 if TYPE_CHECKING:
@@ -30,41 +22,25 @@ if TYPE_CHECKING:
 
     from lince_rag.chain.rag import RagChain
 
+SESSIONS_FILE: Final = "sessions.sqlite"
 
+
+@takes_answer_options
 def chat(
     index: IndexOption = DEFAULT_INDEX,
     session: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Keep the conversation under this name, and go on with it.")
+        str | None,
+        typer.Option(metavar="NAME", help="Save the conversation under this name, or continue it if it exists."),
     ] = None,
-    model: ModelOption = "extractive",
-    model_path: ModelPathOption = None,
-    base_model_path: BasePathOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    quantization: QuantizationOption = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 5,
-    on_unsupported: UnsupportedOption = "flag",
-    minimum_confidence: ConfidenceOption = 0.5,
-    models_file: ModelsFileOption = None,
+    *,
+    options: AnswerOptions,
 ) -> None:
-    """Ask one question after another; a follow-up may be half of one. An empty line ends it."""
+    """Ask questions one after another; a follow-up may be incomplete. An empty line ends the conversation."""
     from lince_rag.cli.terminal import print_plain, reader_language
     from lince_rag.index.index import Index
 
     with Index.open(index, create=False) as opened:
-        chain = make_chain(
-            opened,
-            k=k,
-            on_unsupported=on_unsupported,
-            minimum_confidence=minimum_confidence,
-            model=model,
-            models_file=models_file,
-            model_path=model_path,
-            base_model_path=base_model_path,
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-        )
+        chain = options.make_chain(opened)
         history = open_session(opened.folder, session)
         if session is not None and history.messages:
             print_plain(
@@ -73,8 +49,27 @@ def chat(
         _converse(chain, history)
 
 
+def open_session(folder: Path, name: str | None) -> "BaseChatMessageHistory":
+    """Open or begin a conversation about the index in a folder; without a name it is kept in memory only."""
+    if name is not None and not name.strip():
+        raise ConfigurationError(
+            f"The session name {name!r} is empty.", hint="Give a name with at least one visible character."
+        )
+    with warnings.catch_warnings():
+        # Both classes are deprecated for langchain-core 2; version 1 has no replacement for them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if name is None:
+            from langchain_core.chat_history import InMemoryChatMessageHistory
+
+            return InMemoryChatMessageHistory()
+        require("chat", "langchain_community", "sqlalchemy")
+        from langchain_community.chat_message_histories import SQLChatMessageHistory
+
+        return SQLChatMessageHistory(session_id=name.strip(), connection=f"sqlite:///{folder / SESSIONS_FILE}")
+
+
 def _converse(chain: "RagChain", history: "BaseChatMessageHistory") -> None:
-    """Read questions until there are no more; an answer that is interrupted is not kept."""
+    """Answer questions until there are no more; an interrupted answer is not saved."""
     from langchain_core.messages import AIMessage, HumanMessage
 
     from lince_rag.cli.terminal import print_answer, print_plain, reader_language
@@ -90,10 +85,10 @@ def _converse(chain: "RagChain", history: "BaseChatMessageHistory") -> None:
 
 
 def _read_question(label: str) -> str:
-    """Read a line, with a prompt where somebody is at the keyboard; the empty text at the end of the input."""
+    """Read a line, with a prompt on a terminal; return the empty text at the end of the input."""
     try:
         if sys.stdin.isatty():
-            # With its editing of lines and its memory of the ones before.
+            # Importing it gives ``input`` line editing and a history.
             import readline  # noqa: F401
 
             return input(f"{label}: ").strip()
@@ -102,36 +97,3 @@ def _read_question(label: str) -> str:
         return ""
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED_STATUS) from None
-
-
-SESSIONS_FILE: Final = "sessions.sqlite"
-
-
-def open_session(folder: Path, name: str | None) -> "BaseChatMessageHistory":
-    """Open a conversation, or begin one.
-
-    Args:
-        folder: The folder of the index that it is about.
-        name: Its name; ``None`` keeps it in memory only.
-
-    Returns:
-        Its messages, oldest first; what is added is kept at once.
-
-    Raises:
-        ConfigurationError: The name is empty.
-        MissingExtraError: langchain-community or SQLAlchemy is not installed.
-    """
-    if name is not None and not name.strip():
-        raise ConfigurationError(f"{name!r} is not a name for a session.")
-    with warnings.catch_warnings():
-        # These classes are to go in langchain-core 2, which is not ours yet; until then they are what there is.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        if name is None:
-            from langchain_core.chat_history import InMemoryChatMessageHistory
-
-            return InMemoryChatMessageHistory()
-        try:
-            from langchain_community.chat_message_histories import SQLChatMessageHistory
-        except ImportError as error:
-            raise MissingExtraError("langchain-community", "chat") from error
-        return SQLChatMessageHistory(session_id=name.strip(), connection=f"sqlite:///{folder / SESSIONS_FILE}")

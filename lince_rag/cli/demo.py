@@ -1,4 +1,4 @@
-"""The demonstration: a small set of documents, six questions, the answers with their sources."""
+"""``lince-rag demo``: six questions about a small set of documents, answered with their sources."""
 
 import tempfile
 import time
@@ -8,31 +8,23 @@ from typing import Any
 
 from rich.markup import escape
 
-from lince_rag.cli.terminal import ingest_progress, output, print_answer
+from lince_rag.cli.terminal import output, print_answer, progress_bar
 from lince_rag.prompting.registry import load_registry
 from lince_rag.text.language import Language
 from lince_rag.text.wording import load_table, wording
 
 
 def load_questions(kind: str = "question") -> list[dict[str, Any]]:
-    """Read the questions of the demonstration.
+    """Read the six questions of the demonstration, or the ``"extra"`` ones that only the tests ask.
 
-    Args:
-        kind: ``"question"`` for the six that are shown, ``"extra"`` for the further ones of the tests.
-
-    Returns:
-        Dicts with ``text``, ``language``, ``answerable`` and, where it is, ``expected`` and ``source``.
+    Answerable questions have ``expected`` and ``source``, next to ``text``, ``language`` and ``answerable``.
     """
     questions: list[dict[str, Any]] = load_table("demo")[kind]
     return questions
 
 
 def run_demo(language: Language) -> None:
-    """Index the documents of the demonstration in a temporary folder and answer its questions on the terminal.
-
-    Args:
-        language: The reader's language.
-    """
+    """Index the documents of the demonstration in a temporary folder and answer its questions."""
     from lince_rag.chain.rag import create_rag_chain
     from lince_rag.index.index import Index
     from lince_rag.models.chat_model import ChatLince
@@ -44,7 +36,7 @@ def run_demo(language: Language) -> None:
         tempfile.TemporaryDirectory(prefix="lince-demo-") as folder,
         Index.open(folder) as index,
     ):
-        with ingest_progress(language) as progress:
+        with progress_bar(wording("ingesting", language)) as progress:
             report = index.ingest(documents, on_progress=progress)
         console.print(wording("demo_indexed", language, documents=len(report.added), seconds=report.seconds))
         chain = create_rag_chain(ChatLince(), index.as_retriever())

@@ -1,7 +1,5 @@
-"""The command ``lince-rag eval``: questions with known answers, asked under one setting or several."""
+"""``lince-rag eval``: questions with known answers, asked under one setting or several."""
 
-import json
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,15 +10,13 @@ import typer
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
     INTERRUPTED_STATUS,
-    BasePathOption,
-    DeviceOption,
-    DtypeOption,
+    AnswerOptions,
     EmbeddingsOption,
     IndexOption,
     JsonOption,
-    ModelPathOption,
-    QuantizationOption,
+    takes_answer_options,
 )
+from lince_rag.errors import require
 from lince_rag.text.language import Language
 from lince_rag.text.wording import wording
 
@@ -35,6 +31,7 @@ REPORT_FILE: Final = "report.html"
 BASE_NAME: Final = "base"
 
 
+@takes_answer_options
 def evaluate_file(
     file: Annotated[
         Path,
@@ -54,33 +51,31 @@ def evaluate_file(
             "'model=NAME,model_path=DIR' …; may be repeated.",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 5,
-    model: Annotated[
-        str, typer.Option(help="A model of `lince-rag models`, or a hub id or folder with a chat template.")
-    ] = "extractive",
-    model_path: ModelPathOption = None,
-    base_model_path: BasePathOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    quantization: QuantizationOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only this number of questions.")] = None,
     embeddings: EmbeddingsOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first questions.")] = None,
     json_: JsonOption = False,
+    *,
+    options: AnswerOptions,
 ) -> None:
-    """Ask the questions of a file and measure the answers; run it again to go on after a stop."""
-    from lince_rag.cli.terminal import print_plain, reader_language
-    from lince_rag.evaluation.extras import check_extras
-    from lince_rag.evaluation.questions import load_questions
+    """Ask the questions of a file and measure the answers. After an interruption, run it again to continue."""
+    from lince_rag.cli.terminal import print_json, print_plain, reader_language
+    from lince_rag.evaluation import load_questions
     from lince_rag.evaluation.report import write_report
+    from lince_rag.evaluation.runs import PACKAGES
     from lince_rag.evaluation.settings import Setting, parse_setting
 
     language = reader_language()
-    weights = {"model_path": model_path, "base_model_path": base_model_path, "quantization": quantization}
-    options = {"model": model, **weights, "device": device, "dtype": dtype}
-    base = Setting(BASE_NAME, index, embeddings, {"k": k}, options)
+    base = Setting(
+        BASE_NAME,
+        index,
+        embeddings,
+        options.retriever_fields(),
+        options.model_fields(),
+        options.chain_fields(),
+    )
     settings = [base, *(parse_setting(text, base) for text in compare or ())]
     questions = load_questions(file)[:limit]
-    check_extras()
+    require("evaluation", *PACKAGES)
     try:
         evaluations = _evaluate_all(settings, questions, output, language)
     except KeyboardInterrupt:
@@ -89,8 +84,7 @@ def evaluate_file(
     report = write_report(evaluations, output / REPORT_FILE, language=language, questions_file=file.name)
     if json_:
         values = [evaluation.to_dict(records=False) for evaluation in evaluations]
-        whole = {"report": str(report), "evaluations": values}
-        sys.stdout.write(json.dumps(whole, ensure_ascii=False, indent=2) + "\n")
+        print_json({"report": str(report), "evaluations": values})
     else:
         _print_evaluations(evaluations, language)
         print_plain(wording("eval_report", language, path=report))
@@ -99,12 +93,12 @@ def evaluate_file(
 def _evaluate_all(
     settings: "Sequence[Setting]", questions: "Sequence[Question]", output: Path, language: Language
 ) -> "list[Evaluation]":
-    """Run the settings one after the other; neighbours with one model share it."""
-    from lince_rag.cli.terminal import ingest_progress, progress_bar
+    """Run the settings one after the other; consecutive settings with the same model share it."""
+    from lince_rag.cli.terminal import progress_bar
     from lince_rag.evaluation import evaluate
     from lince_rag.evaluation.settings import check_setting, make_chain, make_chat, open_setting_index
 
-    # A wrong value of the last setting shows now, not after an hour with the others.
+    # A wrong value in the last setting must show now, not after an hour with the others.
     for setting in settings:
         check_setting(setting)
     evaluations = []
@@ -113,7 +107,7 @@ def _evaluate_all(
         if chat is None or setting.model != model:
             chat, model = make_chat(setting), setting.model
         with ExitStack() as stack:
-            with ingest_progress(language) as copied:
+            with progress_bar(wording("ingesting", language)) as copied:
                 index = stack.enter_context(open_setting_index(setting, output, copied))
             asked = stack.enter_context(progress_bar(wording("evaluating", language, name=setting.name)))
             chain = make_chain(setting, index, chat)
@@ -124,7 +118,7 @@ def _evaluate_all(
 
 
 def _print_evaluations(evaluations: "Sequence[Evaluation]", language: Language) -> None:
-    """Print a table with the metrics as rows and the settings as columns, and how many questions count."""
+    """Print a table with the metrics as rows and the settings as columns, then the numbers of questions."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -137,13 +131,14 @@ def _print_evaluations(evaluations: "Sequence[Evaluation]", language: Language) 
         table.add_column(escape(evaluation.name), overflow="fold")
     for name, label in metric_labels(evaluations, language).items():
         found = [evaluation.metrics[name] for evaluation in evaluations]
-        cells = (f"{format_value(name, one)} {format_interval(name, one)}".rstrip() for one in found)
+        cells = (f"{format_value(name, one)} {format_interval(one)}".rstrip() for one in found)
         table.add_row(escape(label), *map(escape, cells))
     output().print(table)
-    seen: dict[str, None] = {}
+    # Settings over the same index have the same counts: each line is printed once.
+    lines: dict[str, None] = {}
     for evaluation in evaluations:
-        seen.setdefault(wording("eval_counts", language, **evaluation.counts))
+        lines.setdefault(wording("eval_counts", language, **evaluation.counts))
         if missing := evaluation.counts["not_in_index"]:
-            seen.setdefault(wording("eval_not_in_index", language, count=missing))
-    for line in seen:
+            lines.setdefault(wording("eval_not_in_index", language, count=missing))
+    for line in lines:
         print_plain(line)

@@ -1,5 +1,9 @@
-"""Options that several commands of the command line take."""
+"""Options that several commands share; those that say how to answer are the fields of ``AnswerOptions``."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -8,10 +12,10 @@ import typer
 if TYPE_CHECKING:
     from lince_rag.chain.rag import RagChain
     from lince_rag.index.index import Index
-    from lince_rag.text.language import Language
 
 DEFAULT_INDEX: Final = Path("lince-index")
 
+# Exit status after Ctrl-C: 128 + SIGINT, as shells count.
 INTERRUPTED_STATUS: Final = 130
 
 IndexOption = Annotated[
@@ -20,67 +24,98 @@ IndexOption = Annotated[
 EmbeddingsOption = Annotated[
     str | None,
     typer.Option(
-        help="Embedder: 'embedded', or a sentence-transformers name or folder. Default: the index's own."
+        help="Embedder: 'embedded', or the name or folder of a sentence-transformers model. "
+        "Default: the index's own."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-LanguageOption = Annotated[
-    str | None, typer.Option(help="Answer in es, pt or en whatever the question's language.")
-]
-ModelPathOption = Annotated[str | None, typer.Option(help="Folder or hub id of the model's weights.")]
-BasePathOption = Annotated[str | None, typer.Option(help="Folder or hub id of the model an adapter is for.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-QuantizationOption = Annotated[str | None, typer.Option(help="int8 or int4, where the machine has it.")]
-ModelsFileOption = Annotated[Path | None, typer.Option(help="A models.toml of your own.")]
-RerankerOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Folder or hub id of a cross-encoder that orders passages.")
-]
-UnsupportedOption = Annotated[
-    str, typer.Option(help="What to do with sentences that no document supports: flag, drop or extract.")
-]
-ConfidenceOption = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Abstain below this support of the documents; 0 never does.")
-]
-ModelOption = Annotated[
-    str, typer.Option(help="A model of `lince-rag models`, or a hub id or folder with a chat template.")
+ModelsFileOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Your own models.toml, added to the built-in models."),
 ]
 
+_RETRIEVER_FIELDS: Final = frozenset({"k", "reranker"})
+_CHAIN_FIELDS: Final = frozenset({"language", "on_unsupported", "minimum_confidence"})
 
-def make_chain(
-    index: "Index",
-    *,
-    k: int,
-    on_unsupported: str,
-    minimum_confidence: float,
-    reranker: str | None = None,
-    language: "Language | None" = None,
-    **model: Any,
-) -> "RagChain":
-    """Make the chain that a command's options describe.
 
-    Args:
-        index: The index to ask.
-        k: Passages to read.
-        on_unsupported: ``"flag"``, ``"drop"`` or ``"extract"``.
-        minimum_confidence: Support below which it abstains.
-        reranker: Folder or hub id of a cross-encoder.
-        language: Answer in this language whatever the question's.
-        **model: Fields of ``ChatLince``.
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How to answer: the options that ``ask``, ``chat``, ``mcp`` and ``eval`` share."""
 
-    Returns:
-        The chain.
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A model listed by `lince-rag models`, or a hub id or folder whose tokenizer has a chat template."
+        ),
+    ] = "extractive"
+    model_path: Annotated[str | None, typer.Option(help="Folder or hub id of the model's weights.")] = None
+    base_model_path: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the base model, if the weights are an adapter.")
+    ] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
+    quantization: Annotated[str | None, typer.Option(help="int8 or int4, if the machine supports it.")] = None
+    models_file: ModelsFileOption = None
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens in the answer.")] = None
+    seed: Annotated[int | None, typer.Option(help="Random seed; the same seed gives the same answer.")] = None
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of passages to read for an answer.")] = 5
+    reranker: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Folder or hub id of a cross-encoder that reranks the passages."),
+    ] = None
+    language: Annotated[
+        str | None, typer.Option(help="Answer in es, pt or en. Default: the question's language.")
+    ] = None
+    on_unsupported: Annotated[
+        str, typer.Option(help="What to do with sentences that no document supports: flag, drop or extract.")
+    ] = "flag"
+    minimum_confidence: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Abstain below this confidence (0 to 1); 0 never abstains."),
+    ] = 0.5
 
-    Raises:
-        ConfigurationError: One of the values is wrong.
-    """
-    from lince_rag.chain.rag import create_rag_chain
-    from lince_rag.models.chat_model import ChatLince
+    def model_fields(self) -> dict[str, Any]:
+        """Return the fields of ``ChatLince``."""
+        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS
+        return {name: value for name, value in asdict(self).items() if name not in other}
 
-    return create_rag_chain(
-        ChatLince(**model),
-        index.as_retriever(k=k, reranker=reranker),
-        language=language,
-        on_unsupported=on_unsupported,  # type: ignore[arg-type]  # it checks
-        minimum_confidence=minimum_confidence,
-    )
+    def retriever_fields(self) -> dict[str, Any]:
+        """Return the fields of ``HybridRetriever``."""
+        return {name: getattr(self, name) for name in _RETRIEVER_FIELDS}
+
+    def chain_fields(self) -> dict[str, Any]:
+        """Return the keywords of ``create_rag_chain``."""
+        return {name: getattr(self, name) for name in _CHAIN_FIELDS}
+
+    def make_chain(self, index: "Index") -> "RagChain":
+        """Make the chain that answers from an index; a ``ConfigurationError`` names a wrong value."""
+        from lince_rag.chain.rag import create_rag_chain
+        from lince_rag.models.chat_model import ChatLince
+
+        return create_rag_chain(
+            ChatLince(**self.model_fields()),
+            index.as_retriever(**self.retriever_fields()),
+            **self.chain_fields(),
+        )
+
+
+def takes_answer_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's parameter ``options`` with one parameter for each field of ``AnswerOptions``."""
+    own = [
+        parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "options"
+    ]
+    shared = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(AnswerOptions)
+    ]
+
+    @wraps(command)
+    def expanded(**given: Any) -> None:
+        options = AnswerOptions(**{parameter.name: given.pop(parameter.name) for parameter in shared})
+        command(**given, options=options)
+
+    # typer reads both.
+    signature = inspect.Signature([*own, *shared])
+    expanded.__signature__ = signature  # type: ignore[attr-defined]
+    expanded.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
+    return expanded

@@ -1,10 +1,11 @@
-"""What the command line prints: answers with their sources, tables, progress; in the reader's language."""
+"""What the command line prints, in the reader's language: answers with their sources, tables, progress."""
 
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,12 @@ def output() -> Console:
 
 
 def diagnostics() -> Console:
-    """Return the console for errors and progress, which must not mix with results."""
+    """Return the console for errors and progress, kept apart from results."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def short_path(source: str) -> str:
-    """Shorten a path for people: relative when it is below the working folder."""
+    """Return a path relative to the working folder, if it is below it."""
     path = Path(source)
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         return str(path.relative_to(Path.cwd()))
@@ -54,20 +55,12 @@ def short_path(source: str) -> str:
 
 
 def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = short_path) -> "Answer":
-    """Print an answer while it is made, then its sources and what the reader must know.
-
-    Args:
-        steps: What ``RagChain.stream`` yields.
-        name: How to name a source.
-
-    Returns:
-        The answer.
-    """
+    """Print what ``RagChain.stream`` yields as it comes, then the sources and the notes; return the answer."""
     answer: Any = None
     shown = ""
     for step in steps:
         if isinstance(step, str):
-            # A line break inside a quoted sentence belongs to the file's layout, not to the answer.
+            # A single line break in a quotation comes from the layout of the file.
             sys.stdout.write(_LINE_BREAK.sub(" ", step))
             sys.stdout.flush()
             shown += step
@@ -78,7 +71,7 @@ def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = s
     for correction in answer.corrections:
         console.print(f"  [yellow]{escape(wording(correction, answer.language))}[/]")
     if shown.strip() != answer.text:
-        # It was corrected after it had gone out.
+        # The answer was corrected after it had been printed.
         print_plain(_LINE_BREAK.sub(" ", answer.text))
     seen: dict[str, None] = {}
     for citation in answer.citations:
@@ -102,21 +95,9 @@ def _notes(answer: "Answer") -> Iterator[str]:
         yield wording("shortened", answer.language, count=len(answer.shortened))
 
 
-def ingest_progress(language: Language) -> AbstractContextManager[Callable[[int, int, str], None]]:
-    """Show a progress bar on the terminal; the value is ``on_progress`` of ``Index.ingest``."""
-    return progress_bar(wording("ingesting", language))
-
-
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Show a progress bar on the terminal while something is done to many things.
-
-    Args:
-        description: What is done.
-
-    Yields:
-        What to call with (things done, things in all, name of the current one).
-    """
+    """Show a progress bar on the terminal; yield a callback that takes (done, total, name of the current item)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -136,7 +117,7 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def print_ingest_report(report: "IngestReport", index: str, language: Language) -> None:
-    """Print what an ingestion did; problems go to the error stream, by name and reason."""
+    """Print what an ingestion did; files that failed go to the error stream, each with the reason."""
     counts = {name: len(getattr(report, name)) for name in ("added", "changed", "unchanged", "removed", "failed")}
     print_plain(wording("ingested", language, **counts, chunks=report.chunks, seconds=report.seconds))
     if report.failed:
@@ -151,7 +132,7 @@ def print_ingest_report(report: "IngestReport", index: str, language: Language) 
 def print_sources(
     sources: "Sequence[Source]", report: "VerifyReport", embeddings: str, index: str, language: Language
 ) -> None:
-    """Print the documents of an index and whether its stores are in order."""
+    """Print the documents of an index and whether its stores agree."""
     table = _table(wording("source_columns", language), right=2)
     for source in sources:
         cells = (short_path(source.source), source.language, source.chunks, source.characters)
@@ -170,7 +151,7 @@ def print_sources(
 
 
 def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
-    """Print the registered models: memory in gigabytes by number format, and which of them this machine holds."""
+    """Print the registered models, with their memory in GB by number format and the best one that fits here."""
     from lince_rag.engines.checkpoints.memory import fits
 
     dtypes = {"bfloat16": "bf16", "int8": "int8", "int4": "int4"}
@@ -191,12 +172,17 @@ def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
 
 
 def print_plain(text: str) -> None:
-    """Print a line as it is, without markup."""
+    """Print a line without interpreting markup."""
     output().print(text, markup=False)
 
 
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
 def _table(columns: str, right: int) -> Table:
-    """A table whose last ``right`` columns hold numbers."""
+    """Make an empty table from column names with "|" between them; the last ``right`` columns hold numbers."""
     names = columns.split("|")
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for position, name in enumerate(names):

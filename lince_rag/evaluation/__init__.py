@@ -1,4 +1,4 @@
-"""Evaluation: files of questions asked of an index, measured, and reported."""
+"""Evaluation: ask an index the questions of a file, measure the answers and report the results."""
 
 from lince_rag.evaluation.questions import Question, load_questions
 from lince_rag.evaluation.runs import Evaluation, evaluate

@@ -1,17 +1,16 @@
-"""The plots of a report, as SVG images inside the page."""
+"""The plots of a report, as data addresses of SVG images; every function returns one."""
 
 import base64
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any, Final
 
-from lince_rag.evaluation.extras import load
 from lince_rag.evaluation.metrics import confidences
 from lince_rag.evaluation.runs import Evaluation
 from lince_rag.text.language import Language
 from lince_rag.text.wording import wording
 
-# Okabe and Ito's palette: told apart by people who do not see all colours.
+# Okabe and Ito's palette, which colour-blind people can distinguish.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 WIDTH_INCHES: Final = 8.0
@@ -21,7 +20,9 @@ _BINS: Final = 25
 
 def _figure(height: float, **options: Any) -> tuple[Any, Any]:
     # Not pyplot, which keeps every figure in a global list and may look for a display.
-    figure = load("matplotlib.figure").Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
     axes = figure.subplots(**options)
     for one in getattr(axes, "flat", [axes]):
         one.spines[["top", "right"]].set_visible(False)
@@ -29,34 +30,28 @@ def _figure(height: float, **options: Any) -> tuple[Any, Any]:
 
 
 def _image(figure: Any) -> str:
-    """A data address: as an image, an SVG is closed in itself and runs no script."""
+    """Encode a figure as an image: the page cannot reach into it, and it runs no script."""
+    from matplotlib import rc_context
+
     buffer = BytesIO()
-    # A fixed salt and no date: equal reports are equal files.
-    with load("matplotlib").rc_context({"svg.hashsalt": "lince"}):
+    # With a fixed salt and no date, equal reports are equal files.
+    with rc_context({"svg.hashsalt": "lince"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _label(evaluation: Evaluation) -> str:
-    # A label that begins with "_" would be left out of the legend.
+    # matplotlib leaves a label that begins with "_" out of the legend.
     return f" {_literal(evaluation.name)}"
 
 
 def _literal(text: str) -> str:
-    """Keep matplotlib from reading dollar signs as mathematics."""
+    """Escape dollar signs, which matplotlib reads as mathematics."""
     return text.replace("$", r"\$")
 
 
 def plot_metrics(evaluations: Sequence[Evaluation], labels: Mapping[str, str]) -> str:
-    """Draw the metrics between 0 and 1 as bars with intervals, one colour a setting.
-
-    Args:
-        evaluations: The runs.
-        labels: Names of the metrics to draw, in order, and what to call them.
-
-    Returns:
-        The image, as a data address.
-    """
+    """Draw the metrics between 0 and 1 as bars with intervals, one colour for each run; ``labels`` name them."""
     height = 1.0 + _ROW_INCHES * len(labels) * (len(evaluations) + 0.6)
     figure, axes = _figure(height)
     thickness = 0.8 / len(evaluations)
@@ -82,14 +77,9 @@ def plot_metrics(evaluations: Sequence[Evaluation], labels: Mapping[str, str]) -
 
 
 def plot_confidence(evaluation: Evaluation, language: Language) -> str | None:
-    """Draw the supports of answerable and unanswerable questions, and what each threshold would cost.
+    """Draw the confidence of answerable and unanswerable questions, and the errors at each threshold.
 
-    Args:
-        evaluation: The run.
-        language: The reader's language.
-
-    Returns:
-        The image, as a data address; ``None`` where there is nothing to tell apart.
+    ``None`` if the run has no abstention curve.
     """
     curve = evaluation.abstention
     if curve is None:
@@ -116,15 +106,7 @@ def plot_confidence(evaluation: Evaluation, language: Language) -> str | None:
 
 
 def plot_latency(evaluations: Sequence[Evaluation], language: Language) -> str:
-    """Draw the share of questions that were answered within a time, one line a setting.
-
-    Args:
-        evaluations: The runs.
-        language: The reader's language.
-
-    Returns:
-        The image, as a data address.
-    """
+    """Draw the share of questions that were answered within a time, one line for each run."""
     figure, axes = _figure(2.8)
     for number, evaluation in enumerate(evaluations):
         times = [record.milliseconds for record in evaluation.records]

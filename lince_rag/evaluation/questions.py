@@ -1,4 +1,4 @@
-"""Question files: SQuAD (1.1 and 2.0) and JSON lines, as questions with the answers that count."""
+"""Question files: SQuAD (1.1 and 2.0) or JSON lines, read as questions with their accepted answers."""
 
 import json
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from typing import Any, Final, NoReturn
 from lince_rag.errors import ConfigurationError
 
 FORMATS_HINT: Final = (
-    'Give a SQuAD file ({"data": [{"paragraphs": …}]}), or JSON lines with "question", "answers" and, '
-    'where it is known, "source".'
+    'Give a SQuAD file ({"data": [{"paragraphs": …}]}), or JSON lines with "question", "answers" and '
+    'optionally "source".'
 )
 
 _LINE_SUFFIXES: Final = {".jsonl", ".ndjson"}
@@ -18,14 +18,14 @@ _LINE_SUFFIXES: Final = {".jsonl", ".ndjson"}
 
 @dataclass(frozen=True)
 class Question:
-    """A question and what is known of its answer.
+    """A question and what is known about its answer.
 
     Attributes:
-        id: What tells it from the others of its file.
+        id: Unique in its file.
         text: The question.
-        answers: The texts that count as its answer; none when the documents do not answer it.
-        sources: The documents that hold the answer, by name, path or end of a path; none when nobody says.
-        context: The paragraph that holds the answer, where the file quotes it.
+        answers: The texts that count as its answer; empty if the documents do not answer it.
+        sources: The documents that hold the answer, by name, path or end of a path; empty if unknown.
+        context: The paragraph that holds the answer, if the file quotes it.
     """
 
     id: str
@@ -36,7 +36,7 @@ class Question:
 
     @property
     def answerable(self) -> bool:
-        """Whether its file gives an answer."""
+        """Whether the file gives an answer."""
         return bool(self.answers)
 
 
@@ -45,14 +45,14 @@ def load_questions(path: str | Path) -> list[Question]:
 
     Args:
         path: A SQuAD file (1.1, or 2.0 with ``is_impossible``), or JSON lines: objects with ``question``,
-            ``answers`` (a list, empty for a question that the documents do not answer) or ``answer``, and
+            ``answers`` (a list, empty if the documents do not answer the question) or ``answer``, and
             optionally ``source`` (a document, or a list of them) and ``id``.
 
     Returns:
         The questions in the order of the file.
 
     Raises:
-        ConfigurationError: There is no such file, it is neither, or it has no questions; the message names the
+        ConfigurationError: The file is missing, has another format, or has no questions; the message names the
             line, or the place in a SQuAD file.
     """
     path = Path(path).expanduser()
@@ -61,7 +61,7 @@ def load_questions(path: str | Path) -> list[Question]:
     places: dict[str, str] = {}
     for place, question in _questions(path, text):
         if question.id in places:
-            _refuse(path, place, f"the id {question.id!r} is that of {places[question.id]}")
+            _refuse(path, place, f"the id {question.id!r} is already the id of {places[question.id]}")
         places[question.id] = place
         questions.append(question)
     if not questions:
@@ -79,7 +79,7 @@ def _read(path: Path) -> str:
 
 
 def _questions(path: Path, text: str) -> Iterator[tuple[str, Question]]:
-    """Tell the formats apart by what is in the file; (place, question)."""
+    """Yield (place, question); the suffix or the contents tell which format it is."""
     if path.suffix.lower() in _LINE_SUFFIXES:
         return _lines(path, text)
     try:
@@ -101,7 +101,7 @@ def _is_object(line: str) -> bool:
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[str, Question]]:
-    # Not splitlines: a JSON string may hold U+2028 as it is.
+    # Not splitlines, which also splits at U+2028; a JSON string may contain it.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -112,9 +112,9 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Question]]:
             _refuse(path, place, f"not JSON ({error.msg})", error)
         if not isinstance(entry, dict):
             _refuse(path, place, f"{line.strip()[:40]!r} is not an object")
-        # A mistyped key must not turn a question into one that the documents do not answer.
+        # Without this check, a mistyped key would make the question unanswerable.
         if not entry.keys() & {"answers", "answer"}:
-            _refuse(path, place, "there is neither 'answers' nor 'answer'")
+            _refuse(path, place, "'answers' or 'answer' is missing")
         answers = _texts(path, place, "answers" if "answers" in entry else "answer", entry)
         sources = _texts(path, place, "source", entry)
         identity = str(entry.get("id", number))
@@ -126,7 +126,7 @@ def _squad(path: Path, whole: dict[str, Any]) -> Iterator[tuple[str, Question]]:
         for inner, paragraph in _entries(path, f"{place}.paragraphs", article.get("paragraphs")):
             context = paragraph.get("context")
             if not isinstance(context, str) or not context.strip():
-                _refuse(path, inner, "there is no 'context'")
+                _refuse(path, inner, "'context' is missing")
             for asked_at, asked in _entries(path, f"{inner}.qas", paragraph.get("qas")):
                 yield asked_at, _squad_question(path, asked_at, asked, context)
 
@@ -141,7 +141,7 @@ def _squad_question(path: Path, place: str, asked: dict[str, Any], context: str)
 
 
 def _entries(path: Path, place: str, value: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a list, each with its place."""
+    """Return the objects of a list, each with its place."""
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         _refuse(path, place, "not a list of objects")
     return [(f"{place}[{number}]", entry) for number, entry in enumerate(value)]
@@ -150,12 +150,12 @@ def _entries(path: Path, place: str, value: Any) -> list[tuple[str, dict[str, An
 def _text(path: Path, place: str, entry: dict[str, Any]) -> str:
     text = entry.get("question")
     if not isinstance(text, str) or not text.strip():
-        _refuse(path, place, "there is no 'question'")
+        _refuse(path, place, "'question' is missing")
     return text.strip()
 
 
 def _texts(path: Path, place: str, key: str, entry: dict[str, Any]) -> tuple[str, ...]:
-    """The texts of a key, which may be one text or a list, each once."""
+    """Return the texts of a key, which may hold one text or a list, without duplicates."""
     value = entry.get(key)
     values = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in values):

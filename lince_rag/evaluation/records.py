@@ -1,4 +1,4 @@
-"""What is kept of every question that was asked, and the file it is kept in."""
+"""The record of each question, and the file of records."""
 
 import json
 import os
@@ -11,99 +11,76 @@ from typing import Any, Final, Self
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import Language
 
-# Raised whenever a record of before could not be read any more, or would mean something else.
+# Increase it when older records can no longer be read, or would mean something else.
 RECORD_FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A retrieved chunk.
-
-    Attributes:
-        source: Its document.
-        title: The document's title.
-        start: Character offset in the document's text.
-        end: Offset just after it.
-        text: The chunk's text; empty below the rank that the chain reads.
-        unit: What it stands for in a ranking: a paragraph of the question file, or a document.
-        gold: Whether that holds the answer.
-    """
+    """A retrieved chunk; ``start`` and ``end`` are character offsets in the text of its document."""
 
     source: str
     title: str
     start: int
     end: int
+    # Empty below the rank that the chain reads.
     text: str
+    # What the chunk counts as in a ranking: a paragraph of the question file, or a document.
     unit: str
+    # Whether the unit holds the answer.
     gold: bool
 
 
 @dataclass(frozen=True)
 class Cited:
-    """A citation of the answer.
-
-    Attributes:
-        source: The document.
-        page: The page, where the document has pages.
-        quote: The stretch that is cited.
-        gold: Whether it lies in a place that holds the answer.
-    """
+    """A citation of the answer."""
 
     source: str
     page: int | None
     quote: str
+    # Whether the quoted span lies in a paragraph or document that holds the answer.
     gold: bool
 
 
 @dataclass(frozen=True)
 class Record:
-    """A question, what was retrieved, and what was answered.
-
-    Attributes:
-        id: The question's id.
-        question: Its text.
-        language: Its language.
-        answers: The texts that count as its answer.
-        answerable: Whether the documents of this index answer it.
-        missing: Whether its file has an answer, but in a place that this index does not have.
-        units: The places that hold the answer; none where nobody says.
-        retrieved: The ranking, best first.
-        answer: What was answered.
-        short: The shortest stretch of the answer that says it, if the chain gives one.
-        answer_language: The answer's language.
-        abstained: Whether it says that the documents do not hold the answer.
-        grounded: Whether every sentence has a citation.
-        confidence: What abstention goes by, if the chain gives it.
-        citations: What was cited.
-        corrections: What the chain did to the model's answer.
-        milliseconds: How long the chain took.
-    """
+    """A question, what was retrieved for it, and what was answered."""
 
     id: str
     question: str
     language: Language
+    # The texts that count as its answer.
     answers: tuple[str, ...]
+    # Whether the documents of this index answer it.
     answerable: bool
+    # Whether its file has an answer, but in a place that is not in this index.
     missing: bool
+    # The paragraphs or documents that hold the answer; empty if the file does not name them.
     units: tuple[str, ...]
+    # Best first.
     retrieved: tuple[Passage, ...]
     answer: str
+    # The shortest span of the answer that answers the question, if the chain gives one.
     short: str | None
     answer_language: Language
     abstained: bool
+    # Whether every sentence has a citation.
     grounded: bool
+    # The calibrated chance (0 to 1) that the documents hold the answer, if the chain gives it.
     confidence: float | None
     citations: tuple[Cited, ...]
+    # What the chain changed in the model's answer.
     corrections: tuple[str, ...]
+    # The time that the chain took.
     milliseconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as what JSON can hold."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make it again from ``to_dict``, also after a way through JSON."""
+        """Restore a record from the values of ``to_dict``, also after JSON made lists of tuples."""
         fields = dict(values)
         for name in ("answers", "units", "corrections"):
             fields[name] = tuple(fields[name])
@@ -113,22 +90,14 @@ class Record:
 
     @property
     def located(self) -> bool:
-        """Whether it is known where in this index its answer is."""
+        """Whether the place of the answer in this index is known."""
         return self.answerable and bool(self.units)
 
 
 class RecordFile:
-    """The records of one run as JSON lines, below a header that says which run it is.
+    """The records of one run as JSON lines, after a header with the ``fingerprint`` of the run.
 
-    A record is written as soon as it is made. What an interrupted write left of a last line is cut off when the
-    file is opened again.
-
-    Args:
-        path: The file; made if missing, with its folder.
-        header: What the run depends on, with its ``fingerprint``.
-
-    Raises:
-        ConfigurationError: The file holds something else.
+    A record is written as soon as it is made. An incomplete last line is cut off when the file is opened again.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -173,5 +142,5 @@ class RecordFile:
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigurationError(
                     f"{self.path}, line {number}: not a record of this evaluation.",
-                    hint="Delete the file, or choose another output folder.",
+                    hint="Delete the file or choose another output folder.",
                 ) from error

@@ -1,13 +1,12 @@
-"""The report of an evaluation: one HTML file with the figures, the plots and the worst failures."""
+"""The report of an evaluation: one HTML file with the metrics, the plots and the worst failures."""
 
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import jinja2
 from markupsafe import Markup, escape
@@ -21,120 +20,39 @@ from lince_rag.text.wording import wording
 
 Failure = Literal["not_retrieved", "wrongly_abstained", "not_cited", "wrong_sentence", "answered_unanswerable"]
 
-FAILURES: Final[tuple[Failure, ...]] = (
-    "not_retrieved",
-    "wrongly_abstained",
-    "not_cited",
-    "wrong_sentence",
-    "answered_unanswerable",
-)
+FAILURES: Final[tuple[Failure, ...]] = get_args(Failure)
 
-
-def failure_of(record: Record, k: int) -> Failure | None:
-    """Tell what went wrong with a question: the first thing that did, in the order of the chain.
-
-    Args:
-        record: The question.
-        k: Chunks that the chain reads.
-
-    Returns:
-        - ``not_retrieved``: the place with the answer is not among the chunks that the chain reads;
-        - ``wrongly_abstained``: it is, and the answer says that the documents do not hold it;
-        - ``not_cited``: it is, and the answer lacks the right text and cites other places;
-        - ``wrong_sentence``: the answer cites the right place (or nobody says which that is) and lacks the text;
-        - ``answered_unanswerable``: the documents do not hold the answer, and there is one;
-        - ``None``: an answer with the right text, or a right abstention.
-    """
-    if not record.answerable:
-        return None if record.abstained else "answered_unanswerable"
-    if holds_answer(record):
-        return None
-    if record.located and not any(passage.gold for passage in record.retrieved[:k]):
-        return "not_retrieved"
-    if record.abstained:
-        return "wrongly_abstained"
-    return "wrong_sentence" if cites_gold(record) or not record.located else "not_cited"
-
-
-def count_failures(records: Iterable[Record], k: int) -> dict[Failure, int]:
-    """Count the questions of each kind of failure.
-
-    Args:
-        records: The questions.
-        k: Chunks that the chain reads.
-    """
-    counts = Counter(failure_of(record, k) for record in records)
-    return {failure: counts[failure] for failure in FAILURES}
-
-
-def worst_failures(records: Sequence[Record], k: int, limit: int) -> list[tuple[Failure, list[Record]]]:
-    """Return the worst questions of each kind of failure.
-
-    The worst answers have the fewest words of the right one, and of those the most support: wrong and sure of it.
-    The worst abstentions have the least support: furthest from being answered.
-
-    Args:
-        records: The questions.
-        k: Chunks that the chain reads.
-        limit: Questions of each kind at most.
-
-    Returns:
-        The kinds that occur, each with its questions, worst first.
-    """
-    kinds: dict[Failure, list[Record]] = {failure: [] for failure in FAILURES}
-    for record in records:
-        if failure := failure_of(record, k):
-            kinds[failure].append(record)
-
-    def badness(record: Record) -> tuple[float, float]:
-        confidence = record.confidence or 0.0
-        return word_overlap(record), confidence if record.abstained else -confidence
-
-    return [(kind, sorted(found, key=badness)[:limit]) for kind, found in kinds.items() if found]
-
-
-# Failures of each kind that are shown for each setting.
+# Failures of each kind shown for each run.
 SHOWN_FAILURES: Final = 10
 
-# Characters of a retrieved chunk that are shown.
+# Characters of a retrieved chunk shown.
 EXCERPT_CHARACTERS: Final = 400
 
 RECALL_AT_K: Final = "recall@k"
 
 
 def metric_labels(evaluations: Sequence[Evaluation], language: Language) -> dict[str, str]:
-    """Name the metrics of some runs for a reader.
-
-    Args:
-        evaluations: The runs.
-        language: The reader's language.
-
-    Returns:
-        What to call each metric, in the order of a table.
-    """
-    labels = {name: wording(f"metric_{_key(name)}", language) for name in evaluations[0].metrics}
+    """Return the label of each metric in the reader's language, in the order of a table."""
+    names = evaluations[0].metrics
+    labels = {name: wording(f"metric_{name.replace('@', '_at_')}", language) for name in names}
     depths = {evaluation.k for evaluation in evaluations}
     if depths == {RECALL_DEPTH}:
-        # It would be the row above it once more.
+        # The row would repeat recall@5.
         del labels[RECALL_AT_K]
     elif len(depths) == 1:
         labels[RECALL_AT_K] = labels[RECALL_AT_K].replace("@k", f"@{depths.pop()}")
     return labels
 
 
-def _key(name: str) -> str:
-    return name.replace("@", "_at_")
-
-
 def format_value(name: str, estimate: Estimate) -> str:
-    """Write a figure: milliseconds with one decimal, shares with three; a dash where there is none."""
+    """Format milliseconds with one decimal and shares with three; a dash if there is no value."""
     if estimate.value is None:
         return "–"
     return f"{estimate.value:.1f}" if name.endswith("_ms") else f"{estimate.value:.3f}"
 
 
-def format_interval(name: str, estimate: Estimate) -> str:
-    """Write an interval, or nothing where there is none."""
+def format_interval(estimate: Estimate) -> str:
+    """Format an interval; empty if there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"[{estimate.low:.3f}, {estimate.high:.3f}]"
@@ -143,28 +61,16 @@ def format_interval(name: str, estimate: Estimate) -> str:
 def write_report(
     evaluations: Sequence[Evaluation], path: str | Path, *, language: Language, questions_file: str = ""
 ) -> Path:
-    """Write the report of some runs over the same questions.
+    """Write the report of runs over the same questions, replacing an older one; return its path.
 
-    The page holds all it needs, loads nothing, and escapes whatever documents and questions hold.
-
-    Args:
-        evaluations: The runs, side by side in its tables.
-        path: The file to write; an older one is replaced whole.
-        language: The reader's language.
-        questions_file: Name of the file of questions, as a heading.
-
-    Returns:
-        The file.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
+    The page loads nothing from elsewhere, and escapes all text from documents and questions.
     """
     labels = metric_labels(evaluations, language)
     shares = {name: label for name, label in labels.items() if not name.endswith("_ms")}
     page = _template().render(
         evaluations=evaluations,
         language=language,
-        say=partial(_say, language),
+        say=lambda key, **values: wording(key, language, **values),
         questions_file=questions_file,
         labels=labels,
         figure=format_value,
@@ -187,10 +93,6 @@ def write_report(
     return path
 
 
-def _say(language: Language, key: str, **values: object) -> str:
-    return wording(key, language, **values)
-
-
 def _template() -> jinja2.Template:
     text = (files("lince_rag.evaluation") / "report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -200,22 +102,14 @@ def _template() -> jinja2.Template:
 
 
 def _pattern(record: Record) -> re.Pattern[str] | None:
-    """What finds the answers that count in a text, longest first; white space may differ."""
+    """Return a pattern for the accepted answers, longest first, with any white space between words."""
     words = sorted((answer.split() for answer in record.answers), key=len, reverse=True)
     found = [r"\s+".join(map(re.escape, answer)) for answer in words if answer]
     return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE) if found else None
 
 
 def mark_answers(text: str, record: Record) -> Markup:
-    """Escape a text, with the answers that count marked.
-
-    Args:
-        text: An answer or a quote.
-        record: The question.
-
-    Returns:
-        HTML.
-    """
+    """Escape a text and mark the accepted answers in it."""
     pattern = _pattern(record)
     pieces, at = [], 0
     for match in pattern.finditer(text) if pattern else ():
@@ -225,17 +119,54 @@ def mark_answers(text: str, record: Record) -> Markup:
 
 
 def excerpt(text: str, record: Record) -> str:
-    """Cut a chunk to the length that is shown: around an answer that counts, else its beginning.
-
-    Args:
-        text: The chunk.
-        record: The question.
-
-    Returns:
-        The piece, with an ellipsis where it was cut.
-    """
+    """Cut a chunk to ``EXCERPT_CHARACTERS`` around an accepted answer, else from its beginning."""
     pattern = _pattern(record)
     match = pattern.search(text) if pattern else None
     first = max(0, match.start() - EXCERPT_CHARACTERS // 2) if match else 0
     last = first + EXCERPT_CHARACTERS
     return ("… " if first else "") + text[first:last] + (" …" if last < len(text) else "")
+
+
+def failure_of(record: Record, k: int) -> Failure | None:
+    """Return the first failure of a question in the order of the chain.
+
+    - ``not_retrieved``: the place of the answer is not among the chunks that the chain reads;
+    - ``wrongly_abstained``: it is, and the chain abstained;
+    - ``not_cited``: it is, and the answer does not contain the right text and cites other places;
+    - ``wrong_sentence``: the answer cites the right place (or the place is unknown) without the right text;
+    - ``answered_unanswerable``: the documents do not hold the answer, and the chain did not abstain;
+    - ``None``: the answer contains the right text, or the abstention is right.
+    """
+    if not record.answerable:
+        return None if record.abstained else "answered_unanswerable"
+    if holds_answer(record):
+        return None
+    if record.located and not any(passage.gold for passage in record.retrieved[:k]):
+        return "not_retrieved"
+    if record.abstained:
+        return "wrongly_abstained"
+    return "wrong_sentence" if cites_gold(record) or not record.located else "not_cited"
+
+
+def count_failures(records: Iterable[Record], k: int) -> dict[Failure, int]:
+    """Count the questions of each kind of failure."""
+    counts = Counter(failure_of(record, k) for record in records)
+    return {failure: counts[failure] for failure in FAILURES}
+
+
+def worst_failures(records: Sequence[Record], k: int, limit: int) -> list[tuple[Failure, list[Record]]]:
+    """Return the kinds of failure that occur, each with its worst questions, at most ``limit``.
+
+    The worst answers share the fewest words with the right one and have the highest confidence; the worst
+    abstentions have the lowest confidence.
+    """
+    kinds: dict[Failure, list[Record]] = {failure: [] for failure in FAILURES}
+    for record in records:
+        if failure := failure_of(record, k):
+            kinds[failure].append(record)
+
+    def badness(record: Record) -> tuple[float, float]:
+        confidence = record.confidence or 0.0
+        return word_overlap(record), confidence if record.abstained else -confidence
+
+    return [(kind, sorted(found, key=badness)[:limit]) for kind, found in kinds.items() if found]

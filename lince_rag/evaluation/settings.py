@@ -1,4 +1,4 @@
-"""Settings to compare: what ``--compare`` takes, and the index and the chain of each one."""
+"""The settings that an evaluation compares: how they are read, and the index and the chain of each one."""
 
 import hashlib
 import json
@@ -23,6 +23,141 @@ from lince_rag.index.ledger import Source
 from lince_rag.index.stores import PreparedDocument
 from lince_rag.models.chat_model import ChatLince
 
+# The keys of a setting, and what converts the text of each value.
+RETRIEVER_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "k": int,
+    "fetch_k": int,
+    "lexical_weight": float,
+    "reranker": str,
+}
+MODEL_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "model": str,
+    "model_path": str,
+    "base_model_path": str,
+    "device": str,
+    "dtype": str,
+    "quantization": str,
+    "models_file": Path,
+    "max_tokens": int,
+    "seed": int,
+}
+CHAIN_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "language": str,
+    "on_unsupported": str,
+    "minimum_confidence": float,
+}
+INDEX_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {"index": Path, "embeddings": str}
+
+KEYS: Final = {**RETRIEVER_KEYS, **MODEL_KEYS, **CHAIN_KEYS, **INDEX_KEYS}
+
+# What belongs to one model and would be wrong for another.
+_WEIGHTS: Final = ("model_path", "base_model_path", "quantization")
+
+# A path may contain commas; only a comma before "key=" separates two pairs.
+_SEPARATOR: Final = re.compile(r",(?=\s*\w+\s*=)")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to answer, under the name that tables show."""
+
+    name: str
+    index: Path
+    # An embedder other than the index's own means a copy of the index.
+    embeddings: str | None = None
+    # Fields of HybridRetriever, fields of ChatLince, and keywords of create_rag_chain.
+    retriever: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    chain: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_setting(text: str, base: Setting) -> Setting:
+    """Read changes to ``base`` from a text such as ``lexical_weight=1.0`` or ``k=3,model=NAME,model_path=DIR``.
+
+    Another model does not inherit the weights of the base's model, nor does another index inherit its embedder.
+    """
+    values: dict[str, Any] = {}
+    for part in _SEPARATOR.split(text):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not value:
+            raise ConfigurationError(f"The setting {text!r} is not of the form key=value.", hint=_known())
+        if key not in KEYS:
+            raise ConfigurationError(f"The setting {text!r} has an unknown key: {key!r}.", hint=_known())
+        if key in values:
+            raise ConfigurationError(f"The setting {text!r} has {key!r} twice.", hint="Give each key once.")
+        try:
+            values[key] = KEYS[key](value)
+        except ValueError as error:
+            kind = "a whole number" if KEYS[key] is int else "a number"
+            raise ConfigurationError(f"The setting {text!r} has {key}={value}, which is not {kind}.") from error
+
+    def chosen(keys: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key in keys}
+
+    model = dict(base.model)
+    if "model" in values:
+        model = {key: value for key, value in model.items() if key not in _WEIGHTS}
+    embeddings = None if "index" in values else base.embeddings
+    return replace(
+        base,
+        name=text.strip(),
+        index=values.get("index", base.index),
+        embeddings=values.get("embeddings", embeddings),
+        retriever={**base.retriever, **chosen(RETRIEVER_KEYS)},
+        model={**model, **chosen(MODEL_KEYS)},
+        chain={**base.chain, **chosen(CHAIN_KEYS)},
+    )
+
+
+def _known() -> str:
+    return f"Known keys: {', '.join(sorted(KEYS))}."
+
+
+def check_setting(setting: Setting) -> None:
+    """Check what can be checked without loading a model: the index, the values, the model's name."""
+    with Index.open(setting.index, create=False) as index:
+        chat = make_chat(setting)
+        make_chain(setting, index, chat)
+        _ = chat.spec
+
+
+def make_chat(setting: Setting) -> ChatLince:
+    """Make the model of a setting; its weights are loaded at the first question."""
+    try:
+        return ChatLince(**setting.model)
+    except ValidationError as error:
+        raise _invalid(setting, error) from error
+
+
+def make_chain(setting: Setting, index: Index, chat: ChatLince) -> RagChain:
+    """Make the chain of a setting over the index that ``open_setting_index`` yields."""
+    try:
+        return create_rag_chain(chat, index.as_retriever(**setting.retriever), **setting.chain)
+    except ValidationError as error:
+        raise _invalid(setting, error) from error
+
+
+def _invalid(setting: Setting, error: ValidationError) -> ConfigurationError:
+    first = error.errors()[0]
+    key, reason = ".".join(str(part) for part in first["loc"]), first["msg"]
+    return ConfigurationError(f"The setting {setting.name!r} has {key}={first['input']!r}: {reason}.")
+
+
+@contextmanager
+def open_setting_index(
+    setting: Setting, output: Path, on_progress: Callable[[int, int, str], None] | None = None
+) -> Iterator[Index]:
+    """Open the index of a setting, or the copy of it in ``output`` if the setting has another embedder."""
+    with Index.open(setting.index, create=False) as index:
+        wanted = None if setting.embeddings is None else LinceEmbeddings(setting.embeddings)
+        if wanted is None or wanted.name == embeddings_name(index.embeddings):
+            yield index
+            return
+        # One copy for each index and embedder.
+        identity = hashlib.blake2b(f"{index.folder}\0{wanted.name}".encode("utf-8", "replace"), digest_size=6)
+        with copy_index(index, output / f"index-{identity.hexdigest()}", wanted, on_progress=on_progress) as copy:
+            yield copy
+
 
 def copy_index(
     index: Index,
@@ -31,24 +166,10 @@ def copy_index(
     *,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Index:
-    """Make an index of the same documents and chunks as another one, under another embedder.
+    """Copy the documents and chunks of an index into an index with another embedder, and return it open.
 
-    No file is read: texts and chunks come from the ledger. A copy that is there already is brought up to date,
-    so that documents that are in it unchanged are not embedded again; safe to stop at any moment and run again.
-
-    Args:
-        index: The index to copy.
-        folder: The copy's folder.
-        embeddings: The copy's embedder, or the name of one for ``LinceEmbeddings``.
-        on_progress: Called with (documents done, documents in all, name of the current one).
-
-    Returns:
-        The copy, open.
-
-    Raises:
-        EmbeddingsMismatchError: The folder holds a copy with another embedder.
-        IndexFolderError: The folder holds something else.
-        IndexLockedError: Another process is writing to it.
+    Texts and chunks come from the ledger, so no file is read. An existing copy is brought up to date: only new and
+    changed documents are embedded. An interrupted copy continues on the next call.
     """
     chunking = ChunkingSettings(**json.loads(index.ledger.setting("chunking") or "{}"))
     copy = Index.open(folder, embeddings=embeddings, chunking=chunking)
@@ -69,14 +190,14 @@ def copy_index(
 def _batches(
     index: Index, copy: Index, sources: list[Source], on_progress: Callable[[int, int, str], None] | None
 ) -> Iterator[list[PreparedDocument]]:
-    """The documents that are not in the copy as they are, in commits of a few hundred chunks."""
+    """Yield the new and the changed documents in batches, one for each commit."""
     known = copy.ledger.content_hashes()
     batch: list[PreparedDocument] = []
     for done, source in enumerate(sources):
         if on_progress:
             on_progress(done, len(sources), source.source)
         ids = index.ledger.chunk_ids(source.source)
-        # Equal ids mean equal chunks: they are digests of the document's contents and of their offsets.
+        # Chunk ids are digests of the document's contents and the offsets: equal ids mean equal chunks.
         if known.get(source.source) == source.content_hash and copy.ledger.chunk_ids(source.source) == ids:
             continue
         batch.append(_prepared(index, source, ids))
@@ -94,181 +215,3 @@ def _prepared(index: Index, source: Source, ids: set[str]) -> PreparedDocument:
     document = Document(page_content=index.text(source.source), metadata=metadata)
     chunks = sorted(index.ledger.chunks(ids).values(), key=lambda chunk: int(chunk.metadata["start"]))
     return PreparedDocument(document, source.content_hash, chunks)
-
-
-# How the texts of a setting become values, for the fields of HybridRetriever and of ChatLince.
-RETRIEVER_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
-    "k": int,
-    "fetch_k": int,
-    "lexical_weight": float,
-    "reranker": str,
-}
-MODEL_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
-    "model": str,
-    "model_path": str,
-    "base_model_path": str,
-    "device": str,
-    "dtype": str,
-    "quantization": str,
-    "max_tokens": int,
-    "seed": int,
-}
-INDEX_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {"index": Path, "embeddings": str}
-
-KEYS: Final = {**RETRIEVER_KEYS, **MODEL_KEYS, **INDEX_KEYS}
-
-# What belongs to one model and would be wrong for another.
-_WEIGHTS: Final = ("model_path", "base_model_path", "quantization")
-
-# A comma may be part of a path; one before "key=" is not.
-_SEPARATOR: Final = re.compile(r",(?=\s*\w+\s*=)")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A way to answer: an index, an embedder, a retriever, a model.
-
-    Attributes:
-        name: What it is called in tables.
-        index: The index's folder.
-        embeddings: The embedder: one other than the index's own means a copy of the index.
-        retriever: Fields of ``HybridRetriever``.
-        model: Fields of ``ChatLince``.
-    """
-
-    name: str
-    index: Path
-    embeddings: str | None = None
-    retriever: Mapping[str, Any] = field(default_factory=dict)
-    model: Mapping[str, Any] = field(default_factory=dict)
-
-
-def parse_setting(text: str, base: Setting) -> Setting:
-    """Read a setting such as ``lexical_weight=1.0`` or ``k=3,model=NAME,model_path=DIR``.
-
-    Args:
-        text: Pairs of key and value, with commas between them.
-        base: What it differs from. Another model does not inherit the weights of the base's, nor another index
-            its embedder.
-
-    Returns:
-        The setting, named by its text.
-
-    Raises:
-        ConfigurationError: A key is unknown or given twice, or a value is not of its kind.
-    """
-    values: dict[str, Any] = {}
-    for part in _SEPARATOR.split(text):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not value:
-            raise ConfigurationError(f"The setting {text!r} is not of the form key=value.", hint=_known())
-        if key not in KEYS:
-            raise ConfigurationError(f"The setting {text!r} has an unknown key: {key!r}.", hint=_known())
-        if key in values:
-            raise ConfigurationError(f"The setting {text!r} has {key!r} twice.")
-        try:
-            values[key] = KEYS[key](value)
-        except ValueError as error:
-            kind = "a whole number" if KEYS[key] is int else "a number"
-            raise ConfigurationError(f"The setting {text!r} has {key}={value}: not {kind}.") from error
-    model = dict(base.model)
-    if "model" in values:
-        model = {key: value for key, value in model.items() if key not in _WEIGHTS}
-    embeddings = None if "index" in values else base.embeddings
-    return replace(
-        base,
-        name=text.strip(),
-        index=values.get("index", base.index),
-        embeddings=values.get("embeddings", embeddings),
-        retriever={**base.retriever, **{key: values[key] for key in RETRIEVER_KEYS if key in values}},
-        model={**model, **{key: values[key] for key in MODEL_KEYS if key in values}},
-    )
-
-
-def _known() -> str:
-    return f"Known keys: {', '.join(sorted(KEYS))}."
-
-
-@contextmanager
-def open_setting_index(
-    setting: Setting, output: Path, on_progress: Callable[[int, int, str], None] | None = None
-) -> Iterator[Index]:
-    """Open the index of a setting; under another embedder than its own, a copy of it.
-
-    Args:
-        setting: The setting.
-        output: Folder where the copies are; one that is there is brought up to date and used again.
-        on_progress: Called with (documents done, documents in all, name of the current one) while it is copied.
-
-    Yields:
-        The index.
-
-    Raises:
-        IndexFolderError: There is no index in the setting's folder.
-        ConfigurationError: The embedder cannot be loaded.
-    """
-    with Index.open(setting.index, create=False) as index:
-        wanted = None if setting.embeddings is None else LinceEmbeddings(setting.embeddings)
-        if wanted is None or wanted.name == embeddings_name(index.embeddings):
-            yield index
-            return
-        # One copy for each index and embedder.
-        identity = hashlib.blake2b(f"{index.folder}\0{wanted.name}".encode("utf-8", "replace"), digest_size=6)
-        with copy_index(index, output / f"index-{identity.hexdigest()}", wanted, on_progress=on_progress) as copy:
-            yield copy
-
-
-def make_chain(setting: Setting, index: Index, chat: ChatLince) -> RagChain:
-    """Make the chain of a setting.
-
-    Args:
-        setting: The setting.
-        index: What ``open_setting_index`` gave.
-        chat: What ``make_chat`` returned.
-
-    Raises:
-        ConfigurationError: A value is out of its range.
-    """
-    try:
-        return create_rag_chain(chat, index.as_retriever(**setting.retriever))
-    except ValidationError as error:
-        raise _invalid(setting, error) from error
-
-
-def make_chat(setting: Setting) -> ChatLince:
-    """Make the model of a setting; its weights are loaded when it is first asked.
-
-    Args:
-        setting: The setting.
-
-    Raises:
-        ConfigurationError: A value is out of its range.
-        UnknownModelError: There is no such model.
-    """
-    try:
-        return ChatLince(**setting.model)
-    except ValidationError as error:
-        raise _invalid(setting, error) from error
-
-
-def check_setting(setting: Setting) -> None:
-    """Check what can be checked without loading a model: the index, the values, the model's name.
-
-    Args:
-        setting: The setting.
-
-    Raises:
-        IndexFolderError: There is no index in its folder.
-        ConfigurationError: A value is out of its range.
-        UnknownModelError: There is no such model.
-    """
-    with Index.open(setting.index, create=False) as index:
-        chat = make_chat(setting)
-        make_chain(setting, index, chat)
-        _ = chat.spec
-
-
-def _invalid(setting: Setting, error: ValidationError) -> ConfigurationError:
-    first = error.errors()[0]
-    key, reason = ".".join(str(part) for part in first["loc"]), first["msg"]
-    return ConfigurationError(f"The setting {setting.name!r} has {key}={first['input']!r}: {reason}.")

@@ -67,9 +67,16 @@ def test_without_a_name_nothing_is_kept(index: Path) -> None:
     assert len(open_session(index, "viaje").messages) == before
 
 
+def test_the_language_of_answers_may_be_set(index: Path) -> None:
+    out, _ = chat(index, "¿Quién ganó el mundial de fútbol?\n", "--language", "pt")
+    assert out == "Não encontro isso nos documentos.\n"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--language", "fr"], "fr"),
+        (["--models-file", "missing.toml"], "missing.toml"),
         (["--session", " "], "session"),
         (["--model", "lince-cero"], "lince-cero"),
         (["--on-unsupported", "x"], "'x'"),

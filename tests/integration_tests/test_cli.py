@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from lince_rag import ChatLince, HybridRetriever, Index
+from lince_rag.cli.options import AnswerOptions
 from tests.checkpoints import KINDS, shared_checkpoint
 
 COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
@@ -65,6 +68,39 @@ def test_ask_what_the_documents_do_not_say(folder: Path) -> None:
     assert out == "No lo encuentro en los documentos.\n"
     out, _ = run("ask", "¿Quién ganó el mundial?", "--index", "indice", "--language", "pt", cwd=folder)
     assert out == "Não encontro isso nos documentos.\n"
+
+
+SHARED_OPTIONS = ["--model", "--model-path", "--base-model-path", "--device", "--dtype", "--quantization"]
+SHARED_OPTIONS += ["--models-file", "--max-tokens", "--seed", "-k", "--reranker", "--language"]
+SHARED_OPTIONS += ["--on-unsupported", "--minimum-confidence"]
+
+
+@pytest.mark.parametrize("command", ["ask", "chat", "mcp", "eval"])
+def test_commands_that_answer_share_their_options(command: str) -> None:
+    out, _ = run(command, "--help")
+    named = re.findall(r"^ +(-[-\w]+)", out, re.MULTILINE)
+    assert [name for name in named if name in SHARED_OPTIONS] == SHARED_OPTIONS
+    assert {field.name.replace("_", "-") for field in fields(AnswerOptions)} == {
+        option.lstrip("-") for option in SHARED_OPTIONS
+    }
+
+
+def test_options_reach_model_retriever_and_chain(folder: Path) -> None:
+    (folder / "own.toml").write_text("")
+    options = AnswerOptions(
+        models_file=folder / "own.toml", max_tokens=7, seed=3, k=2, reranker="a/b", language="pt",
+        on_unsupported="drop", minimum_confidence=0.25, device="cpu",
+    )  # fmt: skip
+    with Index.open(folder / "indice", create=False) as index:
+        chain = options.make_chain(index)
+    chat, retriever, settings = chain.llm, chain.retriever, chain.settings
+    assert isinstance(chat, ChatLince)
+    assert (chat.model, chat.max_tokens, chat.seed, chat.device) == ("extractive", 7, 3, "cpu")
+    assert chat.models_file == folder / "own.toml"
+    assert isinstance(retriever, HybridRetriever)
+    assert retriever.k == 2
+    assert "'a/b'" in repr(retriever.reranker)
+    assert (settings.language, settings.on_unsupported, settings.minimum_confidence) == ("pt", "drop", 0.25)
 
 
 def test_ask_json(folder: Path) -> None:
@@ -122,6 +158,10 @@ def test_prompt_is_exact() -> None:
         (["ask", "¿Qué?", "--index", "documentos"], 2, "holds other files"),
         (["ask", "¿Qué?", "--index", "indice", "-k", "0"], 2, "-k"),
         (["ask", "¿Qué?", "--indice", "indice"], 2, "--indice"),
+        (["mcp", "--index", "indice", "--language", "fr"], 2, "fr"),
+        (["mcp", "--index", "indice", "--on-unsupported", "hide"], 2, "hide"),
+        (["mcp", "--index", "indice", "--minimum-confidence", "2"], 2, "--minimum-confidence"),
+        (["mcp", "--index", "indice", "--models-file", "missing.toml"], 2, "missing.toml"),
         (["ingest", "nothing-there", "--index", "other"], 1, "nothing-there"),
         (["prompt", "lince-zero"], 2, "--question"),
         (["models", "--models-file", "missing.toml"], 2, "missing.toml"),

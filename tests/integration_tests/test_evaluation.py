@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ from pydantic import Field
 
 from lince_rag import Answer, ChatLince, Citation, Index, create_rag_chain
 from lince_rag.documents.chunking import ChunkingSettings
-from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, EvaluationError, MissingExtraError
+from lince_rag.errors import (
+    ConfigurationError,
+    EmbeddingsMismatchError,
+    EvaluationError,
+    LinceError,
+    MissingExtraError,
+)
 from lince_rag.evaluation import Evaluation, Question, evaluate, load_questions
 from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.report import write_report
@@ -314,6 +321,10 @@ def test_settings_change_the_base() -> None:
     embedded = parse_setting("embeddings=e", BASE)
     assert parse_setting("index=other", embedded).embeddings is None
     assert parse_setting("index=other,embeddings=f", embedded).index == Path("other")
+    base = replace(BASE, chain={"language": "pt", "on_unsupported": "flag"})
+    chain = parse_setting("on_unsupported=drop,minimum_confidence=0.2,k=3", base).chain
+    assert chain == {"language": "pt", "on_unsupported": "drop", "minimum_confidence": 0.2}
+    assert parse_setting("models_file=own.toml,seed=7", BASE).model["models_file"] == Path("own.toml")
 
 
 @pytest.mark.parametrize(
@@ -323,9 +334,10 @@ def test_settings_change_the_base() -> None:
         ("k", "not of the form key=value"),
         ("k=", "not of the form key=value"),
         ("", "not of the form key=value"),
-        ("k=3,,", "k=3,,: not a whole number"),
-        ("k=tres", "k=tres: not a whole number"),
-        ("lexical_weight=much", "lexical_weight=much: not a number"),
+        ("k=3,,", "k=3,,, which is not a whole number"),
+        ("k=tres", "k=tres, which is not a whole number"),
+        ("minimum_confidence=high", "minimum_confidence=high, which is not a number"),
+        ("lexical_weight=much", "lexical_weight=much, which is not a number"),
         ("k=1,k=2", "has 'k' twice"),
     ],
 )
@@ -334,10 +346,14 @@ def test_wrong_settings(text: str, said: str) -> None:
         parse_setting(text, BASE)
 
 
-@pytest.mark.parametrize("text", ["k=0", "lexical_weight=2", "max_tokens=0", "model=lince-cero", "index=nowhere"])
+OUT_OF_RANGE = ["k=0", "lexical_weight=2", "max_tokens=0", "model=lince-cero", "index=nowhere"]
+OUT_OF_RANGE += ["language=fr", "on_unsupported=hide", "minimum_confidence=2", "models_file=missing.toml"]
+
+
+@pytest.mark.parametrize("text", OUT_OF_RANGE)
 def test_values_out_of_range_show_before_the_first_question(index: Index, text: str) -> None:
     setting = parse_setting(text, Setting("base", index.folder))
-    with pytest.raises(Exception, match=re.escape(text.split("=")[0]) + "|lince-cero|nowhere"):
+    with pytest.raises(LinceError, match=re.escape(text.split("=")[0]) + "|lince-cero|nowhere|missing.toml"):
         check_setting(setting)
     check_setting(parse_setting("k=1,lexical_weight=0", Setting("base", index.folder)))
 
@@ -463,11 +479,13 @@ def test_reports_of_little(index: Index, tmp_path: Path) -> None:
         assert "</html>" in write_report([evaluation], tmp_path / "report.html", language="en").read_text()
 
 
-def test_without_the_extra(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ir_measures", "scipy.stats", "sklearn.metrics", "matplotlib"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=r"ir-measures.*lince-rag\[evaluation\]"):
-        evaluate(extractive(index), QUESTIONS, index)
+@pytest.mark.parametrize("package", ["ir_measures", "matplotlib", "scipy", "sklearn"])
+def test_without_the_extra(index: Index, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    chain = Scripted(index, {})
+    with pytest.raises(MissingExtraError, match=rf"{package}.*lince-rag\[evaluation\]"):
+        evaluate(chain, QUESTIONS, index)
+    assert asked(chain) == []
 
 
 # The command line.
@@ -533,9 +551,24 @@ def test_the_command(folder: Path) -> None:
     assert Path(folder, found["report"]).is_file()
 
 
+def test_the_options_of_answers_reach_every_setting(folder: Path) -> None:
+    options = ["--index", "index", "--language", "pt", "--seed", "3", "--json"]
+    compare = ["--compare", "language=en,minimum_confidence=0", "--compare", "on_unsupported=drop"]
+    found = json.loads(run("eval", "squad.json", *options, *compare, cwd=folder)[0])["evaluations"]
+    chains = [one["settings"]["chain"] for one in found]
+    assert [chain["language"] for chain in chains] == ["pt", "en", "pt"]
+    assert [chain["minimum_confidence"] for chain in chains] == [0.5, 0.0, 0.5]
+    assert [chain["on_unsupported"] for chain in chains] == ["flag", "flag", "drop"]
+    assert {one["settings"]["model"]["seed"] for one in found} == {3}
+    assert len({one["fingerprint"] for one in found}) == 3
+    assert "Não encontro isso nos documentos." in Path(folder, found[0]["records_file"]).read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["squad.json", "--index", "index", "--on-unsupported", "hide"], "hide"),
+        (["squad.json", "--index", "index", "--compare", "language=fr"], "fr"),
         (["squad.json", "--index", "nowhere"], "There is no index in"),
         (["documents/acta.txt", "--index", "index"], "line 1"),
         (
