@@ -20,9 +20,9 @@ from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.runtime import Runtime
 
 from lince_rag.chain.answer import Answer
-from lince_rag.chain.flow import ChainSettings, Conclusion, advance, conclude, refuse
+from lince_rag.chain.flow import ChainSettings, Flow, Generate, advance, conclude, refuse
 from lince_rag.chain.packing import Prepared, prepare, reads_documents
-from lince_rag.chain.question import Request, Rewriter, read_request
+from lince_rag.chain.question import Request, read_request, rewrite_by_rules
 from lince_rag.models.turns import current_turn, found_documents, last_question, made_calls, without_calls
 from lince_rag.text.confidence import strongest_confidence
 from lince_rag.text.language import Language
@@ -83,21 +83,22 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         """Cite the answer; depending on ``on_unsupported``, ask again or quote the documents."""
         if (returned := self._tool_answer(state["messages"])) is not None:
             return returned
-        conclusion = self._conclude(state["messages"])
-        step = advance(conclusion, None)
-        while isinstance(step, Prepared):
-            step = advance(conclusion, self.llm.invoke(step.messages, **step.options))
-        return _update(state["messages"], step)
+        flow = self._conclude(state["messages"])
+        step = advance(flow)
+        while isinstance(step, Generate):
+            step = advance(flow, self.llm.invoke(step.messages, **step.options))
+        return _update(state["messages"], cast(Answer, step))
 
     async def aafter_agent(self, state: DocumentAgentState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Cite the answer; depending on ``on_unsupported``, ask again or quote the documents."""
-        if (returned := self._tool_answer(state["messages"])) is not None:
+        if (returned := await run_in_executor(None, self._tool_answer, state["messages"])) is not None:
             return returned
-        conclusion = await run_in_executor(None, self._conclude, state["messages"])
-        step = await run_in_executor(None, advance, conclusion, None)
-        while isinstance(step, Prepared):
-            step = advance(conclusion, await self.llm.ainvoke(step.messages, **step.options))
-        return _update(state["messages"], step)
+        flow = await run_in_executor(None, self._conclude, state["messages"])
+        step = await run_in_executor(None, advance, flow)
+        while isinstance(step, Generate):
+            reply = await self.llm.ainvoke(step.messages, **step.options)
+            step = await run_in_executor(None, advance, flow, reply)
+        return _update(state["messages"], cast(Answer, step))
 
     def _prepare_request(self, model_request: ModelRequest[Any]) -> ModelRequest[Any] | AIMessage:
         """Pack the conversation into the window with the tools that may still be called, or abstain."""
@@ -121,12 +122,14 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
             choice = SEARCH_TOOL
         system = [model_request.system_message] if model_request.system_message else []
         prepared = self._pack(llm, request, messages, cast(list[BaseTool], tools), system)
+        # Other middleware may still change the messages, so the prompt is rendered when the model is called.
+        options = {name: value for name, value in prepared.options.items() if name != "prompt"}
         return model_request.override(
             messages=cast(Any, prepared.messages[1:]),
             system_message=cast(Any, prepared.messages[0]),
             tools=tools,
             tool_choice=choice if tools else None,
-            model_settings={**model_request.model_settings, **prepared.options},
+            model_settings={**model_request.model_settings, **options},
         )
 
     def _limit_calls(self, response: ModelResponse[Any], messages: Sequence[BaseMessage]) -> ModelResponse[Any]:
@@ -152,8 +155,9 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         before = messages[: len(messages) - len(current_turn(messages)) - 1]
         history = [turn for turn in without_calls(before, SEARCH_TOOL) if not isinstance(turn, SystemMessage)]
         request = read_request({"question": last_question(messages), "history": history}, self.settings.language)
-        quotes = _quotes(llm)
-        return Rewriter("rules" if quotes else "off", quotes).rewrite(request, None)
+        if not _quotes(llm):
+            return request
+        return replace(request, standalone=rewrite_by_rules(request.question, request.history, request.language))
 
     def _search_failed(self, messages: Sequence[BaseMessage]) -> bool:
         """Return whether a search was made and its documents do not hold the answer."""
@@ -205,7 +209,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         request = self._read_request(messages, self.llm)
         return {"answer": Answer(text=str(messages[-1].text), language=request.language)}
 
-    def _conclude(self, messages: Sequence[BaseMessage]) -> Conclusion:
+    def _conclude(self, messages: Sequence[BaseMessage]) -> Flow:
         *before, reply = messages
         results = [each for each in current_turn(before) if isinstance(each, ToolMessage) and not _is_search(each)]
         texts = [Document(str(each.text), metadata={"source": each.name}) for each in results if each.text]

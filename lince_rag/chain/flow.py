@@ -1,14 +1,15 @@
-"""The steps of a chain: rewrite, refuse or prepare; then from the model's reply to the ``Answer``.
+"""The flow from a question to its ``Answer``: one generator, which yields what it needs and is sent the result.
 
-A reply in the wrong language is asked for again; where the model fails, the documents are quoted instead.
+It retrieves, packs, generates and checks; its drivers (``chain/rag.py`` and the agent's middleware) only carry out
+what it yields, with or without async, callbacks and streams. A reply in the wrong language is asked for again; if
+the model fails, the documents are quoted instead.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
-from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 
@@ -16,7 +17,17 @@ from lince_rag.chain.answer import Answer, Correction, find_short_answer, is_abs
 from lince_rag.chain.bindings import AnyModel
 from lince_rag.chain.grounding import POLICIES, OnUnsupported, attribute, drop_unsupported, is_in_other_language
 from lince_rag.chain.packing import Prepared, prepare, reads_documents
-from lince_rag.chain.question import REWRITING_TOKENS, REWRITINGS, Request, Rewriter, Rewriting
+from lince_rag.chain.question import (
+    REWRITING_TOKENS,
+    REWRITINGS,
+    RagInput,
+    Request,
+    Rewriting,
+    accept_rewriting,
+    read_request,
+    rewrite_by_rules,
+    rewriting_prompt,
+)
 from lince_rag.chain.streaming import AnswerStream
 from lince_rag.errors import ConfigurationError
 from lince_rag.models.chat_model import ChatLince
@@ -24,8 +35,25 @@ from lince_rag.text.confidence import strongest_confidence
 from lince_rag.text.language import LANGUAGES, Language
 from lince_rag.text.wording import wording
 
-# Yields what the model is to be asked again, is sent its reply, and returns the answer.
-Conclusion = Generator[Prepared, BaseMessage | None, Answer]
+
+@dataclass(frozen=True)
+class Retrieve:
+    """Search with a question; the flow is sent the documents, best first."""
+
+    question: str
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Call the model; the flow is sent its reply."""
+
+    messages: list[BaseMessage]
+    options: dict[str, Any]
+    # Set if the reply is the answer: a driver that streams passes the chunks through it and sends its ``reply``.
+    stream: AnswerStream | None = None
+
+
+Flow = Generator[Retrieve | Generate, Any, Answer]
 
 
 @dataclass(frozen=True)
@@ -50,63 +78,56 @@ class ChainSettings:
             raise ConfigurationError(f"minimum_confidence={self.minimum_confidence} is not between 0 and 1.")
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The steps of a chain for one model, in the order in which they are taken."""
+def answer_flow(model: AnyModel, settings: ChainSettings, given: RagInput) -> Flow:
+    """Yield what is needed to answer a question, and return the ``Answer``.
 
-    model: AnyModel
-    settings: ChainSettings
-
-    # Only known once the model's engine is there, which takes time.
-    @cached_property
-    def _quotes(self) -> bool:
-        return bool(getattr(self.model, "quotes", False))
-
-    @property
-    def rewriter(self) -> Rewriter:
-        """What rewrites a follow-up question."""
-        return Rewriter(self.settings.rewriting, self._quotes)
-
-    def rewriting_call(self, request: Request) -> tuple[list[BaseMessage], dict[str, Any]] | None:
-        """Return messages and keywords of the call that rewrites the question; ``None`` if it is not needed."""
-        prompt = self.rewriter.prompt(request)
-        options = {"max_tokens": REWRITING_TOKENS} if reads_documents(self.model) else {}
-        return (prompt, options) if prompt else None
-
-    def refuse(self, request: Request, documents: Sequence[Document]) -> Answer | None:
-        """Abstain without asking the model if the confidence in the retrieved chunks is below the minimum.
-
-        The confidence in a follow-up that was not rewritten ("¿Y en 2020?") is not reliable, so the model decides.
-        """
-        minimum = self.settings.minimum_confidence
-        if not minimum or (request.history and self.settings.rewriting == "off"):
-            return None
+    Whatever takes time (loading weights, rendering, counting tokens) happens while the flow is advanced, so an
+    async driver advances it in a thread.
+    """
+    request = yield from _rewrite(model, settings, read_request(given, settings.language))
+    documents = yield Retrieve(request.standalone)
+    minimum = settings.minimum_confidence
+    # The confidence in a follow-up that was not rewritten ("¿Y en 2020?") is not reliable, so the model decides.
+    if minimum and not (request.history and settings.rewriting == "off"):
         confidence = strongest_confidence(document.metadata for document in documents)
         if not documents or (confidence is not None and confidence < minimum):
             return refuse(request, confidence)
-        return None
+    pack = partial(
+        prepare,
+        model,
+        documents=documents,
+        max_context_tokens=settings.max_context_tokens,
+        minimum_confidence=minimum,
+    )
+    prepared = pack(request)
+    policy = settings.on_unsupported
+    stream = AnswerStream(request.language, prepared.packed.documents, policy, quotes=_quotes(model))
+    reply = yield Generate(prepared.messages, prepared.options, stream)
+    return (yield from conclude(request, prepared, reply, policy, pack))
 
-    def prepare(self, request: Request, documents: Sequence[Document]) -> Prepared:
-        """Fit history and chunks into the window."""
-        return prepare(
-            self.model,
-            request,
-            documents,
-            max_context_tokens=self.settings.max_context_tokens,
-            minimum_confidence=self.settings.minimum_confidence,
-        )
 
-    def answer_stream(self, request: Request, prepared: Prepared) -> AnswerStream:
-        """Return what decides which pieces of the model's reply can go out."""
-        documents = prepared.packed.documents
-        return AnswerStream(request.language, documents, self.settings.on_unsupported, quotes=self._quotes)
+def advance(flow: Flow, result: Any = None) -> Retrieve | Generate | Answer:
+    """Send the result of the last step (``None`` at first); return what the flow needs next, or the answer."""
+    try:
+        return flow.send(result)
+    except StopIteration as stop:
+        answer: Answer = stop.value
+        return answer
 
-    def conclude(
-        self, request: Request, prepared: Prepared, documents: Sequence[Document], reply: BaseMessage
-    ) -> Conclusion:
-        """Turn the model's reply into the answer; ``documents`` are the retrieved chunks."""
-        policy = self.settings.on_unsupported
-        return conclude(request, prepared, reply, policy, lambda reminded: self.prepare(reminded, documents))
+
+def _rewrite(
+    model: AnyModel, settings: ChainSettings, request: Request
+) -> Generator[Retrieve | Generate, Any, Request]:
+    """Rewrite a follow-up as a standalone question, with the model or by rules."""
+    by, asked = settings.rewriting, (request.question, request.history, request.language)
+    if by == "off":
+        return request
+    by_model = by == "model" or (by == "auto" and not _quotes(model))
+    if not by_model or (prompt := rewriting_prompt(*asked)) is None:
+        return replace(request, standalone=rewrite_by_rules(*asked))
+    options = {"max_tokens": REWRITING_TOKENS} if reads_documents(model) else {}
+    reply = yield Generate(prompt, options)
+    return replace(request, standalone=accept_rewriting(str(reply.text), *asked))
 
 
 def refuse(request: Request, confidence: float | None) -> Answer:
@@ -122,22 +143,21 @@ def conclude(
     prepared: Prepared,
     reply: BaseMessage,
     on_unsupported: OnUnsupported,
-    prepare_again: Callable[[Request], Prepared],
-) -> Conclusion:
+    pack: Callable[[Request], Prepared],
+) -> Flow:
     """Check a reply and turn it into the answer.
 
     A reply in another language than the request's is asked for once more, with a reminder of the language. If that
     one is in another language too, the documents are quoted instead. ``on_unsupported`` decides about sentences
-    without a citation.
+    without a citation. ``pack`` prepares the prompt of a request.
     """
     corrections: list[Correction] = []
     text, usage = _text(reply), _usage(reply)
     if is_in_other_language(request.language, text, prepared.packed.documents):
         corrections.append("asked_again_for_language")
-        prepared = prepare_again(replace(request, reminder=wording("answer_in", request.language)))
-        second = yield prepared
-        if second is not None:
-            reply, text, usage = second, _text(second), _sum(usage, _usage(second))
+        prepared = pack(replace(request, reminder=wording("answer_in", request.language)))
+        reply = yield Generate(prepared.messages, prepared.options)
+        text, usage = _text(reply), _sum(usage, _usage(reply))
         if is_in_other_language(request.language, text, prepared.packed.documents):
             return _answer(request, prepared, _quote(request, prepared), usage, [*corrections, "quoted_instead"])
     if _abstains(reply) or on_unsupported == "flag":
@@ -149,15 +169,6 @@ def conclude(
         return _answer(request, prepared, _quote(request, prepared), usage, [*corrections, "quoted_instead"])
     kept = AIMessage(drop_unsupported(text, attribution) or wording("abstention", request.language))
     return _answer(request, prepared, kept, usage, [*corrections, "dropped_unsupported"])
-
-
-def advance(conclusion: Conclusion, reply: BaseMessage | None) -> Prepared | Answer:
-    """Send the model's reply (``None`` at first) and return its next call, or the answer."""
-    try:
-        return conclusion.send(reply)
-    except StopIteration as stop:
-        answer: Answer = stop.value
-        return answer
 
 
 def _answer(
@@ -194,6 +205,11 @@ def _quote(request: Request, prepared: Prepared) -> AIMessage:
     return ChatLince().invoke(
         [HumanMessage(request.standalone)], documents=prepared.packed.documents, language=request.language
     )
+
+
+def _quotes(model: AnyModel) -> bool:
+    """Return whether a model only quotes; to know that may take reading its checkpoint."""
+    return bool(getattr(model, "quotes", False))
 
 
 def _text(reply: BaseMessage) -> str:

@@ -14,6 +14,7 @@ from lince_rag.chain.bindings import AnyModel, strip_bindings
 from lince_rag.chain.question import Request
 from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
 from lince_rag.models.chat_model import ChatLince
+from lince_rag.prompting.templates import Prompt
 from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import detect_language
 from lince_rag.text.sentences import sentence_spans
@@ -83,18 +84,19 @@ def prepare(
     asked = request.standalone if getattr(llm, "quotes", False) else request.question
     question = HumanMessage("\n".join(filter(None, (asked, request.reminder))))
     history = _drop_leading_replies(request.history)
-    while True:
-        messages: list[BaseMessage] = [instructions, *history, question, *following]
-        budget = _context_budget(native, messages, max_context_tokens, tools)
-        # A history may take half of what is left for it and the documents together.
-        without = [instructions, question, *following]
-        if not history or budget >= _context_budget(native, without, max_context_tokens, tools) / 2:
-            break
-        history = _drop_leading_replies(history[1:])
-    packed = _pack(native, messages, documents, budget, tools)
+    prompt: Prompt | None = None
+    if native is None:
+        packed = pack_context(documents, max_context_tokens or DEFAULT_CONTEXT_TOKENS, _approximate_tokens)
+    else:
+        rest = [question, *following]
+        history, packed, prompt = _fit(native, instructions, history, rest, documents, max_context_tokens, tools)
+    messages: list[BaseMessage] = [instructions, *history, question, *following]
     options: dict[str, Any] = {}
     if native is not None:
         options = {"documents": packed.documents, "language": request.language}
+        if not tools and not following:
+            # The model need not render and count it again.
+            options["prompt"] = prompt
         if minimum_confidence != EVEN_CONFIDENCE:
             options["minimum_confidence"] = minimum_confidence
     elif following:
@@ -160,41 +162,51 @@ def _drop_leading_replies(history: list[BaseMessage]) -> list[BaseMessage]:
     return history[first:]
 
 
-def _context_budget(
-    native: ChatLince | None,
-    messages: list[BaseMessage],
+def _approximate_tokens(text: str) -> int:
+    return count_tokens_approximately([HumanMessage(text)])
+
+
+def _fit(
+    native: ChatLince,
+    instructions: BaseMessage,
+    history: list[BaseMessage],
+    rest: Sequence[BaseMessage],
+    documents: Sequence[Document],
     max_context_tokens: int | None,
     tools: Sequence[BaseTool],
-) -> int:
-    """Return the number of tokens left for documents."""
-    if native is None:
-        return max_context_tokens or DEFAULT_CONTEXT_TOKENS
-    left = _prompt_limit(native, tools) - native.count_prompt_tokens(messages, tools=tools)
-    return left if max_context_tokens is None else min(left, max_context_tokens)
+) -> tuple[list[BaseMessage], PackedContext, Prompt]:
+    """Return the history, the chunks and the measured prompt that fit the window.
 
+    If everything fits, the prompt is rendered and counted once. Otherwise the oldest messages go until the history
+    takes at most half of what the window leaves for it and the chunks together; then the chunks are packed, and
+    packed tighter as long as the whole prompt is too long.
+    """
+    limit = native.context_window - max(native.answer_tokens, DEFAULT_ANSWER_TOKENS if tools else 0)
 
-def _prompt_limit(native: ChatLince, tools: Sequence[BaseTool]) -> int:
-    """Return the number of tokens of the window that the answer does not need."""
-    return native.context_window - max(native.answer_tokens, DEFAULT_ANSWER_TOKENS if tools else 0)
+    def measure(history: list[BaseMessage], chunks: Sequence[Document]) -> tuple[Prompt, int]:
+        prompt = native.measure([instructions, *history, *rest], chunks, tools=tools)
+        return prompt, prompt.length or 0
 
+    def budget(history: list[BaseMessage]) -> int:
+        left = limit - measure(history, ())[1]
+        return left if max_context_tokens is None else min(left, max_context_tokens)
 
-def _pack(
-    native: ChatLince | None,
-    messages: list[BaseMessage],
-    documents: Sequence[Document],
-    budget: int,
-    tools: Sequence[BaseTool],
-) -> PackedContext:
-    """Pack the documents; measure the whole prompt, and reduce the budget while it is too long."""
-    if native is None:
-        return pack_context(documents, budget, lambda text: count_tokens_approximately([HumanMessage(text)]))
-    limit = _prompt_limit(native, tools)
+    packed = PackedContext(list(documents))
+    if max_context_tokens is not None:
+        packed = pack_context(documents, max_context_tokens, native.get_num_tokens)
+    prompt, length = measure(history, packed.documents)
+    if length <= limit:
+        return history, packed, prompt
+    half = budget([]) / 2 if history else 0
+    while history and budget(history) < half:
+        history = _drop_leading_replies(history[1:])
+    left = budget(history)
     while True:
-        packed = pack_context(documents, budget, native.get_num_tokens)
-        length = native.count_prompt_tokens(messages, packed.documents, tools=tools)
+        packed = pack_context(documents, left, native.get_num_tokens)
+        prompt, length = measure(history, packed.documents)
         if length <= limit or not packed.documents:
-            return packed
-        budget -= length - limit
+            return history, packed, prompt
+        left -= length - limit
 
 
 def _with_context(question: str, documents: Sequence[Document]) -> str:

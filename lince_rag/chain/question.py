@@ -1,7 +1,7 @@
 """The question of a chain: its input, and the rewriting of a follow-up as a standalone question."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
@@ -84,34 +84,19 @@ def read_request(given: RagInput, language: Language | None) -> Request:
     return Request(question, language or detect_language(question, default), history, question)
 
 
-@dataclass(frozen=True)
-class Rewriter:
-    """Rewrites follow-up questions as standalone ones; ``"auto"`` means the model, or rules if it only quotes."""
-
-    by: Rewriting
-    quotes: bool
-
-    def prompt(self, request: Request) -> list[BaseMessage] | None:
-        """Return the messages that ask the model for the rewriting; ``None`` if the model is not needed."""
-        question, history, language = request.question, request.history, request.language
-        by_model = self.by == "model" or (self.by == "auto" and not self.quotes)
-        if not by_model or not needs_rewriting(question, history, language):
-            return None
-        # The history is shown as content: as turns, a model would continue them.
-        turns = [
-            f"{wording('question' if isinstance(turn, HumanMessage) else 'answer', language)}: {turn.text}"
-            for turn in history[-SHOWN_MESSAGES:]
-        ]
-        asked = f"{wording('question', language)}: {question}"
-        return [SystemMessage(wording("rewrite", language)), HumanMessage("\n".join([*turns, asked]))]
-
-    def rewrite(self, request: Request, reply: BaseMessage | None) -> Request:
-        """Fill in the standalone question; ``reply`` is the model's answer to ``prompt``, if it was asked."""
-        if self.by == "off":
-            return request
-        asked = (request.question, request.history, request.language)
-        standalone = rewrite_by_rules(*asked) if reply is None else accept_rewriting(str(reply.text), *asked)
-        return replace(request, standalone=standalone)
+def rewriting_prompt(
+    question: str, history: Sequence[BaseMessage], language: Language
+) -> list[BaseMessage] | None:
+    """Return the messages that ask a model to rewrite a follow-up; ``None`` for any other question."""
+    if not needs_rewriting(question, history, language):
+        return None
+    # The history is shown as content: as turns, a model would continue them.
+    turns = [
+        f"{wording('question' if isinstance(turn, HumanMessage) else 'answer', language)}: {turn.text}"
+        for turn in history[-SHOWN_MESSAGES:]
+    ]
+    asked = f"{wording('question', language)}: {question}"
+    return [SystemMessage(wording("rewrite", language)), HumanMessage("\n".join([*turns, asked]))]
 
 
 def needs_rewriting(question: str, history: Sequence[BaseMessage], language: Language) -> bool:

@@ -1,22 +1,23 @@
 """The question side as one LangChain Runnable: question → retrieve → pack → generate → cite → ``Answer``."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessageChunk
 from langchain_core.retrievers import RetrieverLike
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import ensure_config, patch_config
+from langchain_core.runnables.config import ensure_config, patch_config, run_in_executor
 from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 
 from lince_rag.chain.answer import Answer
 from lince_rag.chain.bindings import AnyModel, check_model, inner_runnables, is_resolved, resolve_model, unwrap
-from lince_rag.chain.flow import ChainSettings, Conclusion, Steps, advance
+from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, answer_flow
 from lince_rag.chain.grounding import OnUnsupported
-from lince_rag.chain.packing import Prepared
-from lince_rag.chain.question import Conversation, RagInput, Request, Rewriting, read_request
+from lince_rag.chain.question import Conversation, RagInput, Rewriting
+from lince_rag.chain.streaming import last_pieces
 from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import Language
 
@@ -32,7 +33,7 @@ class RagChain(Runnable[RagInput, Any]):
         self.retriever = retriever
         self.settings = settings
         self._is_resolved = is_resolved(llm)
-        self._steps = Steps(unwrap(llm), settings)
+        self._model = unwrap(llm)
 
     def __repr__(self) -> str:
         return f"RagChain(llm={self.llm!r}, retriever={self.retriever!r}, settings={self.settings!r})"
@@ -89,7 +90,8 @@ class RagChain(Runnable[RagInput, Any]):
     async def ainvoke(self, input: RagInput, config: RunnableConfig | None = None, **kwargs: Any) -> Answer:  # noqa: A002
         """Answer a question asynchronously; arguments, result and errors are those of ``invoke``."""
         if not self._is_resolved:
-            return cast(Answer, await self._resolved(config).ainvoke(input, config, **kwargs))
+            chain = await run_in_executor(config, self._resolved, config)
+            return cast(Answer, await chain.ainvoke(input, config, **kwargs))
         return cast(Answer, await self._acall_with_config(self._ainvoke, input, config, **kwargs))
 
     def stream(
@@ -109,7 +111,7 @@ class RagChain(Runnable[RagInput, Any]):
             chain corrected text that had gone out already: see ``Answer.corrections``.
         """
         if self._is_resolved:
-            yield from self._transform_stream_with_config(iter([input]), self._stream_steps, config, **kwargs)
+            yield from self._transform_stream_with_config(iter([input]), self._stream_flow, config, **kwargs)
         else:
             yield from self._resolved(config).stream(input, config, **kwargs)
 
@@ -125,81 +127,79 @@ class RagChain(Runnable[RagInput, Any]):
             yield input
 
         if self._is_resolved:
-            steps = self._atransform_stream_with_config(inputs(), self._astream_steps, config, **kwargs)
+            steps = self._atransform_stream_with_config(inputs(), self._astream_flow, config, **kwargs)
         else:
-            steps = self._resolved(config).astream(input, config, **kwargs)
+            chain = await run_in_executor(config, self._resolved, config)
+            steps = chain.astream(input, config, **kwargs)
         async for step in steps:
             yield step
 
     def _invoke(self, given: RagInput, run_manager: Any, config: RunnableConfig) -> Answer:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = self._rewrite(read_request(given, self.settings.language), child)
-        documents = self.retriever.invoke(request.standalone, child)
-        if (refusal := self._steps.refuse(request, documents)) is not None:
-            return refusal
-        prepared = self._steps.prepare(request, documents)
-        reply = self.llm.invoke(prepared.messages, child, **prepared.options)
-        return self._finish(self._steps.conclude(request, prepared, documents, reply), child)
+        flow = answer_flow(self._model, self.settings, given)
+        step = advance(flow)
+        while not isinstance(step, Answer):
+            step = advance(flow, self._carry_out(step, child))
+        return step
 
     async def _ainvoke(self, given: RagInput, run_manager: Any, config: RunnableConfig) -> Answer:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = await self._arewrite(read_request(given, self.settings.language), child)
-        documents = await self.retriever.ainvoke(request.standalone, child)
-        if (refusal := self._steps.refuse(request, documents)) is not None:
-            return refusal
-        prepared = self._steps.prepare(request, documents)
-        reply = await self.llm.ainvoke(prepared.messages, child, **prepared.options)
-        return await self._afinish(self._steps.conclude(request, prepared, documents, reply), child)
+        flow = answer_flow(self._model, self.settings, given)
+        step = await run_in_executor(child, advance, flow)
+        while not isinstance(step, Answer):
+            step = await run_in_executor(child, advance, flow, await self._acarry_out(step, child))
+        return step
 
-    def _stream_steps(
+    def _stream_flow(
         self, inputs: Iterator[RagInput], run_manager: Any, config: RunnableConfig
     ) -> Iterator[str | Answer]:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = self._rewrite(read_request(next(inputs), self.settings.language), child)
-        documents = self.retriever.invoke(request.standalone, child)
-        if (refusal := self._steps.refuse(request, documents)) is not None:
-            yield from (refusal.text, refusal)
-            return
-        prepared = self._steps.prepare(request, documents)
-        stream = self._steps.answer_stream(request, prepared)
-        for chunk in self.llm.stream(prepared.messages, child, **prepared.options):
-            if text := stream.take(cast(BaseMessageChunk, chunk)):
-                yield text
-            if stream.switched_language:
-                break
-        answer = self._finish(self._steps.conclude(request, prepared, documents, stream.reply), child)
-        yield from stream.finish(answer)
+        flow = answer_flow(self._model, self.settings, next(inputs))
+        step, stream = advance(flow), None
+        while not isinstance(step, Answer):
+            if isinstance(step, Retrieve) or step.stream is None:
+                step = advance(flow, self._carry_out(step, child))
+                continue
+            stream = step.stream
+            for chunk in self.llm.stream(step.messages, child, **step.options):
+                if text := stream.take(cast(BaseMessageChunk, chunk)):
+                    yield text
+                if stream.switched_language:
+                    break
+            step = advance(flow, stream.reply)
+        yield from last_pieces(stream, step)
 
-    async def _astream_steps(
+    async def _astream_flow(
         self, inputs: AsyncIterator[RagInput], run_manager: Any, config: RunnableConfig
     ) -> AsyncIterator[str | Answer]:
         child = patch_config(config, callbacks=run_manager.get_child())
-        request = await self._arewrite(read_request(await anext(inputs), self.settings.language), child)
-        documents = await self.retriever.ainvoke(request.standalone, child)
-        if (refusal := self._steps.refuse(request, documents)) is not None:
-            yield refusal.text
-            yield refusal
-            return
-        prepared = self._steps.prepare(request, documents)
-        stream = self._steps.answer_stream(request, prepared)
-        async for chunk in self.llm.astream(prepared.messages, child, **prepared.options):
-            if text := stream.take(cast(BaseMessageChunk, chunk)):
-                yield text
-            if stream.switched_language:
-                break
-        answer = await self._afinish(self._steps.conclude(request, prepared, documents, stream.reply), child)
-        for step in stream.finish(answer):
-            yield step
+        flow = answer_flow(self._model, self.settings, await anext(inputs))
+        step, stream = await run_in_executor(child, advance, flow), None
+        while not isinstance(step, Answer):
+            if isinstance(step, Retrieve) or step.stream is None:
+                step = await run_in_executor(child, advance, flow, await self._acarry_out(step, child))
+                continue
+            stream = step.stream
+            # Closed at once if the language switches, so that the model is free to be asked again.
+            async with aclosing(cast(Any, self.llm.astream(step.messages, child, **step.options))) as chunks:
+                async for chunk in chunks:
+                    if text := stream.take(chunk):
+                        yield text
+                    if stream.switched_language:
+                        break
+            step = await run_in_executor(child, advance, flow, stream.reply)
+        for piece in last_pieces(stream, step):
+            yield piece
 
-    def _rewrite(self, request: Request, config: RunnableConfig) -> Request:
-        call = self._steps.rewriting_call(request)
-        reply = self.llm.invoke(call[0], config, **call[1]) if call else None
-        return self._steps.rewriter.rewrite(request, reply)
+    def _carry_out(self, step: Retrieve | Generate, config: RunnableConfig) -> Any:
+        if isinstance(step, Retrieve):
+            return self.retriever.invoke(step.question, config)
+        return self.llm.invoke(step.messages, config, **step.options)
 
-    async def _arewrite(self, request: Request, config: RunnableConfig) -> Request:
-        call = self._steps.rewriting_call(request)
-        reply = await self.llm.ainvoke(call[0], config, **call[1]) if call else None
-        return self._steps.rewriter.rewrite(request, reply)
+    async def _acarry_out(self, step: Retrieve | Generate, config: RunnableConfig) -> Any:
+        if isinstance(step, Retrieve):
+            return await self.retriever.ainvoke(step.question, config)
+        return await self.llm.ainvoke(step.messages, config, **step.options)
 
     def _resolved(self, config: RunnableConfig | None) -> Runnable[RagInput, Any]:
         """Return the chain over the model that ``config`` chooses, with a chain for each of its fallbacks."""
@@ -208,19 +208,6 @@ class RagChain(Runnable[RagInput, Any]):
             return RagChain(llm, self.retriever, self.settings)
 
         return resolve_model(self.llm, ensure_config(config), make)
-
-    def _finish(self, conclusion: Conclusion, config: RunnableConfig) -> Answer:
-        """Run the conclusion, asking the model again if it wants to."""
-        step = advance(conclusion, None)
-        while isinstance(step, Prepared):
-            step = advance(conclusion, self.llm.invoke(step.messages, config, **step.options))
-        return step
-
-    async def _afinish(self, conclusion: Conclusion, config: RunnableConfig) -> Answer:
-        step = advance(conclusion, None)
-        while isinstance(step, Prepared):
-            step = advance(conclusion, await self.llm.ainvoke(step.messages, config, **step.options))
-        return step
 
 
 def create_rag_chain(

@@ -33,13 +33,14 @@ class AnswerStream:
         self._words = 0 if quotes else HELD_BACK_WORDS
         self._chunks: list[BaseMessageChunk] = []
         self._held = ""
-        self._sent = False
+        # Whether text has gone out.
+        self.sent = False
 
     def take(self, chunk: BaseMessageChunk) -> str:
         """Take a chunk from the model and return the text that can go out now."""
         self._chunks.append(chunk)
         text = str(chunk.text)
-        if self._sent:
+        if self.sent:
             return text
         self._held += text
         if self._hold_all or len(self._held.split()) <= self._words:
@@ -47,7 +48,7 @@ class AnswerStream:
         self.switched_language = is_in_other_language(self._language, self._held, self._documents)
         if self.switched_language:
             return ""
-        self._sent = True
+        self.sent = True
         return self._held
 
     @property
@@ -55,11 +56,12 @@ class AnswerStream:
         """What the model has said so far."""
         return add(self._chunks) or AIMessage("")
 
-    def finish(self, answer: Answer) -> Iterator[str | Answer]:
-        """Yield the answer's text, unless text has gone out already, and then the answer.
 
-        Text that has gone out and was corrected afterwards is not taken back: see ``answer.corrections``.
-        """
-        if not self._sent and answer.text:
-            yield answer.text
-        yield answer
+def last_pieces(stream: AnswerStream | None, answer: Answer) -> Iterator[str | Answer]:
+    """Yield the answer's text, unless text has gone out already, and then the answer.
+
+    Text that has gone out and was corrected afterwards is not taken back: see ``answer.corrections``.
+    """
+    if answer.text and not (stream and stream.sent):
+        yield answer.text
+    yield answer

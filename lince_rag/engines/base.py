@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from threading import Event
 from typing import Any, Final, Literal
 
 from lince_rag.errors import ContextWindowError, EngineError
@@ -44,6 +45,8 @@ class GenerationSettings:
     # With a JSON schema of objects, the answer may also be text, which stop texts do cut; it is JSON if and only
     # if it begins with ``{``.
     text_allowed: bool = False
+    # Set from another thread: the generation stops at its next token.
+    cancelled: Event | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ class Engine(ABC):
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that a tokenizer adds around it."""
 
-    def count_prompt_tokens(self, prompt: Prompt) -> int:
-        """Count the tokens of a prompt as the model reads it."""
-        return self.count_tokens(prompt.text)
+    def measure(self, prompt: Prompt) -> Prompt:
+        """Return the prompt with its length in tokens, as the model reads it; a measured prompt as it is."""
+        return prompt if prompt.length is not None else replace(prompt, length=self.count_tokens(prompt.text))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads; an engine without a tokenizer raises ``EngineError``."""

@@ -76,7 +76,7 @@ class ExtractiveEngine(Engine):
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Yield the answer word by word."""
-        length = self.count_tokens(prompt.text)
+        length = self.measure(prompt).length or 0
         check_window(EXTRACTIVE, length, self.context_window)
         question = next((turn["content"] for turn in reversed(prompt.messages) if turn["role"] == "user"), "")
         language = settings.language or detect_language(question)

@@ -1,12 +1,12 @@
 """ChatLince: a LangChain chat model over the engines, in each model's own prompt format."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from typing import Any, Literal
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
@@ -96,7 +96,23 @@ class ChatLince(NativeModel, BaseChatModel):
         Returns:
             The number of tokens.
         """
-        return self.engine.count_prompt_tokens(self.render(messages, documents, **answer_format))
+        return self.measure(messages, documents, **answer_format).length or 0
+
+    def measure(
+        self, messages: Sequence[BaseMessage], documents: Sequence[Document] = (), **answer_format: Any
+    ) -> Prompt:
+        """Render a prompt as ``render`` does, and count its tokens.
+
+        Args:
+            messages: System, human, AI and tool messages with text.
+            documents: What goes into the format's Contexto or Entrada.
+            **answer_format: As in ``render``.
+
+        Returns:
+            The prompt with its ``length`` in tokens. A call of the model with the same messages and documents
+            accepts it as ``prompt``, and then does not render or count again.
+        """
+        return self.engine.measure(self.render(messages, documents, **answer_format))
 
     def encode(
         self, messages: Sequence[BaseMessage], documents: Sequence[Document] = (), **answer_format: Any
@@ -212,6 +228,8 @@ class ChatLince(NativeModel, BaseChatModel):
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # LangChain reports stop=None even if the field has a value.
+        # The messages and documents of the call say what its prompt is.
+        kwargs.pop("prompt", None)
         return super()._get_invocation_params(stop=stop or self.stop, **kwargs)
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
@@ -231,9 +249,10 @@ class ChatLince(NativeModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         documents: Sequence[Document] = (),
         language: Language | None = None,
+        prompt: Prompt | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._prepare(messages, stop, documents, language, kwargs)
+        call = self._prepare(messages, stop, documents, language, prompt, kwargs)
         search = self._next_search(call, abstained=False)
         (candidates,) = [[search]] if search else self._generate_batch([call.prompt], call.settings)
         if candidates[0].abstained and (search := self._next_search(call, abstained=True)):
@@ -256,9 +275,10 @@ class ChatLince(NativeModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         documents: Sequence[Document] = (),
         language: Language | None = None,
+        prompt: Prompt | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._prepare(messages, stop, documents, language, kwargs)
+        call = self._prepare(messages, stop, documents, language, prompt, kwargs)
         search = self._next_search(call, abstained=False)
         steps = iter([search]) if search else self._generate_stream(call.prompt, call.settings)
         first = next(steps)
@@ -271,18 +291,41 @@ class ChatLince(NativeModel, BaseChatModel):
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        sync_manager = run_manager.get_sync() if run_manager else None
+        return await self._run_cancellable(self._generate, messages, stop, sync_manager, **kwargs)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        sync_manager = run_manager.get_sync() if run_manager else None
+        async for chunk in self._stream_cancellable(self._stream, messages, stop, sync_manager, **kwargs):
+            yield chunk
+
     def _prepare(
         self,
         messages: Sequence[BaseMessage],
         stop: list[str] | None,
         documents: Sequence[Document],
         language: Language | None,
+        prompt: Prompt | None,
         options: dict[str, Any],
     ) -> "_PreparedCall":
-        """Read the keywords of a call and render its prompt."""
+        """Read the keywords of a call and render its prompt, unless it comes with one."""
         answer_format = AnswerFormat.of(**{name: options.pop(name) for name in FORMAT_KEYWORDS if name in options})
         settings = self._settings(stop, language, options, answer_format)
-        prompt = self._render(messages, documents, answer_format, language)
+        if prompt is None or not answer_format.is_text:
+            prompt = self._render(messages, documents, answer_format, language)
         may_call = bool(answer_format.tools) and not self.quotes
         return _PreparedCall(messages, prompt, settings, answer_format, may_call)
 

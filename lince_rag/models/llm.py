@@ -1,12 +1,13 @@
 """LinceLLM: text in, text out; the text is the instruction of the model's own format."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseLLM
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables.config import run_in_executor
 from pydantic import ConfigDict, PrivateAttr
 
 from lince_rag.engines import Generation as EngineGeneration
@@ -53,7 +54,7 @@ class LinceLLM(NativeModel, BaseLLM):
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         """Generate ``n`` answers for each prompt; see ``BaseLLM.agenerate``."""
-        llm = self._with_call_settings(kwargs)
+        llm = await run_in_executor(None, self._with_call_settings, kwargs)
         return await super(LinceLLM, llm).agenerate(prompts, stop or self.stop, callbacks, **kwargs)
 
     def _with_call_settings(self, kwargs: dict[str, Any]) -> "LinceLLM":
@@ -100,6 +101,27 @@ class LinceLLM(NativeModel, BaseLLM):
             chunk = GenerationChunk(text=step.text, generation_info=_info(step) if step.finish_reason else None)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        sync_manager = run_manager.get_sync() if run_manager else None
+        return await self._run_cancellable(self._generate, prompts, stop, sync_manager, **kwargs)
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        sync_manager = run_manager.get_sync() if run_manager else None
+        async for chunk in self._stream_cancellable(self._stream, prompt, stop, sync_manager, **kwargs):
             yield chunk
 
     def _prepare(

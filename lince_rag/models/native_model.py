@@ -1,16 +1,19 @@
 """NativeModel: what ChatLince and LinceLLM share: fields, prompts in the model's own format, and generation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from threading import Event
+from typing import Any, ClassVar, Final, TypeVar
 
 from langchain_core.documents import Document
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage, SystemMessage, ToolMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableSerializable
+from langchain_core.runnables.config import run_in_executor
 from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -32,6 +35,8 @@ CALL_SETTINGS: Final = frozenset(
 )
 
 _TEXT: Final = AnswerFormat()
+
+_Result = TypeVar("_Result")
 
 
 class NativeModel(BaseModel):
@@ -212,7 +217,7 @@ class NativeModel(BaseModel):
         answer_format: AnswerFormat = _TEXT,
     ) -> GenerationSettings:
         """Merge the settings of a call into the fields."""
-        if unknown := overrides.keys() - CALL_SETTINGS - {"minimum_confidence"}:
+        if unknown := overrides.keys() - CALL_SETTINGS - {"minimum_confidence", "cancelled"}:
             raise ConfigurationError(
                 f"{type(self).__name__} does not accept {', '.join(sorted(unknown))}.",
                 hint=f"It accepts {', '.join(sorted([*CALL_SETTINGS, *self._call_keywords]))}.",
@@ -261,6 +266,27 @@ class NativeModel(BaseModel):
             if len(joined) == len(turns):
                 raise
             return self.template.render(joined, documents)
+
+    async def _run_cancellable(self, generate: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
+        """Generate in a thread; if the caller is cancelled, the generation stops at its next token."""
+        cancelled = Event()
+        try:
+            return await run_in_executor(None, partial(generate, *args, cancelled=cancelled, **kwargs))
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def _stream_cancellable(
+        self, stream: Callable[..., Iterator[_Result]], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[_Result]:
+        """Stream from a thread; if the caller is cancelled or stops reading, so does the generation."""
+        cancelled = Event()
+        steps = stream(*args, cancelled=cancelled, **kwargs)
+        try:
+            while (step := await run_in_executor(None, next, steps, None)) is not None:
+                yield step
+        finally:
+            cancelled.set()
 
     def _generate_batch(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> list[list[Generation]]:
         """Generate, and restore the markers that were neutralised in the prompt and repeated in an answer."""

@@ -7,7 +7,7 @@ engine can encode those with special tokens off.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from lince_rag.errors import TemplateError, UnusedDocumentsError
@@ -33,6 +33,9 @@ class Prompt:
     segments: tuple[Segment, ...]
     messages: tuple[Mapping[str, str], ...]
     documents: tuple[Mapping[str, Any], ...]
+    # Once an engine has measured the prompt: its length in tokens, and the ids if the engine reads ids.
+    length: int | None = field(default=None, compare=False)
+    ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:

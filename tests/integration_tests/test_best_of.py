@@ -163,7 +163,7 @@ def test_documents_and_language_reach_the_model() -> None:
     sampled = direct(llm, 2, documents=DOCUMENTS, language="pt", stop=["\n"])
     assert candidate_texts(reply) == [one.text for one in sampled]
     assert reply.usage_metadata["input_tokens"] > best.invoke(QUESTION).usage_metadata["input_tokens"]
-    with pytest.raises(ConfigurationError, match="takes no colour"):
+    with pytest.raises(ConfigurationError, match="does not accept colour"):
         best.invoke(QUESTION, colour="red")
 
 
@@ -234,6 +234,9 @@ def test_a_chain_packs_for_the_native_model(native: bool) -> None:
 
     answer = create_rag_chain(Noting(llm=llm, n=2), RunnableLambda(lambda _: documents)).invoke(QUESTION)
     ((messages, options),) = calls
+    # The prompt that was measured is the one that the model reads.
+    measured = options.pop("prompt", None)
+    assert measured == (llm.render(messages, answer.documents) if native else None)
     assert options == {"documents": answer.documents, "language": "pt", "stop": None}
     assert answer.shortened == documents
     if native:

@@ -220,8 +220,8 @@ def harmless(items: Items) -> Items:
 
 
 def squeezed(text: str) -> str:
-    """A text without what a tokenizer may add, drop or normalise: its white space, its case, its width."""
-    return re.sub(r"[\s▁]", "", unicodedata.normalize("NFKC", text)).lower()
+    """A text without what a tokenizer may add, drop or normalise: white space, case (of "Σ", too) and width."""
+    return re.sub(r"[\s▁]", "", unicodedata.normalize("NFKC", text)).casefold()
 
 
 def check(reader: Reader, prompt: Prompt, expected: list[int]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +23,7 @@ from lince_rag.engines.checkpoints.loading import LoadedModel, load_model, load_
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TextAssembler, TokenQueue, assemble
 from lince_rag.engines.generation.encoding import encode_prompt
 from lince_rag.engines.json_schema.constraints import OBJECT_START, Constraints
-from lince_rag.errors import ConfigurationError, ContextWindowError
+from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 
@@ -60,13 +61,14 @@ class TransformersEngine(Engine):
         # verbose: a text longer than the window is normal here and needs no warning.
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def count_prompt_tokens(self, prompt: Prompt) -> int:
-        """Count the tokens of a prompt as the model reads it."""
-        return len(self.encode(prompt))
+    def measure(self, prompt: Prompt) -> Prompt:
+        """Return the prompt with its token ids and their number; a measured prompt as it is."""
+        ids = self.encode(prompt)
+        return replace(prompt, length=len(ids), ids=tuple(ids))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads."""
-        return encode_prompt(prompt, self.tokenizer)
+        return encode_prompt(prompt, self.tokenizer) if prompt.ids is None else list(prompt.ids)
 
     def generate_batch(
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
@@ -251,9 +253,13 @@ class TransformersEngine(Engine):
             eos_token_id=sorted(self._end_ids),
             pad_token_id=tokenizer.pad_token_id,
         )
+        cancelled = settings.cancelled
+        criteria = [criterion, *([Cancellation(cancelled)] if cancelled else [])]
         devices = [model.device] if model.device.type == "cuda" else []
         seeded = torch.random.fork_rng(devices=devices, enabled=settings.seed is not None)
         with self._lock, torch.inference_mode(), seeded:
+            if cancelled and cancelled.is_set():
+                raise EngineError("The generation was cancelled before it began.")
             if settings.seed is not None:
                 torch.manual_seed(settings.seed)
             return model.generate(
@@ -261,6 +267,6 @@ class TransformersEngine(Engine):
                 attention_mask=batch["attention_mask"].to(model.device),
                 generation_config=config,
                 logits_processor=LogitsProcessorList(processors),
-                stopping_criteria=StoppingCriteriaList([criterion]),
+                stopping_criteria=StoppingCriteriaList(criteria),
                 **({"streamer": streamer} if streamer else {}),
             )
