@@ -180,7 +180,7 @@ def ours(folder: Path, embeddings: Callable[[], LinceEmbeddings]) -> Iterator[Ma
 
 
 def minilm(folder: Path) -> LinceEmbeddings:
-    """Chroma's default embedder as ours: the weight in the fusion goes by the name of the model's folder."""
+    """Chroma's default embedder as ours: its weight in the fusion depends on the name of the model's folder."""
     link = folder / "all-MiniLM-L6-v2"
     if not link.is_symlink():
         link.symlink_to(minilm_folder(), target_is_directory=True)
@@ -246,8 +246,8 @@ def test_side_by_side(data: Path, tmp_path: Path, results: list[str]) -> None:
         "Chroma's default embedder, run by sentence-transformers (Chroma runs it by ONNX, so that its own times "
         "differ); LlamaIndex's default embedder is a paid service. The embedded engine reads what each one finds "
         "(k=5) and never abstains here. Foreign AUROC: the own score of the first "
-        "paragraph (ours: the support) on questions that the index answers against questions about articles that "
-        "it lacks. "
+        "paragraph (ours: the confidence) on questions that the index answers against questions about articles "
+        "that it lacks. "
         f"{versions(packages)}."
     )
     results.append(f"## Peers: retrieval\n\n{table(HEADER, rows)}\n\n{note}")

@@ -119,7 +119,7 @@ def test_abstention(data: Path, corpora: dict[str, Path], tmp_path: Path, result
             found = evaluate(embedded_chain(index), mixed, index)
         rows.append([name, "the other data set", *abstention_row(found)])
         rows.append([name, "own paragraph missing (adversarial)", *adversarial_row(corpora[name], dataset)])
-    header = ["index", "unanswerable: about", "AUROC of support", "wrongly abstains", "rightly abstains"]
+    header = ["index", "unanswerable: about", "AUROC of confidence", "wrongly abstains", "rightly abstains"]
     note = (
         "The threshold and its curve are data (`prompts/abstention.toml`). Target: AUROC of .95 on questions that "
         "are foreign to the documents. The articles of FaQuAD are of one subject, so that its other articles are "
