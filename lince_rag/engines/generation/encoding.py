@@ -47,12 +47,17 @@ def _encode_piece(segments: Sequence[Segment], tokenizer: Any) -> list[int]:
         return [token for segment in segments for token in _encode_segment(segment, tokenizer)]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoding["input_ids"]
-    # Some vocabularies were extended with runs of white space, which are not control tokens.
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
-    controls = {*tokenizer.all_special_ids, *added}
+    controls = control_ids(tokenizer)
     if not _has_content_control(ids, encoding["offset_mapping"], segments, controls):
         return ids
     return _encode_by_segment(segments, tokenizer, controls)
+
+
+def control_ids(tokenizer: Any) -> set[int]:
+    """Return every id that stands for structure: special tokens and all other added tokens."""
+    # Some vocabularies were extended with runs of white space, which are not control tokens.
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    return {*tokenizer.all_special_ids, *added}
 
 
 def _has_content_control(
