@@ -21,7 +21,7 @@ from langgraph.runtime import Runtime
 
 from lince_rag.chain.answer import Answer
 from lince_rag.chain.flow import ChainSettings, Flow, Generate, advance, conclude, refuse
-from lince_rag.chain.packing import Prepared, prepare, reads_documents
+from lince_rag.chain.packing import Prepared, only_quotes, prepare, reads_documents
 from lince_rag.chain.question import Request, read_request, rewrite_by_rules
 from lince_rag.models.turns import current_turn, found_documents, last_question, made_calls, without_calls
 from lince_rag.text.confidence import strongest_confidence
@@ -110,7 +110,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
             tools = [tool for tool in tools if _name(tool) != SEARCH_TOOL]
         request = self._read_request(messages, llm)
         choice = model_request.tool_choice
-        if _quotes(llm):
+        if only_quotes(llm):
             # It would call any tool that takes a text, but only a search is useful to it.
             tools = [tool for tool in tools if _name(tool) == SEARCH_TOOL]
         elif searches == len(calls) and self._search_failed(messages):
@@ -155,7 +155,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         before = messages[: len(messages) - len(current_turn(messages)) - 1]
         history = [turn for turn in without_calls(before, SEARCH_TOOL) if not isinstance(turn, SystemMessage)]
         request = read_request({"question": last_question(messages), "history": history}, self.settings.language)
-        if not _quotes(llm):
+        if not only_quotes(llm):
             return request
         return replace(request, standalone=rewrite_by_rules(request.question, request.history, request.language))
 
@@ -184,7 +184,7 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
                 each.model_copy(update={"metadata": {**each.metadata, "confidence": None}}) for each in documents
             ]
             documents = [*attached, *unmeasured]
-        search = wording("search", request.language, tool=SEARCH_TOOL) if tools and not _quotes(llm) else ""
+        search = wording("search", request.language, tool=SEARCH_TOOL) if tools and not only_quotes(llm) else ""
         instructions = [str(each.text) for each in (*system, *messages) if isinstance(each, SystemMessage)]
         in_prompt = reads_documents(llm)
         prepared = prepare(
@@ -224,10 +224,6 @@ class AnswerFromDocuments(AgentMiddleware[DocumentAgentState, Any, Any]):
         return conclude(request, pack(request), reply, self.settings.on_unsupported, pack)
 
 
-def _quotes(llm: BaseChatModel) -> bool:
-    return bool(getattr(llm, "quotes", False))
-
-
 def _name(tool: BaseTool | dict[str, Any]) -> str:
     return tool.name if isinstance(tool, BaseTool) else str(tool.get("name"))
 
@@ -255,7 +251,7 @@ def _without_passages(message: BaseMessage, language: Language, llm: BaseChatMod
     if not isinstance(message, ToolMessage) or not _is_search(message) or not isinstance(message.artifact, list):
         return message
     count = str(len(message.artifact))
-    content = "" if _quotes(llm) else wording("found", language, count=count)
+    content = "" if only_quotes(llm) else wording("found", language, count=count)
     return message.model_copy(update={"content": content, "artifact": []})
 
 

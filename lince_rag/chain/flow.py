@@ -16,7 +16,7 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from lince_rag.chain.answer import Answer, Correction, find_short_answer, is_abstention
 from lince_rag.chain.bindings import AnyModel
 from lince_rag.chain.grounding import POLICIES, OnUnsupported, attribute, drop_unsupported, is_in_other_language
-from lince_rag.chain.packing import Prepared, prepare, reads_documents
+from lince_rag.chain.packing import Prepared, only_quotes, prepare, reads_documents
 from lince_rag.chain.question import (
     REWRITING_TOKENS,
     REWRITINGS,
@@ -101,7 +101,7 @@ def answer_flow(model: AnyModel, settings: ChainSettings, given: RagInput) -> Fl
     )
     prepared = pack(request)
     policy = settings.on_unsupported
-    stream = AnswerStream(request.language, prepared.packed.documents, policy, quotes=_quotes(model))
+    stream = AnswerStream(request.language, prepared.packed.documents, policy, quotes=only_quotes(model))
     reply = yield Generate(prepared.messages, prepared.options, stream)
     return (yield from conclude(request, prepared, reply, policy, pack))
 
@@ -122,7 +122,7 @@ def _rewrite(
     by, asked = settings.rewriting, (request.question, request.history, request.language)
     if by == "off":
         return request
-    by_model = by == "model" or (by == "auto" and not _quotes(model))
+    by_model = by == "model" or (by == "auto" and not only_quotes(model))
     if not by_model or (prompt := rewriting_prompt(*asked)) is None:
         return replace(request, standalone=rewrite_by_rules(*asked))
     options = {"max_tokens": REWRITING_TOKENS} if reads_documents(model) else {}
@@ -205,11 +205,6 @@ def _quote(request: Request, prepared: Prepared) -> AIMessage:
     return ChatLince().invoke(
         [HumanMessage(request.standalone)], documents=prepared.packed.documents, language=request.language
     )
-
-
-def _quotes(model: AnyModel) -> bool:
-    """Return whether a model only quotes; to know that may take reading its checkpoint."""
-    return bool(getattr(model, "quotes", False))
 
 
 def _text(reply: BaseMessage) -> str:

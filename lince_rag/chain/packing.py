@@ -60,6 +60,11 @@ def reads_documents(llm: AnyModel) -> bool:
     return native_model(llm) is not None
 
 
+def only_quotes(llm: AnyModel) -> bool:
+    """Return whether a chat model only quotes; to know that may take reading its checkpoint."""
+    return bool(getattr(llm, "quotes", False))
+
+
 def prepare(
     llm: AnyModel,
     request: Request,
@@ -81,7 +86,7 @@ def prepare(
     basic = wording("answer_instructions", request.language, abstention=abstention)
     instructions = SystemMessage("\n".join(filter(None, (basic, further_instructions))))
     # A model that only quotes is based on the words of the question; others read the conversation itself.
-    asked = request.standalone if getattr(llm, "quotes", False) else request.question
+    asked = request.standalone if only_quotes(llm) else request.question
     question = HumanMessage("\n".join(filter(None, (asked, request.reminder))))
     history = _drop_leading_replies(request.history)
     prompt: Prompt | None = None

@@ -87,6 +87,18 @@ def get_model(name: str, registry: Mapping[str, ModelSpec] | None = None) -> Mod
     )
 
 
+def running_bytes(weights: int) -> int:
+    """Return the bytes to run that number of bytes of weights: a tenth more, for activations and the cache."""
+    return weights + weights // 10
+
+
+def memory_by_dtype(parameters: int) -> dict[str, int]:
+    """Compute the bytes to run that number of weights, by dtype; empty if the number is unknown (0)."""
+    if not parameters:
+        return {}
+    return {dtype: running_bytes(parameters * bits // 8) for dtype, bits in WEIGHT_BITS.items()}
+
+
 @cache
 def _built_in() -> Mapping[str, ModelSpec]:
     folder = files("lince_rag.prompts")
@@ -123,8 +135,8 @@ def _spec(name: str, row: Mapping[str, Any], folders: tuple[Traversable, ...], s
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
     }
-    # For a dtype without a figure: the weights, and a tenth more to work in.
-    computed = {dtype: row["parameters"] * bits // 8 * 11 // 10 for dtype, bits in WEIGHT_BITS.items()}
+    # An engine without weights needs none.
+    computed = memory_by_dtype(row["parameters"]) or dict.fromkeys(WEIGHT_BITS, 0)
     values["memory"] = computed | row.get("memory", {})
     values["base_model"] = row.get("base_model") or None
     return ModelSpec(name=name, template_file=template_file, **values)

@@ -12,12 +12,11 @@ from lince_rag.engines.checkpoints.memory import (
     check_device_name,
     check_memory,
     fits,
-    memory_by_dtype,
     pick_device,
     read_tensors,
 )
 from lince_rag.errors import ConfigurationError, EngineError
-from lince_rag.prompting.registry import ModelSpec, get_model
+from lince_rag.prompting.registry import ModelSpec, get_model, memory_by_dtype
 
 GB = 1_000_000_000
 

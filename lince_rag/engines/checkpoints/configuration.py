@@ -19,9 +19,9 @@ from lince_rag.engines.checkpoints.files import (
     find_checkpoint,
     reason,
 )
-from lince_rag.engines.checkpoints.memory import memory_by_dtype, read_tensors
+from lince_rag.engines.checkpoints.memory import read_tensors
 from lince_rag.errors import ConfigurationError, EngineError, LinceError, require
-from lince_rag.prompting.registry import ModelSpec, check_row
+from lince_rag.prompting.registry import ModelSpec, check_row, memory_by_dtype
 
 _TEMPLATE: Final = "chat_template.jinja"
 

@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from lince_rag.errors import ConfigurationError, EngineError
-from lince_rag.prompting.registry import WEIGHT_BITS, ModelSpec
+from lince_rag.prompting.registry import WEIGHT_BITS, ModelSpec, running_bytes
 
 _DEVICE: Final = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _INTEGER_DTYPES: Final = ("I", "U", "BOOL")
-
-# Running adds a tenth to the weights: activations and the key-value cache (the same share as in the registry).
-_WORKING_SHARE: Final = 10
 
 _MEMINFO: Final = Path("/proc/meminfo")
 _CGROUP: Final = Path("/sys/fs/cgroup")
@@ -94,17 +91,10 @@ def bytes_needed(files: Iterable[Path], dtype: str | None = None) -> int:
     """Compute the memory to load and run a model's files, cast or quantized to a dtype; ``None`` keeps theirs."""
     tensors = [tensor for file in files for tensor in read_tensors(file)]
     if dtype is None:
-        return _running_bytes(sum(tensor.size for tensor in tensors))
+        return running_bytes(sum(tensor.size for tensor in tensors))
     bits = _bits(dtype)
     # Integers are not cast: they are weights that were quantized before.
-    return _running_bytes(sum(t.size if t.is_integer else t.count * bits // 8 for t in tensors))
-
-
-def memory_by_dtype(parameters: int) -> dict[str, int]:
-    """Compute the bytes to run that number of weights, by dtype; empty if the number is unknown (0)."""
-    if not parameters:
-        return {}
-    return {dtype: _running_bytes(parameters * bits // 8) for dtype, bits in WEIGHT_BITS.items()}
+    return running_bytes(sum(t.size if t.is_integer else t.count * bits // 8 for t in tensors))
 
 
 def needed_by_spec(spec: ModelSpec, dtype: str) -> int | None:
@@ -161,10 +151,6 @@ def machine_bytes() -> int | None:
 def _bits(dtype: str) -> int:
     """Bits of one weight; 16 for a dtype that the registry does not have, such as float16."""
     return WEIGHT_BITS.get(dtype, WEIGHT_BITS["bfloat16"])
-
-
-def _running_bytes(weights: int) -> int:
-    return weights + weights // _WORKING_SHARE
 
 
 def _gigabytes(size: int) -> str:
