@@ -2,7 +2,6 @@
 
 import ctypes
 import itertools
-import logging
 import re
 import statistics
 import threading
@@ -14,7 +13,11 @@ from typing import Any, Final, NamedTuple
 from lince_rag.documents.readers.blocks import Block, Content, Unreadable
 from lince_rag.text.words import clean, squeeze
 
-logger = logging.getLogger(__name__)
+# A page of a book takes a few milliseconds.
+MAXIMUM_PAGES: Final = 20_000
+
+# A longer "paragraph" (a page of ten thousand lines) is cut, because joining a line copies what was joined before.
+_LONGEST_PARAGRAPH: Final = 20_000
 
 # PDFium keeps global state and is not thread-safe (its documentation): one file at a time per process.
 _PDFIUM_LOCK: Final = threading.Lock()
@@ -56,7 +59,7 @@ class Paragraph:
 
     def add(self, text: str, hyphen: bool = False) -> None:
         """Join another line, and a word that a hyphen divided; "Austria-" + "Hungría" keeps its hyphen."""
-        if self.hyphen or re.search(r"[^\W\d_]-$", self.text):
+        if self.hyphen or re.search(r"[^\W\d_]-$", self.text[-2:]):
             mark = "" if text[:1].islower() else "-"
             self.text = self.text.removesuffix("-") + mark + text
         else:
@@ -72,7 +75,7 @@ class Paragraph:
         return self.text + "-" * self.hyphen
 
 
-def read_pdf(data: bytes) -> Content:
+def read_pdf(data: bytes, maximum_pages: int = MAXIMUM_PAGES) -> Content:
     """Read the paragraphs of a PDF, each with its page, and the title in its metadata.
 
     PDFium gives the text in the order in which the file holds it; typesetting and office programs write columns
@@ -88,13 +91,19 @@ def read_pdf(data: bytes) -> Content:
             password = getattr(error, "err_code", None) == pypdfium2.raw.FPDF_ERR_PASSWORD
             raise Unreadable("protected with a password" if password else "damaged or truncated PDF") from None
         try:
+            if len(document) > maximum_pages:
+                raise Unreadable(f"{len(document)} pages, the limit is {maximum_pages}")
             title = squeeze(document.get_metadata_dict().get("Title", ""))
             pages = [_page_paragraphs(document, number) for number in range(len(document))]
         except pypdfium2.PdfiumError as error:
             raise Unreadable(f"damaged PDF ({error})") from None
         finally:
             document.close()
-    return Content(list(_blocks(pages)), title)
+    return Content(
+        list(_blocks([paragraphs for paragraphs, _ in pages])),
+        title,
+        [number for number, (paragraphs, pictures) in enumerate(pages, start=1) if pictures and not paragraphs],
+    )
 
 
 def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
@@ -110,16 +119,15 @@ def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
             yield Block(_restore_characters(paragraph.finished()), page=number, separator=paragraph.separator)
 
 
-def _page_paragraphs(document: Any, number: int) -> list[Paragraph]:
+def _page_paragraphs(document: Any, number: int) -> tuple[list[Paragraph], bool]:
+    """The paragraphs of a page, and whether it has pictures, if it has no text."""
     from pypdfium2 import raw
 
     page = document[number]
     textpage = page.get_textpage()
     try:
         paragraphs = _join_lines(_page_lines(textpage))
-        if not paragraphs and any(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE])):
-            logger.warning("Page %d has pictures and no text: it may be a scanned page.", number + 1)
-        return paragraphs
+        return paragraphs, not paragraphs and any(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE]))
     finally:
         textpage.close()
         page.close()
@@ -174,7 +182,8 @@ def _join_lines(lines: list[Line]) -> list[Paragraph]:
     for index, line in enumerate(lines):
         # The right edge of the lines nearby; in a whole column, a wide heading over two columns would count too.
         edge = max(near.right for near in lines[max(index - 3, 0) : index + 4] if abs(near.left - line.left) < 30)
-        if paragraphs and not _starts_paragraph(lines[index - 1], line, pitch, edge):
+        fits = paragraphs and len(paragraphs[-1].text) < _LONGEST_PARAGRAPH
+        if fits and not _starts_paragraph(lines[index - 1], line, pitch, edge):
             paragraphs[-1].add(line.text, line.hyphen)
         else:
             listed = paragraphs and _BULLET.match(line.text) and _BULLET.match(paragraphs[-1].text)
