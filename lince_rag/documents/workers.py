@@ -176,6 +176,8 @@ class _Worker:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request; return the reply, or else ``{"reason", "crash": "limit" | "unknown"}``."""
         process = self._running()
+        if process is None:
+            return {"reason": "the reading process was ended from outside, twice", "crash": "unknown"}
         assert process.stdin
         assert process.stdout
         overdue = threading.Event()
@@ -208,29 +210,43 @@ class _Worker:
             return {"reason": f"reading it takes more than {self._limits.seconds:g} s", "crash": "limit"}
         return {"reason": f"reading it ended the reading process ({_status_name(status)})", "crash": "unknown"}
 
-    def _running(self) -> "subprocess.Popen[bytes]":
+    def _running(self) -> "subprocess.Popen[bytes] | None":
+        """The process, started if need be; ``None`` if a signal ended it meanwhile."""
         if self._process is None or self._process.poll() is not None:
             self.kill()
             # A pipe could fill up unread.
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
-            self._process = subprocess.Popen(
+            self._process = self._start(self._errors)
+            assert self._process.stdout
+            if not self._process.stdout.readline():
+                status = self._process.wait()
+                self._errors.seek(0)
+                lines = self._errors.read().decode(errors="replace").split("\n")
+                self.kill()
+                if status < 0:
+                    return None
+                raise LinceError(
+                    f"The process that reads files ({sys.executable} -m {__name__}) does not start: "
+                    f"{' '.join(lines[-3:]).strip() or _status_name(status)}.",
+                    hint="Check that this Python can start new processes and import lince_rag.",
+                )
+        return self._process
+
+    def _start(self, errors: IO[bytes]) -> "subprocess.Popen[bytes]":
+        try:
+            return subprocess.Popen(
                 # -P: the working folder may hold anything; the worker imports from where this process does.
                 [sys.executable, "-P", "-m", __name__, json.dumps(asdict(self._limits))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._errors,
+                stderr=errors,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
             )
-            assert self._process.stdout
-            if not self._process.stdout.readline():
-                self._errors.seek(0)
-                lines = self._errors.read().decode(errors="replace").split("\n")
-                raise LinceError(
-                    f"The process that reads files ({sys.executable} -m {__name__}) does not start: "
-                    f"{' '.join(lines[-3:]).strip() or _status_name(self._process.wait())}.",
-                    hint="Check that this Python can start new processes and import lince_rag.",
-                )
-        return self._process
+        except OSError as error:
+            raise LinceError(
+                f"The process that reads files ({sys.executable}) does not start: {error}.",
+                hint="Close other programs, or give fewer --workers.",
+            ) from error
 
     def kill(self) -> None:
         """End the process, if it runs, and release its pipes."""
