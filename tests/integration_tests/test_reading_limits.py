@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -87,28 +86,19 @@ def test_killed_workers_are_replaced(tmp_path: Path, folder: Path) -> None:
     with Index.open(tmp_path / "undisturbed") as index:
         index.ingest(folder)
         expected = index.ledger.chunk_ids()
-    killed = 0
-    done = threading.Event()
+    killed = []
 
-    def kill_now_and_then() -> None:
-        nonlocal killed
-        while not done.wait(0.7):
-            if found := worker_processes():
-                os.kill(int(found[0].split()[0]), signal.SIGKILL)
-                killed += 1
+    def kill_now_and_then(done: int, total: int, name: str) -> None:
+        if done % 40 == 20 and (found := worker_processes()):
+            killed.append(int(found[-1].split()[0]))
+            os.kill(killed[-1], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_now_and_then)
-    killer.start()
-    try:
-        with Index.open(tmp_path / "index") as index:
-            report = index.ingest(folder)
-            assert report.failed == []
-            assert index.ledger.chunk_ids() == expected
-            assert index.verify().ok
-    finally:
-        done.set()
-        killer.join()
-    assert killed
+    with Index.open(tmp_path / "index") as index:
+        report = index.ingest(folder, on_progress=kill_now_and_then)
+        assert report.failed == []
+        assert index.ledger.chunk_ids() == expected
+        assert index.verify().ok
+    assert len(set(killed)) > 1
 
 
 def test_workers_end_with_their_parent(tmp_path: Path, folder: Path) -> None:
