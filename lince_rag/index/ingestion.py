@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from langchain_core.documents import Document
 
-from lince_rag.documents.chunking import ChunkingSettings, chunk_document
+from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, chunk_document
 from lince_rag.documents.files import FileLoader, find_files, hash_file
 from lince_rag.errors import ConfigurationError, DocumentError
 from lince_rag.index.stores import ChunkStores, PreparedDocument
@@ -65,6 +65,7 @@ def ingest(
     settings = ChunkingSettings(**json.loads(stores.ledger.setting("chunking") or "{}"))
     given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
     with stores.writing():
+        stores.ledger.expect_algorithm(ALGORITHM_VERSION)
         known = stores.ledger.content_hashes()
         items = _items_by_source(given)
         report.removed = _missing_sources(given, items, known)
