@@ -135,8 +135,8 @@ class FileLoader(BaseLoader):
     """Loads one file as one LangChain ``Document`` with its whole text.
 
     The metadata: ``source`` (the path unless given), ``title``, ``content_hash`` (of the bytes), ``media_type``,
-    ``language``, and ``sections``, a list of ``{"start", "end", "page", "heading"}`` that divide the text in
-    order.
+    ``language``, ``sections``, a list of ``{"start", "end", "page", "heading"}`` that divide the text in order,
+    and ``kinds``, a list of ``{"start", "end", "kind"}`` of the code, contents and repeated lines in it.
     """
 
     def __init__(self, path: StrPath, *, source: str | None = None) -> None:
@@ -175,7 +175,7 @@ class FileLoader(BaseLoader):
             raise Unreadable("the file is empty")
         _check_kind(data, suffix, form)
         content = form.read(data)
-        text, sections, first_heading = assemble(content.blocks)
+        text, structure, first_heading = assemble(content.blocks)
         if not any(character.isalnum() for character in text):
             raise Unreadable("no text in it (scanned images?)" if form.name == "PDF" else "no text in it")
         title = squeeze(content.title)
@@ -185,7 +185,7 @@ class FileLoader(BaseLoader):
             "content_hash": hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest(),
             "media_type": form.media_type,
             "language": detect_language(text),
-            "sections": sections,
+            **structure,
         }
         return Document(page_content=text, metadata=metadata)
 
