@@ -39,7 +39,8 @@ class _Line(NamedTuple):
 
 def contents_spans(text: str) -> list[Span]:
     """Find the tables of contents, whose entries have dots and a page, and the lists of links in Markdown."""
-    lines = [_Line(*found.span(), found[0].strip()) for found in re.finditer(r"[^\n]*\S[^\n]*", text)]
+    found = re.finditer(r"[^\n]+", text)
+    lines = [_Line(*line.span(), line[0].strip()) for line in found if not line[0].isspace()]
     return [*_page_lists(lines), *_link_lists(lines)]
 
 

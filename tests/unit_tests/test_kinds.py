@@ -42,7 +42,7 @@ def test_a_list_of_links_to_local_files_is_contents() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["." * 200_000, ". " * 100_000, "- [" * 60_000, "a....1\n" * 60_000, "…·" * 90_000]
+    "text", ["." * 200_000, ". " * 100_000, "- [" * 60_000, "a....1\n" * 60_000, "…·" * 90_000, " " * 200_000]
 )
 def test_time_grows_with_the_size_of_a_text_only(text: str) -> None:
     start = time.perf_counter()
