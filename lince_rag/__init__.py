@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lince_rag.chain.best_of import BestOf
     from lince_rag.chain.rag import create_rag_chain
     from lince_rag.documents.chunking import ChunkingSettings
+    from lince_rag.documents.workers import ReadingLimits
     from lince_rag.engines.scorers.classifiers import SequenceClassifier
     from lince_rag.engines.scorers.rerankers import LinceReranker
     from lince_rag.errors import LinceError
@@ -32,6 +33,7 @@ __all__ = [
     "LinceLLM",
     "LinceReranker",
     "NativePrompt",
+    "ReadingLimits",
     "SequenceClassifier",
     "create_document_agent",
     "create_rag_chain",
@@ -51,6 +53,7 @@ _MODULES = {
     "LinceLLM": "models.llm",
     "LinceReranker": "engines.scorers.rerankers",
     "NativePrompt": "models.native_prompt",
+    "ReadingLimits": "documents.workers",
     "SequenceClassifier": "engines.scorers.classifiers",
     "create_document_agent": "agents.agent",
     "create_rag_chain": "chain.rag",

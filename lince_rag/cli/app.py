@@ -17,9 +17,13 @@ from lince_rag.cli.options import (
     INTERRUPTED_STATUS,
     AnswerOptions,
     EmbeddingsOption,
+    FileMemoryOption,
+    FilePagesOption,
+    FileSecondsOption,
     IndexOption,
     JsonOption,
     ModelsFileOption,
+    WorkersOption,
     takes_answer_options,
 )
 from lince_rag.errors import ConfigurationError, LinceError
@@ -46,23 +50,42 @@ def ingest(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders: txt, md, html, pdf, docx.")],
     index: IndexOption = DEFAULT_INDEX,
     embeddings: EmbeddingsOption = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List the files that are not read.")] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Also read what links of a folder lead to outside it.")
+    ] = False,
+    file_seconds: FileSecondsOption = None,
+    file_memory: FileMemoryOption = None,
+    file_pages: FilePagesOption = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Read documents into an index. Run it again after changes: it reads only what has changed."""
-    from lince_rag.cli.terminal import print_ingest_report, print_plain, progress_bar, reader_language
+    from lince_rag.cli.terminal import (
+        print_ingest_report,
+        print_plain,
+        print_skipped,
+        progress_bar,
+        reader_language,
+    )
+    from lince_rag.documents.workers import ReadingLimits
     from lince_rag.index.index import Index
 
     language = reader_language()
+    given = {"seconds": file_seconds, "memory_mib": file_memory, "pages": file_pages, "workers": workers}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    limits = ReadingLimits(**chosen)
     with Index.open(index, embeddings=embeddings) as opened:
         try:
             with progress_bar(wording("ingesting", language)) as progress:
-                report = opened.ingest(list(paths), on_progress=progress)
+                report = opened.ingest(list(paths), on_progress=progress, limits=limits, follow_links=follow_links)
         except KeyboardInterrupt:
             print_plain(wording("interrupted", language))
             raise typer.Exit(INTERRUPTED_STATUS) from None
-    if not (report.added or report.changed or report.unchanged or report.removed or report.failed):
-        given = ", ".join(str(path) for path in paths)
-        raise ConfigurationError(wording("no_documents", language, paths=given))
-    print_ingest_report(report, str(index), language)
+    found = report.added or report.changed or report.unchanged or report.removed or report.failed
+    if not found:
+        print_skipped(report.skipped, language, verbose=verbose)
+        raise ConfigurationError(wording("no_documents", language, paths=", ".join(map(str, paths))))
+    print_ingest_report(report, str(index), language, verbose=verbose)
     if report.failed:
         raise typer.Exit(1)
 
@@ -197,7 +220,9 @@ def main() -> None:
     except LinceError as error:
         if debug:
             raise
-        sys.stderr.write(f"lince-rag: {error}\n".replace("\n", " ").rstrip() + "\n")
+        from lince_rag.cli.terminal import visible
+
+        sys.stderr.write(visible(f"lince-rag: {error}".replace("\n", " ").rstrip()) + "\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED_STATUS) from None

@@ -28,6 +28,19 @@ EmbeddingsOption = Annotated[
         "Default: the index's own."
     ),
 ]
+# What reading one file may take; without a value, the defaults of ``ReadingLimits`` hold.
+FileSecondsOption = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Give up a file that takes more seconds of processor time. Default: 60."),
+]
+FileMemoryOption = Annotated[
+    int | None,
+    typer.Option(min=100, metavar="MIB", help="Give up a file that takes more memory. Default: 512 MiB."),
+]
+FilePagesOption = Annotated[int | None, typer.Option(min=1, help="Longest PDF, in pages. Default: 20000.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes that read files. Default: one per core, at most 8.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelsFileOption = Annotated[
     Path | None,

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from lince_rag.index.ledger import Source
     from lince_rag.index.verification import VerifyReport
     from lince_rag.prompting.registry import ModelSpec
+
+# What moves the cursor, changes colours or reverses the text on a terminal; file names and documents may hold it.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+# Suffixes that are counted one by one among the files of unknown kinds.
+_SHOWN_SUFFIXES = 8
 
 _LINE_BREAK = re.compile(r"(?<!\n)[ \t]*\n[ \t]*(?!\n)")
 
@@ -46,12 +53,17 @@ def diagnostics() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def visible(text: str) -> str:
+    r"""Write control characters as escapes, such as ``\x1b``, except for line ends and tabs."""
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
 def short_path(source: str) -> str:
-    """Return a path relative to the working folder, if it is below it."""
+    """Return a path to print: relative to the working folder if it is below it, on one line."""
     path = Path(source)
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
-        return str(path.relative_to(Path.cwd()))
-    return source
+        source = str(path.relative_to(Path.cwd()))
+    return visible(source).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = short_path) -> "Answer":
@@ -61,7 +73,7 @@ def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = s
     for step in steps:
         if isinstance(step, str):
             # A single line break in a quotation comes from the layout of the file.
-            sys.stdout.write(_LINE_BREAK.sub(" ", step))
+            sys.stdout.write(visible(_LINE_BREAK.sub(" ", step)))
             sys.stdout.flush()
             shown += step
         else:
@@ -72,7 +84,7 @@ def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = s
         console.print(f"  [yellow]{escape(wording(correction, answer.language))}[/]")
     if shown.strip() != answer.text:
         # The answer was corrected after it had been printed.
-        print_plain(_LINE_BREAK.sub(" ", answer.text))
+        print_plain(visible(_LINE_BREAK.sub(" ", answer.text)))
     seen: dict[str, None] = {}
     for citation in answer.citations:
         place = name(citation.source)
@@ -116,17 +128,47 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int, str], None]]:
         yield report
 
 
-def print_ingest_report(report: "IngestReport", index: str, language: Language) -> None:
-    """Print what an ingestion did; files that failed go to the error stream, each with the reason."""
+def print_ingest_report(report: "IngestReport", index: str, language: Language, *, verbose: bool) -> None:
+    """Print what an ingestion did; files that failed go to the error stream, each with the reason.
+
+    The files that were not read are counted by the reason; ``verbose`` lists them.
+    """
     counts = {name: len(getattr(report, name)) for name in ("added", "changed", "unchanged", "removed", "failed")}
     print_plain(wording("ingested", language, **counts, chunks=report.chunks, seconds=report.seconds))
     if report.failed:
         console = diagnostics()
         console.print(f"[yellow]{wording('not_indexed', language)}[/]")
         for problem in report.failed:
-            console.print(f"  {short_path(problem.source)}: {problem.reason}", markup=False)
-    else:
+            console.print(f"  {short_path(problem.source)}: {visible(problem.reason)}", markup=False)
+    for source, pages in report.pages_without_text.items():
+        numbers = ", ".join(map(str, pages))
+        print_plain(wording("pages_without_text", language, source=short_path(source), pages=numbers))
+    print_skipped(report.skipped, language, verbose=verbose)
+    if not report.failed:
         print_plain(wording("ask_next", language, index=index))
+
+
+def print_skipped(skipped: dict[str, list[str]], language: Language, *, verbose: bool) -> None:
+    """Print how many files of the folders were not read, by the reason; ``verbose`` lists them."""
+    if not skipped:
+        return
+    suffixes = Counter(Path(path).suffix.lower() for path in skipped.get("unsupported", []))
+    kinds = ", ".join(
+        f"{visible(suffix) or '–'} {count}" for suffix, count in suffixes.most_common(_SHOWN_SUFFIXES)
+    )
+    parts = {
+        reason: wording(f"skipped_{reason}", language, count=len(skipped[reason]), kinds=kinds)
+        for reason in ("unsupported", "hidden", "link")
+        if reason in skipped
+    }
+    print_plain(wording("skipped", language, parts="; ".join(parts.values())))
+    if not verbose:
+        print_plain(wording("skipped_verbose", language))
+        return
+    for reason, part in parts.items():
+        print_plain(f"  {part}")
+        for path in sorted(skipped[reason]):
+            print_plain(f"    {short_path(path)}")
 
 
 def print_sources(

@@ -1,12 +1,12 @@
-"""Document → chunks that follow sentences and headings, with character offsets and stable ids."""
+"""Document → chunks that follow sentences and headings, with character offsets, stable ids and their terms."""
 
 import bisect
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Self, cast
 
 from langchain_core.documents import Document
 
@@ -22,6 +22,7 @@ from lince_rag.documents.kinds import (
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language, detect_language
 from lince_rag.text.sentences import sentence_spans
+from lince_rag.text.words import terms
 
 # Raise it whenever the same settings start to give different chunks: the next ingestion then reads every file of
 # an existing index again.
@@ -91,6 +92,64 @@ class _Unit(NamedTuple):
 
 
 DEFAULT_SETTINGS: Final = ChunkingSettings()
+
+
+@dataclass(frozen=True)
+class PreparedDocument:
+    """A document that is ready to be written, with its chunks, which have ids and offsets."""
+
+    # The whole text, with source, title and language in its metadata.
+    document: Document
+    chunks: Sequence[Document]
+    # What the lexical index holds of each chunk.
+    terms: Sequence[str]
+
+    @property
+    def source(self) -> str:
+        """The document's name."""
+        return str(self.document.metadata["source"])
+
+    @property
+    def content_hash(self) -> str:
+        """The digest of what was read, which tells whether it has changed."""
+        return str(self.document.metadata["content_hash"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values from which ``from_json`` makes an equal document, without its sections."""
+        metadata = {key: value for key, value in self.document.metadata.items() if key != "sections"}
+        return {
+            "text": self.document.page_content,
+            "metadata": metadata,
+            "chunks": [(chunk.id, chunk.metadata) for chunk in self.chunks],
+            "terms": self.terms,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Make a document from the values of ``to_json``."""
+        text = values["text"]
+        chunks = [
+            Document(id=id_, page_content=text[metadata["start"] : metadata["end"]], metadata=metadata)
+            for id_, metadata in values["chunks"]
+        ]
+        return cls(Document(page_content=text, metadata=values["metadata"]), chunks, values["terms"])
+
+
+def prepare(document: Document, settings: ChunkingSettings = DEFAULT_SETTINGS) -> PreparedDocument:
+    """Cut a document into chunks and find their terms."""
+    chunks = chunk_document(document, settings)
+    return PreparedDocument(document, chunks, [index_terms(chunk) for chunk in chunks])
+
+
+def searchable_text(chunk: Document) -> str:
+    """Return the text that is indexed for a chunk: its headings, then its text."""
+    heading = chunk.metadata.get("heading")
+    return f"{heading}\n{chunk.page_content}" if heading else chunk.page_content
+
+
+def index_terms(chunk: Document) -> str:
+    """Return the terms of a chunk's searchable text, with spaces between them."""
+    return " ".join(terms(searchable_text(chunk), chunk.metadata["language"]))
 
 
 def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETTINGS) -> list[Document]:

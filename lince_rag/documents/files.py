@@ -5,16 +5,16 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
 from lince_rag.documents.readers.blocks import Content, Unreadable, assemble
 from lince_rag.documents.readers.html import read_html
-from lince_rag.documents.readers.pdf import read_pdf
+from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
 from lince_rag.documents.readers.text import read_markdown, read_text
 from lince_rag.documents.readers.word import read_docx
 from lince_rag.errors import DocumentError
@@ -75,6 +75,9 @@ _HTML_START: Final = re.compile(
 )
 _ENCRYPTED_WORD: Final = "EncryptedPackage".encode("utf-16-le")
 
+# What the kernel shows as files (processes, devices); /dev/shm holds real ones, and its other files are no files.
+_SYSTEM_FOLDERS: Final = ("/proc", "/sys")
+
 # Titles that word processors and typesetters set automatically, and file names.
 _NO_TITLE: Final = re.compile(
     r"(untitled|sin t[ií]tulo|sem t[ií]tulo|word document|document[oe]?|presentaci[oó]n|apresenta[cç][aã]o|"
@@ -85,35 +88,96 @@ _NO_TITLE: Final = re.compile(
 _MAXIMUM_TITLE: Final = 200
 
 
-def find_files(paths: StrPath | Iterable[StrPath]) -> list[Path]:
+@dataclass
+class FoundFiles:
+    """The files to read, and those of the folders that are not read, by the reason.
+
+    The reasons: ``unsupported`` (a kind of file that has no reader), ``hidden`` (the name begins with a dot; a
+    hidden folder counts once), ``link`` (it leads out of the folder, or to a folder).
+    """
+
+    files: list[Path] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    def skip(self, reason: str, path: StrPath) -> None:
+        """Note a file, or a folder with all it holds, that is not read."""
+        self.skipped.setdefault(reason, []).append(_printable(path))
+
+
+def find_files(paths: StrPath | Iterable[StrPath], *, follow_links: bool = False) -> FoundFiles:
     """List the files to read, each once, in the order of the paths.
 
-    A folder gives every file of a supported kind in it and below, sorted. Hidden files are skipped, and links to
-    folders are not followed, so a cycle of links is harmless. A file given by name is kept whatever it is, and so
-    is a path that does not exist: loading it reports what is wrong.
+    A folder gives every file of a supported kind in it and below, sorted. Hidden files are skipped, and so are
+    links to folders and to files outside the folder, unless ``follow_links``; each folder is then read once, so a
+    cycle of links is harmless. A file given by name is kept whatever it is, and so is a path that does not exist:
+    loading it reports what is wrong.
     """
-    found: dict[str, Path] = {}
+    found = FoundFiles()
+    files: dict[str, Path] = {}
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        for file in _walk(Path(path)) if os.path.isdir(path) else [Path(path)]:
-            found.setdefault(os.path.abspath(file), file)
-    return list(found.values())
+        for file in _Walk(Path(path), found, follow_links).files() if os.path.isdir(path) else [Path(path)]:
+            files.setdefault(os.path.abspath(file), file)
+    found.files = list(files.values())
+    return found
 
 
-def _walk(folder: Path) -> list[Path]:
-    files: list[Path] = []
+class _Walk:
+    """Lists the files of one folder, and notes those that are not read."""
 
-    def unreadable(error: OSError) -> None:
-        # A folder that cannot be listed is kept, so that loading it reports it.
-        files.append(Path(error.filename))
+    def __init__(self, folder: Path, found: FoundFiles, follow_links: bool) -> None:
+        self._folder = folder
+        self._found = found
+        self._follow_links = follow_links
+        self._root = os.path.realpath(folder)
+        self._visited = {self._root}
 
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in FORMATS
-        ]
-    return sorted(files)
+    def files(self) -> list[Path]:
+        files: list[Path] = []
+
+        def unreadable(error: OSError) -> None:
+            # A folder that cannot be listed is kept, so that loading it reports it.
+            files.append(Path(error.filename))
+
+        walk = os.walk(self._folder, onerror=unreadable, followlinks=self._follow_links)
+        for parent, folders, names in walk:
+            folders[:] = [name for name in sorted(folders) if self._enters(os.path.join(parent, name), name)]
+            paths = [os.path.join(parent, name) for name in names if self._reads(os.path.join(parent, name), name)]
+            files += map(Path, paths)
+        return sorted(files)
+
+    def _enters(self, path: str, name: str) -> bool:
+        real = os.path.realpath(path)
+        if name.startswith("."):
+            self._found.skip("hidden", path + os.sep)
+        elif os.path.islink(path) and not self._follow_links:
+            self._found.skip("link", path + os.sep)
+        elif _is_of_the_system(real):
+            self._found.skip("unsupported", path + os.sep)
+        elif real not in self._visited:
+            self._visited.add(real)
+            return True
+        return False
+
+    def _reads(self, path: str, name: str) -> bool:
+        leads_out = os.path.islink(path) and not _is_inside(os.path.realpath(path), self._root)
+        if name.startswith("."):
+            self._found.skip("hidden", path)
+        elif Path(name).suffix.lower() not in FORMATS:
+            self._found.skip("unsupported", path)
+        elif leads_out and not self._follow_links:
+            self._found.skip("link", path)
+        else:
+            return True
+        return False
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path.startswith(os.path.join(folder, ""))
+
+
+def _is_of_the_system(path: str) -> bool:
+    """Return whether a path without links is one of the kernel's, whose files only look like files."""
+    return any(path == folder or _is_inside(path, folder) for folder in _SYSTEM_FOLDERS)
 
 
 def hash_file(path: StrPath) -> str:
@@ -136,12 +200,19 @@ class FileLoader(BaseLoader):
 
     The metadata: ``source`` (the path unless given), ``title``, ``content_hash`` (of the bytes), ``media_type``,
     ``language``, ``sections``, a list of ``{"start", "end", "page", "heading"}`` that divide the text in order,
-    and ``kinds``, a list of ``{"start", "end", "kind"}`` of the code, contents and repeated lines in it.
+    ``kinds``, a list of ``{"start", "end", "kind"}`` of the code, contents and repeated lines in it, and for a PDF
+    ``pages_without_text``, the numbers of the pages that hold only pictures.
+
+    Args:
+        path: The file.
+        source: The document's name; by default the path.
+        maximum_pages: Pages of the longest PDF that is read.
     """
 
-    def __init__(self, path: StrPath, *, source: str | None = None) -> None:
+    def __init__(self, path: StrPath, *, source: str | None = None, maximum_pages: int = MAXIMUM_PAGES) -> None:
         self.path = Path(path)
         self.source = _printable(path) if source is None else source
+        self.maximum_pages = maximum_pages
 
     def lazy_load(self) -> Iterator[Document]:
         """Yield the document, or raise ``DocumentError`` with the reason why the file cannot be read."""
@@ -151,6 +222,8 @@ class FileLoader(BaseLoader):
             raise DocumentError(self.source, str(error)) from None
         except OSError as error:
             raise DocumentError(self.source, _reason(error)) from None
+        except MemoryError:
+            raise
         except Exception as error:
             # The parsers fail in many ways on damaged files, and one such file must not stop the reading of a
             # folder.
@@ -174,12 +247,12 @@ class FileLoader(BaseLoader):
         if not data.strip():
             raise Unreadable("the file is empty")
         _check_kind(data, suffix, form)
-        content = form.read(data)
+        content = read_pdf(data, self.maximum_pages) if form.name == "PDF" else form.read(data)
         text, structure, first_heading = assemble(content.blocks)
         if not any(character.isalnum() for character in text):
             raise Unreadable("no text in it (scanned images?)" if form.name == "PDF" else "no text in it")
         title = squeeze(content.title)
-        metadata = {
+        metadata: dict[str, Any] = {
             "source": self.source,
             "title": title if _is_title(title) else first_heading or _printable(self.path.stem),
             "content_hash": hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest(),
@@ -187,6 +260,8 @@ class FileLoader(BaseLoader):
             "language": detect_language(text),
             **structure,
         }
+        if content.pages_without_text:
+            metadata["pages_without_text"] = content.pages_without_text
         return Document(page_content=text, metadata=metadata)
 
 
@@ -196,7 +271,7 @@ def _check_regular(path: StrPath) -> int:
     if stat.S_ISDIR(status.st_mode):
         listable = os.access(path, os.R_OK | os.X_OK)
         raise Unreadable("a folder, not a file" if listable else "no permission to list the folder")
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) or _is_of_the_system(os.path.realpath(path)):
         raise Unreadable("not a regular file")
     return status.st_size
 

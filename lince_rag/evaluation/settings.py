@@ -14,13 +14,12 @@ from langchain_core.embeddings import Embeddings
 from pydantic import ValidationError
 
 from lince_rag.chain.rag import RagChain, create_rag_chain
-from lince_rag.documents.chunking import ChunkingSettings
+from lince_rag.documents.chunking import ChunkingSettings, PreparedDocument, index_terms
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
 from lince_rag.index.index import Index
 from lince_rag.index.ingestion import CHUNKS_PER_COMMIT
 from lince_rag.index.ledger import Source
-from lince_rag.index.stores import PreparedDocument
 from lince_rag.models.chat_model import ChatLince
 
 # The keys of a setting, and what converts the text of each value.
@@ -211,7 +210,12 @@ def _batches(
 
 
 def _prepared(index: Index, source: Source, ids: set[str]) -> PreparedDocument:
-    metadata = {"source": source.source, "title": source.title, "language": source.language}
+    metadata = {
+        "source": source.source,
+        "title": source.title,
+        "language": source.language,
+        "content_hash": source.content_hash,
+    }
     document = Document(page_content=index.text(source.source), metadata=metadata)
     chunks = sorted(index.ledger.chunks(ids).values(), key=lambda chunk: int(chunk.metadata["start"]))
-    return PreparedDocument(document, source.content_hash, chunks)
+    return PreparedDocument(document, chunks, [index_terms(chunk) for chunk in chunks])

@@ -12,6 +12,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.chunking import ChunkingSettings
+from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
 from lince_rag.index.ingestion import IngestReport, ingest
@@ -164,24 +165,31 @@ class Index:
         paths: str | Path | Document | Iterable[str | Path | Document],
         *,
         on_progress: Callable[[int, int, str], None] | None = None,
+        limits: ReadingLimits = DEFAULT_LIMITS,
+        follow_links: bool = False,
     ) -> IngestReport:
         """Bring files, folders and LangChain documents into the index.
 
-        An unchanged file is only hashed; a changed file replaces its old chunks; files of an ingested folder that
-        no longer exist are removed from the index. It is safe to interrupt it at any moment and run it again.
+        Files are read in worker processes, so that one that crashes its reader or takes too much time or memory
+        costs only itself. An unchanged file is only hashed; a changed file replaces its old chunks; files of an
+        ingested folder that no longer exist are removed from the index. It is safe to interrupt it at any moment
+        and run it again.
 
         Args:
             paths: Files, folders or documents.
             on_progress: Called with (number of files done, total number of files, name of the current one).
+            limits: What reading one file may take, and the number of worker processes.
+            follow_links: Whether to read what links of a folder lead to outside it.
 
         Returns:
-            What was added, changed, left unchanged and removed, and what could not be read and why.
+            What was added, changed, left unchanged and removed, what could not be read and why, and which files of
+            the folders were not read.
 
         Raises:
             ConfigurationError: A document has no ``source`` in its metadata.
             IndexLockedError: Another process is writing.
         """
-        return ingest(self.stores, paths, on_progress)
+        return ingest(self.stores, paths, on_progress, limits=limits, follow_links=follow_links)
 
     def delete(self, source: str | Path) -> int:
         """Remove a document from the index.

@@ -6,17 +6,19 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from langchain_core.documents import Document
 
-from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, chunk_document
-from lince_rag.documents.files import FileLoader, find_files, hash_file
+from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, PreparedDocument, prepare
+from lince_rag.documents.files import FileLoader, FoundFiles, find_files, hash_file
+from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits, ReadingPool
 from lince_rag.errors import ConfigurationError, DocumentError
-from lince_rag.index.stores import ChunkStores, PreparedDocument
+from lince_rag.index.stores import ChunkStores
 from lince_rag.index.verification import is_gone
 from lince_rag.text.language import LANGUAGES, detect_language
 
@@ -25,6 +27,9 @@ from lince_rag.text.language import LANGUAGES, detect_language
 CHUNKS_PER_COMMIT: Final = 512
 
 Item = str | Path | Document
+
+# What became of an item: it is unchanged (``None``), cannot be read, or is ready to be written.
+Outcome = PreparedDocument | DocumentError | None
 
 # What SQLite cannot store in a text: NUL and lone surrogates.
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
@@ -41,6 +46,8 @@ class IngestReport:
         removed: Sources that left the index because their file no longer exists.
         failed: One error, with its reason, per file that could not be read. If a file was readable before, the
             index keeps the chunks of its last readable version.
+        skipped: Files of the folders that were not read, by the reason: ``unsupported``, ``hidden`` or ``link``.
+        pages_without_text: The pages of each PDF, new or changed, that hold pictures only (scanned?).
         chunks: Number of chunks written.
         seconds: Duration.
     """
@@ -50,6 +57,8 @@ class IngestReport:
     unchanged: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     failed: list[DocumentError] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    pages_without_text: dict[str, list[int]] = field(default_factory=dict)
     chunks: int = 0
     seconds: float = 0.0
 
@@ -58,31 +67,36 @@ def ingest(
     stores: ChunkStores,
     paths: Item | Iterable[Item],
     on_progress: Callable[[int, int, str], None] | None = None,
+    *,
+    limits: ReadingLimits = DEFAULT_LIMITS,
+    follow_links: bool = False,
 ) -> IngestReport:
     """Bring files, folders and documents into the stores and the ledger of an index; see ``Index.ingest``."""
     started = time.monotonic()
     report = IngestReport()
     settings = ChunkingSettings(**json.loads(stores.ledger.setting("chunking") or "{}"))
     given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
-    with stores.writing():
+    with stores.writing(), ReadingPool(settings, limits) as pool:
         stores.ledger.expect_algorithm(ALGORITHM_VERSION)
         known = stores.ledger.content_hashes()
-        items = _items_by_source(given)
+        found = find_files(
+            [_absolute(item) for item in given if not isinstance(item, Document)], follow_links=follow_links
+        )
+        report.skipped = found.skipped
+        items = _items_by_source(found, given)
         report.removed = _missing_sources(given, items, known)
         if report.removed:
             stores.write([], forget=report.removed)
         for source in report.removed:
             items.pop(source, None)
         batch: list[PreparedDocument] = []
-        for done, (source, item) in enumerate(items.items()):
+        outcomes = pool.map(partial(_prepare, pool, settings, known), items.items())
+        for done, (source, outcome) in enumerate(zip(items, outcomes, strict=True)):
             if on_progress:
                 on_progress(done, len(items), source)
-            prepared = _prepare(item, source, known.get(source), settings, report)
-            if prepared is None:
+            if not _note(report, source, outcome, known):
                 continue
-            (report.changed if source in known else report.added).append(source)
-            report.chunks += len(prepared.chunks)
-            batch.append(prepared)
+            batch.append(outcome)
             if sum(len(document.chunks) for document in batch) >= CHUNKS_PER_COMMIT:
                 stores.write(batch)
                 batch = []
@@ -94,10 +108,24 @@ def ingest(
     return report
 
 
-def _items_by_source(given: list[Item]) -> dict[str, Path | Document]:
+def _note(report: IngestReport, source: str, outcome: Outcome, known: Mapping[str, str]) -> bool:
+    """Note in the report what became of an item; return whether it is to be written."""
+    if outcome is None:
+        report.unchanged.append(source)
+        return False
+    if isinstance(outcome, DocumentError):
+        report.failed.append(outcome)
+        return False
+    (report.changed if source in known else report.added).append(source)
+    report.chunks += len(outcome.chunks)
+    if pages := outcome.document.metadata.get("pages_without_text"):
+        report.pages_without_text[source] = pages
+    return True
+
+
+def _items_by_source(found: FoundFiles, given: list[Item]) -> dict[str, Path | Document]:
     """Return the files of all paths and folders, and the documents; the last one with a name wins."""
-    files = find_files([_absolute(item) for item in given if not isinstance(item, Document)])
-    items: dict[str, Path | Document] = {_source(file): file for file in files}
+    items: dict[str, Path | Document] = {_source(file): file for file in found.files}
     return items | {_source(item): item for item in given if isinstance(item, Document)}
 
 
@@ -144,19 +172,18 @@ def _missing_sources(given: list[Item], items: dict[str, Path | Document], known
 
 
 def _prepare(
-    item: Path | Document, source: str, known_hash: str | None, settings: ChunkingSettings, report: IngestReport
-) -> PreparedDocument | None:
-    """Load and chunk an item; return ``None`` and note it in the report if it is unchanged or cannot be read."""
+    pool: ReadingPool, settings: ChunkingSettings, known: Mapping[str, str], named: tuple[str, Path | Document]
+) -> Outcome:
+    source, item = named
     try:
         content_hash = hash_file(item) if isinstance(item, Path) else _hash_document(item)
-        if content_hash == known_hash:
-            report.unchanged.append(source)
+        if content_hash == known.get(source):
             return None
-        document = FileLoader(item).load()[0] if isinstance(item, Path) else _clean(item, source, content_hash)
-        return PreparedDocument(document, content_hash, chunk_document(document, settings))
+        if isinstance(item, Path):
+            return pool.read(item, source)
+        return prepare(_clean(item, source, content_hash), settings)
     except DocumentError as error:
-        report.failed.append(error)
-        return None
+        return error
 
 
 def _clean(document: Document, source: str, content_hash: str) -> Document:

@@ -51,18 +51,18 @@ class LexicalIndex:
                 hint=f"Delete the folder {folder}, then run verify with repair on the index to rebuild it.",
             ) from error
 
-    def write(self, chunks: Iterable[tuple[str, str, Language]], delete: Iterable[str] = ()) -> None:
-        """Add or replace (id, text, language) chunks and delete ids in one commit; unknown ids are skipped."""
+    def write(self, chunks: Iterable[tuple[str, str]], delete: Iterable[str] = ()) -> None:
+        """Add or replace chunks, (id, terms with spaces between), and delete ids in one commit, known or not."""
         import tantivy
 
         writer = self._index.writer(heap_size=WRITER_BYTES, num_threads=1)
         for chunk_id in delete:
             writer.delete_documents_by_term("id", chunk_id)
-        for chunk_id, text, language in chunks:
+        for chunk_id, found in chunks:
             writer.delete_documents_by_term("id", chunk_id)
             document = tantivy.Document()
             document.add_text("id", chunk_id)
-            document.add_text("terms", " ".join(terms(text, language)))
+            document.add_text("terms", found)
             writer.add_document(document)
         writer.commit()
         writer.wait_merging_threads()

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +11,7 @@ from filelock import FileLock, Timeout
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
+from lince_rag.documents.chunking import PreparedDocument, index_terms, searchable_text
 from lince_rag.errors import IndexFolderError, IndexLockedError
 from lince_rag.index.embeddings import embeddings_name
 from lince_rag.index.filters import filter_to_sql
@@ -49,21 +49,6 @@ NEUTRAL_WEIGHT: Final = 0.5
 
 # Counts the Chroma folders that this process has opened.
 _OPENED: Final = count()
-
-
-@dataclass(frozen=True)
-class PreparedDocument:
-    """A document that is ready to be written, with its chunks, which have ids and offsets."""
-
-    # The whole text, with source, title and language in its metadata.
-    document: Document
-    content_hash: str
-    chunks: Sequence[Document]
-
-    @property
-    def source(self) -> str:
-        """The document's name."""
-        return str(self.document.metadata["source"])
 
 
 class ChunkStores:
@@ -184,7 +169,8 @@ class ChunkStores:
         new = {str(chunk.id) for chunk in chunks}
         sources = [document.source for document in prepared] + list(forget)
         old = {chunk_id for source in sources for chunk_id in self.ledger.chunk_ids(source)}
-        self.store(chunks, uncommitted=new - old)
+        found = [terms for document in prepared for terms in document.terms]
+        self.store(chunks, found, uncommitted=new - old)
         with self.ledger.transaction():
             for source in forget:
                 self.ledger.forget(source)
@@ -195,8 +181,13 @@ class ChunkStores:
         self._generation = self.ledger.generation
         self._delete_uncommitted()
 
-    def store(self, chunks: Sequence[Document], uncommitted: Set[str] = frozenset()) -> None:
-        """Write chunks to both stores without committing them; ``uncommitted`` are the ids that are new."""
+    def store(
+        self, chunks: Sequence[Document], terms: Sequence[str] | None = None, uncommitted: Set[str] = frozenset()
+    ) -> None:
+        """Write chunks to both stores without committing them.
+
+        ``terms`` are those of each chunk, if they are known already; ``uncommitted`` are the ids that are new.
+        """
         if not chunks:
             return
         texts = [searchable_text(chunk) for chunk in chunks]
@@ -209,8 +200,8 @@ class ChunkStores:
             self.ledger.set_uncommitted(add=uncommitted & set(ids[part]))
             with self._changing_vectors() as store:
                 store._collection.upsert(ids[part], vectors, metadatas[part], texts[part])
-        languages = [chunk.metadata["language"] for chunk in chunks]
-        self.lexical.write(zip(ids, texts, languages, strict=True))
+        terms = [index_terms(chunk) for chunk in chunks] if terms is None else terms
+        self.lexical.write(zip(ids, terms, strict=True))
 
     def discard(self, ids: Sequence[str]) -> None:
         """Delete chunks from both stores; unknown ids are skipped."""
@@ -264,12 +255,6 @@ def _search_exactly(found: Any, vector: list[float]) -> list[tuple[str, float]]:
     # A text without terms has the zero vector; its similarity is 0.
     similarities = (vectors @ wanted / np.where(lengths > 0, lengths, 1.0)).tolist()
     return sorted(zip(found["ids"], similarities, strict=True), key=lambda pair: -pair[1])
-
-
-def searchable_text(chunk: Document) -> str:
-    """Return the text that is indexed for a chunk: its headings, then its text."""
-    heading = chunk.metadata.get("heading")
-    return f"{heading}\n{chunk.page_content}" if heading else chunk.page_content
 
 
 def open_vector_store(

@@ -21,8 +21,16 @@ _PRIVATE_USE: Final = range(0xE000, 0xF900)
 
 BACKSLASH: Final = "\\"
 
-# White space and the characters without width, with which a marker can be padded.
-_SPACE: Final = "[\\s\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
+# What shows nothing, wherever it stands: Unicode's Default_Ignorable_Code_Point (soft hyphen, joiners, directions,
+# variation selectors, tags). A marker with it inside reads as the marker.
+_INVISIBLE: Final = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+
+# With what a marker can be padded: white space, also as SentencePiece writes it (U+2581), which the tokenizers of
+# the LLaMA models read as a space, and what shows nothing.
+_SPACE: Final = f"[\\s\u2581{_INVISIBLE}]"
 
 _IS_SPACE: Final = re.compile(_SPACE)
 
@@ -107,9 +115,9 @@ def compile_patterns(
 
 
 def _marker_pattern(marker: str) -> str:
-    """Match a marker with any white space between its words and its punctuation."""
+    """Match a marker with any white space between its words and its punctuation, and invisible things in them."""
     runs = [match.group() for match in re.finditer(r"\w+|([^\w\s])\1*", marker)]
-    return f"{_SPACE}*".join("".join(map(_character_pattern, run)) for run in runs)
+    return f"{_SPACE}*".join(f"[{_INVISIBLE}]*".join(map(_character_pattern, run)) for run in runs)
 
 
 def _character_pattern(character: str) -> str:

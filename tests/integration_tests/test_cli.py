@@ -16,6 +16,7 @@ import pytest
 from lince_rag import ChatLince, HybridRetriever, Index
 from lince_rag.cli.options import AnswerOptions
 from tests.checkpoints import KINDS, shared_checkpoint
+from tests.unit_tests.file_samples import pdf_bytes
 
 COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
 
@@ -187,6 +188,40 @@ def test_a_folder_without_documents(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     _, err = run("ingest", "empty", "--index", "index", status=2, cwd=tmp_path)
     assert "No hay ningún documento" in err
+
+
+def test_what_is_not_read_is_counted_and_listed(tmp_path: Path) -> None:
+    documents = tmp_path / "documentos"
+    documents.mkdir()
+    for name in ("a.txt", "foto.png", "otra.png", ".oculto.txt"):
+        (documents / name).write_text("Hola.")
+    (documents / "b\x1b[31m\u202e.txt").write_text("Adiós.")
+    (documents / "secreto.txt").symlink_to("/etc/passwd")
+    arguments = ["ingest", str(documents), "--index", str(tmp_path / "índice")]
+    out, _ = run(*arguments, LC_ALL="es")
+    assert "2 nuevos" in out
+    assert "de tipos sin lector: 2 (.png 2); ocultos: 1; enlaces que salen de la carpeta: 1." in out
+    assert "secreto" not in out
+    out, _ = run(*arguments, "--verbose", LC_ALL="es")
+    assert all(name in out for name in ("foto.png", ".oculto.txt", "secreto.txt"))
+    out, _ = run("status", "--index", str(tmp_path / "índice"), LC_ALL="es")
+    assert "passwd" not in out
+    out, _ = run(*arguments, "--follow-links", LC_ALL="es")
+    assert "1 nuevos" in out
+    (documents / "b\x1b[31m\u202e.txt").write_bytes(b"\x89PNG")
+    out, error = run(*arguments, status=1)
+    assert r"b\x1b[31m\u202e.txt" in error
+    assert not {"\x1b", "\u202e"} & {*out, *error}
+
+
+def test_limits_of_a_file_are_options(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf_bytes(["Hola.", "Adiós."]))
+    index = ["--index", str(tmp_path / "índice")]
+    _, error = run("ingest", str(tmp_path / "a.pdf"), *index, "--file-pages", "1", status=1)
+    assert "2 pages, the limit is 1" in error
+    run(
+        "ingest", str(tmp_path / "a.pdf"), *index, "--file-seconds", "30", "--file-memory", "300", "--workers", "1"
+    )
 
 
 def test_interrupted_ingestion_keeps_what_it_read_and_goes_on(tmp_path: Path) -> None:

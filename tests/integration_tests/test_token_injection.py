@@ -295,3 +295,26 @@ def test_the_tokenizers_are_dangerous(name):
     reader = reader_of(name)
     for number, text in reader.controls.items():
         assert number in reader.tokenizer(f"x {text} x", add_special_tokens=False)["input_ids"], text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_reads_as_a_marker_is_broken_whatever_its_characters_are(kind: str) -> None:
+    # In both LLaMA formats, U+2581 is a space to the tokenizer: "###▁Resposta:" has the ids of the marker.
+    reader, spec = plain_reader(kind), get_model(kind)
+    # Of all characters, only U+2581 and the space do this; letters and signs are left out for time.
+    shapeless = {"Zs", "Zl", "Zp", "Cc", "Cf", "Mn", "Me", "Lm", "Sk"}
+    every = map(chr, range(1, 0x110000))
+    characters = [character for character in every if unicodedata.category(character) in shapeless]
+    characters += map(chr, range(0x2500, 0x2600))
+    found = set()
+    for marker in spec.markers:
+        place = marker.find(" ")
+        before, after = (marker[:place], marker[place + 1 :]) if place > 0 else (marker[:1], marker[1:])
+        forged = [before + character + after for character in characters]
+        encoded = reader.tokenizer.backend_tokenizer.encode_batch(forged, add_special_tokens=False)
+        same = reader.tokenizer.backend_tokenizer.encode(marker, add_special_tokens=False).ids
+        read = [text for text, encoding in zip(forged, encoded, strict=True) if encoding.ids == same]
+        found.update(read)
+        assert all(reader.template.neutralize(text) != text for text in read), (marker, read)
+    assert found >= {marker for marker in spec.markers if " " in marker}
+    assert ("▁" in "".join(found)) == (kind in {LLAMA, ALPACA})

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import os
+import re
 import time
 import unicodedata
 import zipfile
@@ -8,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import docx
+import fpdf
 import pytest
 from docx.oxml import parse_xml
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +19,7 @@ from langchain_core.documents import Document
 from lince_rag.documents import files as documents
 from lince_rag.documents.files import FileLoader, find_files, hash_file
 from lince_rag.documents.readers import pdf, word
+from lince_rag.documents.readers.html import _MANY_ATTRIBUTES, read_html
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
     HTML,
@@ -52,15 +55,8 @@ def check(document: Document) -> None:
     assert sections[-1]["end"] == len(text)
     assert all(one["end"] == two["start"] for one, two in pairwise(sections))
     assert all(section["start"] < section["end"] for section in sections)
-    assert set(document.metadata) == {
-        "source",
-        "title",
-        "content_hash",
-        "media_type",
-        "language",
-        "sections",
-        "kinds",
-    }
+    named = {"source", "title", "content_hash", "media_type", "language", "sections", "kinds"}
+    assert set(document.metadata) - {"pages_without_text"} == named
     assert text == unicodedata.normalize("NFC", text)
 
 
@@ -358,15 +354,33 @@ def test_pdf_without_text(tmp_path: Path) -> None:
     assert reason(tmp_path, "a.pdf", bytes(pdf.output())) == "no text in it (scanned images?)"
 
 
-def test_pdf_page_without_text_among_others_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_page_of_thousands_of_lines_is_cut_into_paragraphs(tmp_path: Path) -> None:
+    # Joining a line copies the paragraph so far: one paragraph of 10,000 lines took 24 s.
+    page = fpdf.FPDF(unit="pt", format=(400, 40_000))
+    page.set_auto_page_break(False)
+    page.add_page()
+    page.set_font("Helvetica", size=10)
+    for line in range(3_000):
+        page.text(20, 20 + 13 * line, f"línea {line} de una página larga que no termina")
+    text = load(tmp_path, "a.pdf", bytes(page.output())).page_content
+    assert max(map(len, text.split("\n\n"))) < 21_000
+    assert [int(word) for word in re.findall(r"línea (\d+)", text)] == list(range(3_000))
+
+
+def test_the_attributes_of_a_crowded_element_are_left_out() -> None:
+    # libxml2 compares each with all others: 40,000 took 2 s.
+    attributes = "".join(f' a{number}="1 > 0"' for number in range(40_000))
+    page = f"<html><body><p{attributes}>Hola</p><p class='x' title=\"a > b\">mundo</p></body></html>"
+    assert "a39999" not in _MANY_ATTRIBUTES.sub(r"<\1>", page)
+    assert "title" in _MANY_ATTRIBUTES.sub(r"<\1>", page)
+    assert [block.text for block in read_html(page.encode()).blocks] == ["Hola", "mundo"]
+
+
+def test_pdf_pages_without_text_among_others_are_reported(tmp_path: Path) -> None:
     document = load(tmp_path, "a.pdf", scanned_page_pdf("Hola, año."))
     assert document.page_content == "Hola, año."
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("WARNING", "Page 2 has pictures and no text: it may be a scanned page.")
-    ]
-    caplog.clear()
-    load(tmp_path, "b.pdf", pdf_bytes(["Hola.", ""]))
-    assert not caplog.records
+    assert document.metadata["pages_without_text"] == [2]
+    assert "pages_without_text" not in load(tmp_path, "b.pdf", pdf_bytes(["Hola.", ""])).metadata
 
 
 # --- Word
@@ -525,7 +539,7 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_name_in_an_old_encoding(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/informaci\xf3n.txt"
     Path(os.fsdecode(path)).write_text("Hola.")
-    (found,) = find_files(tmp_path)
+    (found,) = find_files(tmp_path).files
     (document,) = FileLoader(found).load()
     assert document.metadata["source"].endswith("/información.txt")
     assert document.metadata["title"] == "información"
@@ -649,17 +663,47 @@ def test_mutated_parts_of_a_docx(tmp_path: Path, part: str, place: float, new: b
 
 
 def test_find_files(tmp_path: Path) -> None:
-    for name in ("b.txt", "a.PDF", "sub/c.md", ".git/d.txt", "sub/.e.txt", "f.exe", "sub/g.docx"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
-    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
-    (tmp_path / "link.txt").symlink_to("b.txt")
-    names = [str(path.relative_to(tmp_path)) for path in find_files(tmp_path)]
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    for path in (
+        "b.txt",
+        "a.PDF",
+        "sub/c.md",
+        ".git/d.txt",
+        "sub/.e.txt",
+        "f.exe",
+        "sub/g.docx",
+        "../outside/h.md",
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("x")
+    (folder / "sub" / "loop").symlink_to(folder)
+    (folder / "link.txt").symlink_to("b.txt")
+    (folder / "secret.txt").symlink_to(outside / "h.md")
+    (folder / "sub" / "out").symlink_to(outside)
+    found = find_files(folder)
+    names = [str(path.relative_to(folder)) for path in found.files]
     assert names == ["a.PDF", "b.txt", "link.txt", "sub/c.md", "sub/g.docx"]
-    assert find_files([str(tmp_path), tmp_path / "b.txt"]) == find_files([tmp_path])
-    explicit = [tmp_path / "f.exe", tmp_path / "no.txt", tmp_path / ".git"]
-    assert find_files(explicit) == [*explicit[:2], tmp_path / ".git" / "d.txt"]
-    assert find_files([]) == []
+    skipped = {
+        reason: {str(Path(path).relative_to(folder)) for path in paths} for reason, paths in found.skipped.items()
+    }
+    assert skipped == {
+        "unsupported": {"f.exe"},
+        "hidden": {".git", "sub/.e.txt"},
+        "link": {"secret.txt", "sub/loop", "sub/out"},
+    }
+    followed = {str(path.relative_to(folder)) for path in find_files(folder, follow_links=True).files}
+    assert followed == {*names, "secret.txt", "sub/out/h.md"}
+    assert find_files([str(folder), folder / "b.txt"]) == found
+    explicit = [folder / "f.exe", folder / "no.txt", folder / ".git", folder / "secret.txt"]
+    assert find_files(explicit).files == [*explicit[:2], folder / ".git" / "d.txt", folder / "secret.txt"]
+    assert find_files([]).files == []
+
+
+def test_files_of_the_kernel_are_not_documents(tmp_path: Path) -> None:
+    (tmp_path / "status.txt").symlink_to("/proc/self/status")
+    with pytest.raises(DocumentError, match="not a regular file"):
+        FileLoader(tmp_path / "status.txt").load()
+    assert find_files(Path("/proc/self")).files == []
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -672,4 +716,4 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch:
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert find_files(tmp_path) == [tmp_path / "cerrada"]
+    assert find_files(tmp_path).files == [tmp_path / "cerrada"]

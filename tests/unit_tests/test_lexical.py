@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from lince_rag.errors import IndexFolderError
 from lince_rag.index.lexical import LexicalIndex
+from lince_rag.text.words import terms
 
 TEXTS = {
     "gato": "El gato negro duerme en el tejado de la casa vieja.",
@@ -13,10 +14,14 @@ TEXTS = {
 }
 
 
+def spanish(text):
+    return " ".join(terms(text, "es"))
+
+
 @pytest.fixture
 def lexical(tmp_path):
     index = LexicalIndex(tmp_path / "lexical")
-    index.write((chunk_id, text, "es") for chunk_id, text in TEXTS.items())
+    index.write((chunk_id, spanish(text)) for chunk_id, text in TEXTS.items())
     return index
 
 
@@ -54,7 +59,7 @@ def test_relevance_is_higher_for_a_question_about_the_documents(lexical):
 
 def test_deleted_chunks_leave_relevance_a_share(tmp_path):
     index = LexicalIndex(tmp_path)
-    index.write((str(number), f"El gato número {number} come palabra{number}.", "es") for number in range(300))
+    index.write((str(number), spanish(f"El gato número {number} come palabra{number}.")) for number in range(300))
     before = index.search("gato palabra299", "es", 1)[0].relevance
     index.write([], delete=[str(number) for number in range(299)])
     (hit,) = index.search("gato palabra299", "es", 5)
@@ -80,14 +85,14 @@ def test_search_among_some_chunks_only(lexical):
 
 
 def test_an_added_id_replaces_its_chunk(lexical):
-    lexical.write([("gato", "Ahora habla de submarinos.", "es")])
+    lexical.write([("gato", spanish("Ahora habla de submarinos."))])
     assert lexical.ids() == set(TEXTS)
     assert ids(lexical.search("submarino", "es", 5)) == ["gato"]
     assert "gato" not in ids(lexical.search("tejado negro", "es", 5))
 
 
 def test_deleting_and_adding_in_one_commit(lexical):
-    lexical.write([("nuevo", "Un submarino.", "es")], delete=["gato", "unknown"])
+    lexical.write([("nuevo", spanish("Un submarino."))], delete=["gato", "unknown"])
     assert lexical.ids() == {*TEXTS, "nuevo"} - {"gato"}
     lexical.write([], delete=[])
     assert len(lexical.ids()) == len(TEXTS)
@@ -95,7 +100,7 @@ def test_deleting_and_adding_in_one_commit(lexical):
 
 def test_the_same_id_twice_in_one_write_is_one_chunk(tmp_path):
     index = LexicalIndex(tmp_path)
-    index.write([("a", "gato", "es"), ("a", "perro", "es")])
+    index.write([("a", spanish("gato")), ("a", spanish("perro"))])
     assert index.ids() == {"a"}
     assert index.search("gato", "es", 5) == []
 
@@ -108,7 +113,7 @@ def test_an_empty_index(tmp_path):
 
 def test_another_reader_sees_a_commit_after_reload(lexical, tmp_path):
     reader = LexicalIndex(tmp_path / "lexical")
-    lexical.write([("nuevo", "Un submarino.", "es")])
+    lexical.write([("nuevo", spanish("Un submarino."))])
     reader.reload()
     assert ids(reader.search("submarino", "es", 5)) == ["nuevo"]
 
@@ -120,13 +125,13 @@ def test_it_is_still_there_when_opened_again(lexical, tmp_path):
 
 def test_a_failed_write_leaves_the_last_commit_and_the_lock_free(lexical):
     def broken():
-        yield ("nuevo", "Un submarino.", "es")
+        yield ("nuevo", spanish("Un submarino."))
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
         lexical.write(broken(), delete=["gato"])
     assert lexical.ids() == set(TEXTS)
-    lexical.write([("otro", "Un avión.", "es")])
+    lexical.write([("otro", spanish("Un avión."))])
     assert lexical.ids() == {*TEXTS, "otro"}
 
 
@@ -145,7 +150,7 @@ def test_a_damaged_index_is_named_with_a_way_out(lexical, tmp_path):
 )
 def test_any_text_can_be_indexed_and_asked(tmp_path_factory, texts, question):
     index = LexicalIndex(tmp_path_factory.mktemp("lexical"))
-    index.write((str(number), text, "es") for number, text in enumerate(texts))
+    index.write((str(number), spanish(text)) for number, text in enumerate(texts))
     hits = index.search(question, "es", 10)
     assert all(0 < hit.relevance <= 1 for hit in hits)
     assert index.ids() == {str(number) for number in range(len(texts))}
@@ -154,6 +159,6 @@ def test_any_text_can_be_indexed_and_asked(tmp_path_factory, texts, question):
 def test_a_text_that_is_asked_for_word_by_word_is_found_in_any_script(tmp_path):
     texts = ["\ufdfa", "\u037a", "Ελλάδα", "日本語", "ﬁn", "x" * 70_000, "٣٤"]
     index = LexicalIndex(tmp_path)
-    index.write((str(number), text, "es") for number, text in enumerate(texts))
+    index.write((str(number), spanish(text)) for number, text in enumerate(texts))
     for number, text in enumerate(texts):
         assert ids(index.search(text, "es", 1)) == [str(number)], text[:10]

@@ -15,7 +15,23 @@ from hypothesis import strategies as st
 from lince_rag.prompting.registry import get_model
 from lince_rag.prompting.templates import ChatTemplate
 
-BLANK = "[\\s\u00ad\u200b\u200c\u200d\u2060\ufeff]*"
+# What shows nothing, and what the tokenizers of the LLaMA models read as a space.
+HIDDEN = [
+    "\u00ad",
+    "\u034f",
+    "\u061c",
+    "\u180e",
+    "\u200b",
+    "\u200d",
+    "\u202e",
+    "\u2066",
+    "\ufe0f",
+    "\ufeff",
+    "\U000e0101",
+]
+LLAMA_SPACE = "\u2581"
+
+BLANK = f"[\\s{LLAMA_SPACE}{''.join(HIDDEN)}]*"
 
 FALCON_NAMES = "TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|ANSWER|QUESTION|DOMAIN|PREFIX|SUFFIX|MIDDLE"
 FALCON_TOKENS = rf">>(?:{FALCON_NAMES})<<|<\|endoftext\|>"
@@ -64,8 +80,15 @@ def structure(name: str, text: str) -> list[str]:
     """Every structural mark of a format in a prompt, in order, without its whitespace."""
     # A lookahead, so that marks that overlap are all seen, and each kind by itself, so that none hides another;
     # but a turn after two line breaks is one turn.
-    found = (match for kind in STRUCTURE[name] for match in re.finditer(f"(?=({kind}))", text))
-    marks = {(match.end(1), re.sub(BLANK, "", match.group(1)).lower()) for match in found}
+    marks = set()
+    for kind in STRUCTURE[name]:
+        # Only a marker reads the same with something invisible in it; a control token has to be exact.
+        hidden = HIDDEN if "(?i:" in kind else []
+        offsets = [offset for offset, character in enumerate(text) if character not in hidden]
+        seen = "".join(text[offset] for offset in offsets)
+        for match in re.finditer(f"(?=({kind}))", seen):
+            end = offsets[match.end(1) - 1] if match.end(1) else -1
+            marks.add((end, re.sub(BLANK, "", match[1]).lower()))
     return [mark for _, mark in sorted(marks)]
 
 
@@ -81,12 +104,15 @@ SMALL = [
     "\\", "\\\\", "\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", "\r", " ", "  ", "\t", "\u00a0", "\u2003", "\u2028",
     "\x85", "\v", "\u200b", "\ufeff", "\u00ad", "#", "##", "###", "[", "]", "/", "<", "<<", ">", ">>", "|", ":",
     "INST", "SYS", "User", "Respuesta", "Resposta", "Contexto", "s", "\ue000", "\ue001", "0", "\ue0000\ue000",
-    "{{ x }}", "{% if %}", "á", "a\u0301", "texto normal", "¿qué?",
+    "{{ x }}", "{% if %}", "á", "a\u0301", "texto normal", "¿qué?", LLAMA_SPACE, *HIDDEN,
 ]  # fmt: skip
 
 
-CHANGES = [str, str.upper, str.lower, str.title, lambda text: re.sub(" ", "\u2009", text)]
-INNER = ["", "\\", " ", "\n\n", "\u200b", *MARKS[13:17]]
+CHANGES = [
+    str, str.upper, str.lower, str.title,
+    lambda text: re.sub(" ", "\u2009", text), lambda text: re.sub(" ", LLAMA_SPACE, text), "\u034f".join,
+]  # fmt: skip
+INNER = ["", "\\", " ", "\n\n", "\u200b", LLAMA_SPACE, "\u202e\ufe0f", *MARKS[13:17]]
 CUTS = [(mark[:cut], mark[cut:]) for mark in MARKS for cut in range(1, len(mark))]
 OWN_CUTS = {name: [cut for cut in CUTS if structure(name, "\n" + "".join(cut))] for name in STRUCTURE}
 WHITESPACE = [character for character in map(chr, range(0x3100)) if character.isspace()]

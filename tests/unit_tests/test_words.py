@@ -2,6 +2,7 @@ import unicodedata
 from itertools import pairwise
 
 import pytest
+import sentencex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -36,6 +37,24 @@ def test_sentence_spans_cover_every_visible_character_once_and_in_order(text, la
     covered = "".join(text[start:end] for start, end in spans)
     assert "".join(covered.split()) == "".join(text.split())
     assert all(text[start:end] == text[start:end].strip() for start, end in spans)
+
+
+@pytest.mark.parametrize("unit", ["这是一个句子。", "```\ncodigo();\n```\n", "palabra ", "Hola. ", "a", "«Sí»… "])
+def test_long_texts_reach_the_splitter_in_pieces(unit, monkeypatch):
+    # It takes quadratic time: 12 s for 280,000 characters of Chinese.
+    lengths = []
+    split = sentencex.get_sentence_boundaries
+
+    def recorded(language, text):
+        lengths.append(len(text))
+        return split(language, text)
+
+    monkeypatch.setattr(sentencex, "get_sentence_boundaries", recorded)
+    text = unit * (100_000 // len(unit))
+    spans = sentence_spans(text, "es")
+    assert max(lengths) <= 8_000
+    assert sum(lengths) == len(text)
+    assert "".join("".join(text[start:end].split()) for start, end in spans) == "".join(text.split())
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ class Content:
 
     blocks: list[Block]
     title: str = ""
+    # The numbers, from 1, of the pages that hold pictures and no text.
+    pages_without_text: list[int] = field(default_factory=list)
 
 
 def assemble(blocks: list[Block]) -> tuple[str, dict[str, list[dict[str, Any]]], str]:

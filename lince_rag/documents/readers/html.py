@@ -39,6 +39,13 @@ _LOCAL: Final = re.compile(r"(?![a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
 # What old pages declare. Others are rare, and some Python codecs ("unicode_escape") are not encodings.
 _CHARSET: Final = re.compile(rb"charset\s*=\s*[\"']?\s*((?:iso-8859-|windows-125)\d+)", re.IGNORECASE)
 
+# An element with so many attributes that libxml2, which compares each with all others, takes seconds for them.
+# Nothing in them is read. Possessive, so that it never goes back.
+_MANY_ATTRIBUTES: Final = re.compile(
+    r"<([a-z][\w:-]*+)(?:\s++[^\s\"'<>=/]++(?:\s*+=\s*+(?:\"[^\"]*+\"|'[^']*+'|[^\s\"'<>]++))?+){200,}+\s*+/?>",
+    re.IGNORECASE,
+)
+
 
 def _decode(data: bytes) -> str:
     """Decode a page as UTF-8, or else as it declares, because declarations are often out of date."""
@@ -61,7 +68,8 @@ def read_html(data: bytes) -> Content:
     from lxml import etree  # type: ignore[import-untyped]
 
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
-    root = etree.fromstring(clean(_decode(data)).encode("utf-8"), parser)
+    text = _MANY_ATTRIBUTES.sub(r"<\1>", clean(_decode(data)))
+    root = etree.fromstring(text.encode("utf-8"), parser)
     if any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in parser.error_log):
         raise Unreadable("its elements are nested too deeply")
     if root is None:

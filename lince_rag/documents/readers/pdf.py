@@ -2,7 +2,6 @@
 
 import ctypes
 import itertools
-import logging
 import re
 import statistics
 import threading
@@ -15,7 +14,11 @@ from typing import Any, Final, NamedTuple
 from lince_rag.documents.readers.blocks import Block, Content, Unreadable
 from lince_rag.text.words import clean, squeeze
 
-logger = logging.getLogger(__name__)
+# A page of a book takes a few milliseconds.
+MAXIMUM_PAGES: Final = 20_000
+
+# A longer "paragraph" (a page of ten thousand lines) is cut, because joining a line copies what was joined before.
+_LONGEST_PARAGRAPH: Final = 20_000
 
 # PDFium keeps global state and is not thread-safe (its documentation): one file at a time per process.
 _PDFIUM_LOCK: Final = threading.Lock()
@@ -58,7 +61,7 @@ class Paragraph:
 
     def add(self, text: str, hyphen: bool = False) -> None:
         """Join another line, and a word that a hyphen divided; "Austria-" + "Hungría" keeps its hyphen."""
-        if self.hyphen or re.search(r"[^\W\d_]-$", self.text):
+        if self.hyphen or re.search(r"[^\W\d_]-$", self.text[-2:]):
             mark = "" if text[:1].islower() else "-"
             self.text = self.text.removesuffix("-") + mark + text
         else:
@@ -74,7 +77,7 @@ class Paragraph:
         return self.text + "-" * self.hyphen
 
 
-def read_pdf(data: bytes) -> Content:
+def read_pdf(data: bytes, maximum_pages: int = MAXIMUM_PAGES) -> Content:
     """Read the paragraphs of a PDF, each with its page, and the title in its metadata.
 
     PDFium gives the text in the order in which the file holds it; typesetting and office programs write columns
@@ -91,18 +94,21 @@ def read_pdf(data: bytes) -> Content:
             password = getattr(error, "err_code", None) == pypdfium2.raw.FPDF_ERR_PASSWORD
             raise Unreadable("protected with a password" if password else "damaged or truncated PDF") from None
         try:
+            if len(document) > maximum_pages:
+                raise Unreadable(f"{len(document)} pages, the limit is {maximum_pages}")
             title = squeeze(document.get_metadata_dict().get("Title", ""))
-            lines = [_read_page(document, number) for number in range(len(document))]
+            read = [_read_page(document, number) for number in range(len(document))]
         except pypdfium2.PdfiumError as error:
             raise Unreadable(f"damaged PDF ({error})") from None
         finally:
             document.close()
+    lines = [page for page, _ in read]
     repeated = _repeated_lines(lines)
     pages = [
         _join_lines([line for line in page if line not in out]) for page, out in zip(lines, repeated, strict=True)
     ]
-    blocks = [*_blocks(pages), *_repeated_blocks(lines, repeated)]
-    return Content(blocks, title)
+    without_text = [number for number, (page, pictures) in enumerate(read, start=1) if pictures and not page]
+    return Content([*_blocks(pages), *_repeated_blocks(lines, repeated)], title, without_text)
 
 
 def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
@@ -118,16 +124,15 @@ def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
             yield Block(_restore_characters(paragraph.finished()), page=number, separator=paragraph.separator)
 
 
-def _read_page(document: Any, number: int) -> list[Line]:
+def _read_page(document: Any, number: int) -> tuple[list[Line], bool]:
+    """The lines of a page, and whether it has pictures, if it has no text."""
     from pypdfium2 import raw
 
     page = document[number]
     textpage = page.get_textpage()
     try:
         lines = _page_lines(textpage)
-        if not lines and any(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE])):
-            logger.warning("Page %d has pictures and no text: it may be a scanned page.", number + 1)
-        return lines
+        return lines, not lines and any(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE]))
     finally:
         textpage.close()
         page.close()
@@ -225,7 +230,8 @@ def _join_lines(lines: list[Line]) -> list[Paragraph]:
     for index, line in enumerate(lines):
         # The right edge of the lines nearby; in a whole column, a wide heading over two columns would count too.
         edge = max(near.right for near in lines[max(index - 3, 0) : index + 4] if abs(near.left - line.left) < 30)
-        if paragraphs and not _starts_paragraph(lines[index - 1], line, pitch, edge):
+        fits = paragraphs and len(paragraphs[-1].text) < _LONGEST_PARAGRAPH
+        if fits and not _starts_paragraph(lines[index - 1], line, pitch, edge):
             paragraphs[-1].add(line.text, line.hyphen)
         else:
             listed = paragraphs and _BULLET.match(line.text) and _BULLET.match(paragraphs[-1].text)
