@@ -10,13 +10,23 @@ from typing import Any, Final, NamedTuple, Self, cast
 
 from langchain_core.documents import Document
 
+from lince_rag.documents.kinds import (
+    Span,
+    chunk_kind,
+    code_spans,
+    contents_spans,
+    is_heading,
+    merge_spans,
+    remaining_spans,
+)
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language, detect_language
 from lince_rag.text.sentences import sentence_spans
 from lince_rag.text.words import terms
 
-# Part of the fingerprint: raise it whenever the same settings start to give different chunks.
-ALGORITHM_VERSION: Final = 1
+# Raise it whenever the same settings start to give different chunks: the next ingestion then reads every file of
+# an existing index again.
+ALGORITHM_VERSION: Final = 2
 
 # A shorter limit would cut most sentences (a Spanish sentence has about 150 characters).
 MINIMUM_CHARACTERS: Final = 40
@@ -62,6 +72,15 @@ class _Section(NamedTuple):
     end: int
     page: int | None
     heading: str
+
+
+class _Region(NamedTuple):
+    """Text under one heading; ``bare`` if it is only the heading."""
+
+    start: int
+    end: int
+    heading: str
+    bare: bool = False
 
 
 class _Unit(NamedTuple):
@@ -137,8 +156,11 @@ def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETT
     """Cut a document into chunks, in order.
 
     A chunk lies under one heading, may cross a page break, and holds whole sentences unless one sentence is longer
-    than the limit. Without overlap, the chunks are disjoint and cover the whole text. Of the document's metadata,
-    only ``source`` is required; ``sections`` is used if present, and other scalars are copied to every chunk.
+    than the limit; a heading without text joins what follows. Tables of contents, navigation and repeated headers
+    and footers are left out, unless the document has nothing else. Without overlap, the chunks are disjoint and
+    cover the rest of the text. Of the document's metadata, only ``source`` is required; ``sections`` and ``kinds``
+    are used if present, and other scalars are copied to every chunk. ``kind`` says what most of a chunk is:
+    "prose", "list", "table", "code", "heading" or "contents".
 
     ``page_content`` is ``document.page_content[start:end]``. The id is a digest of source, content hash, start and
     end, so the same document always gives the same ids. ``page`` is the page on which a chunk begins; a chunk that
@@ -148,13 +170,20 @@ def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETT
     sections = _sections(document)
     common = _common_metadata(document)
     starts = [section.start for section in sections]
+    left_out, code = _special_spans(document)
+    regions = _regions(text, sections, left_out, str(common.get("title", "")))
+    searched = bool(regions)
     chunks = []
-    for region in _regions(sections):
-        units = _units(text, region, cast(Language, common["language"]), settings.max_characters)
+    for region in regions or [[_Region(0, len(text), sections[0].heading)]]:
+        span = region[0].start, region[-1].end
+        units = _units(text, span, cast(Language, common["language"]), settings.max_characters)
         for start, end in _pack(units, settings):
             first = bisect.bisect_right(starts, start) - 1
             inside = sections[first : bisect.bisect_left(starts, end)]
-            place = _place(inside) | {"start": start, "end": end}
+            heading = _heading(region, start, end)
+            coded = end - start - sum(high - low for low, high in remaining_spans(start, end, code))
+            kind = chunk_kind(text[start:end], heading, coded) if searched else "contents"
+            place = _place(inside) | {"heading": heading, "start": start, "end": end, "kind": kind}
             metadata = common | {key: value for key, value in place.items() if value not in (None, "", [])}
             identity = (metadata["source"], metadata["content_hash"], str(start), str(end))
             chunks.append(Document(page_content=text[start:end], metadata=metadata, id=_digest(*identity)))
@@ -210,19 +239,67 @@ def _sections(document: Document) -> list[_Section]:
 
 
 def _place(sections: list[_Section]) -> dict[str, Any]:
-    """The page and heading where a chunk begins, and [offset, page] of each page that begins inside it."""
+    """The page where a chunk begins, and [offset, page] of each page that begins inside it."""
     page_starts = [[two.start, two.page] for one, two in pairwise(sections) if one.page != two.page]
-    return {"page": sections[0].page, "page_starts": page_starts, "heading": sections[0].heading}
+    return {"page": sections[0].page, "page_starts": page_starts}
 
 
-def _regions(sections: list[_Section]) -> Iterator[tuple[int, int]]:
-    """Yield the spans of text under one heading; page breaks do not end them."""
+def _special_spans(document: Document) -> tuple[list[Span], list[Span]]:
+    """The spans that are not searched, and the spans of program code."""
+    text = document.page_content
+    given = document.metadata.get("kinds")
+    known = given if isinstance(given, list) else []
+    left_out = contents_spans(text)
+    code = code_spans(text)
+    for item in known:
+        # The "kinds" of another application may mean anything.
+        ours = isinstance(item, dict) and {"start", "end"} <= item.keys()
+        if ours and item.get("kind") in {"contents", "repeated", "code"}:
+            (code if item["kind"] == "code" else left_out).append((item["start"], item["end"]))
+    return merge_spans(left_out), merge_spans(code)
+
+
+def _regions(text: str, sections: list[_Section], left_out: list[Span], title: str) -> list[list[_Region]]:
+    """The runs of searched text without a gap that chunks do not cross; page breaks do not end them.
+
+    A run is under one heading, or begins with headings that have no text of their own. Such a heading is left out
+    if what it stands above is left out.
+    """
+    runs: list[list[_Region]] = []
+    for region in _headed(sections):
+        for start, end in remaining_spans(region.start, region.end, left_out):
+            piece = text[start:end]
+            # Between links there may be a mark or a picture of a rule.
+            if not piece.strip() or (left_out and not any(map(str.isalnum, piece))):
+                continue
+            bare = is_heading(piece, region.heading) or is_heading(piece, title)
+            part = _Region(start, end, region.heading, bare)
+            if runs and runs[-1][-1].bare and runs[-1][-1].end == start:
+                runs[-1].append(part)
+            else:
+                runs.append([part])
+    if len(runs) > 1 and all(part.bare for part in runs[-1]) and runs[-2][-1].end == runs[-1][0].start:
+        last = runs.pop()
+        runs[-1] += last
+    texts = [run for run in runs if not all(part.bare for part in run)]
+    return texts or ([] if left_out else runs)
+
+
+def _headed(sections: list[_Section]) -> Iterator[_Region]:
+    """Yield the spans of text under one heading."""
     start = 0
     for one, two in pairwise(sections):
         if one.heading != two.heading:
-            yield start, two.start
+            yield _Region(start, two.start, one.heading)
             start = two.start
-    yield start, sections[-1].end
+    yield _Region(start, sections[-1].end, sections[-1].heading)
+
+
+def _heading(region: list[_Region], start: int, end: int) -> str:
+    """The heading of the first text in a chunk that is more than a heading."""
+    first = bisect.bisect_right(region, start, key=lambda part: part.start) - 1
+    last = bisect.bisect_left(region, end, key=lambda part: part.start)
+    return next((part.heading for part in region[first:last] if not part.bare), region[first].heading)
 
 
 def _units(text: str, region: tuple[int, int], language: Language, limit: int) -> list[_Unit]:

@@ -200,7 +200,8 @@ class FileLoader(BaseLoader):
 
     The metadata: ``source`` (the path unless given), ``title``, ``content_hash`` (of the bytes), ``media_type``,
     ``language``, ``sections``, a list of ``{"start", "end", "page", "heading"}`` that divide the text in order,
-    and for a PDF ``pages_without_text``, the numbers of the pages that hold only pictures.
+    ``kinds``, a list of ``{"start", "end", "kind"}`` of the code, contents and repeated lines in it, and for a PDF
+    ``pages_without_text``, the numbers of the pages that hold only pictures.
 
     Args:
         path: The file.
@@ -247,7 +248,7 @@ class FileLoader(BaseLoader):
             raise Unreadable("the file is empty")
         _check_kind(data, suffix, form)
         content = read_pdf(data, self.maximum_pages) if form.name == "PDF" else form.read(data)
-        text, sections, first_heading = assemble(content.blocks)
+        text, structure, first_heading = assemble(content.blocks)
         if not any(character.isalnum() for character in text):
             raise Unreadable("no text in it (scanned images?)" if form.name == "PDF" else "no text in it")
         title = squeeze(content.title)
@@ -257,7 +258,7 @@ class FileLoader(BaseLoader):
             "content_hash": hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest(),
             "media_type": form.media_type,
             "language": detect_language(text),
-            "sections": sections,
+            **structure,
         }
         if content.pages_without_text:
             metadata["pages_without_text"] = content.pages_without_text

@@ -220,7 +220,10 @@ def _passage(gold: GoldMap, question: Question, chunk: Document, is_read: bool) 
     metadata = chunk.metadata
     source, start = str(metadata.get("source", "")), int(metadata.get("start", 0))
     end = int(metadata.get("end", start + len(chunk.page_content)))
-    unit = gold.unit(question, source, start, end)
+    # A copy of a passage in another document has the same answer; a paragraph is the same unit everywhere.
+    copies = metadata.get("also_in", ()) if question.context is None else ()
+    units = [gold.unit(question, name, start, end) for name in (source, *copies)]
+    unit = next((unit for unit in units if unit in gold.gold(question).units), units[0])
     return Passage(
         source=source,
         title=str(metadata.get("title") or ""),

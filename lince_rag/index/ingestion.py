@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from langchain_core.documents import Document
 
-from lince_rag.documents.chunking import ChunkingSettings, PreparedDocument, prepare
+from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, PreparedDocument, prepare
 from lince_rag.documents.files import FileLoader, FoundFiles, find_files, hash_file
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits, ReadingPool
 from lince_rag.errors import ConfigurationError, DocumentError
@@ -77,6 +77,7 @@ def ingest(
     settings = ChunkingSettings(**json.loads(stores.ledger.setting("chunking") or "{}"))
     given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
     with stores.writing(), ReadingPool(settings, limits) as pool:
+        stores.ledger.expect_algorithm(ALGORITHM_VERSION)
         known = stores.ledger.content_hashes()
         found = find_files(
             [_absolute(item) for item in given if not isinstance(item, Document)], follow_links=follow_links

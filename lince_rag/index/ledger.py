@@ -19,6 +19,9 @@ FORMAT: Final = 1
 # The name of the setting that counts the changes to the vector store.
 VECTOR_CHANGES: Final = "vector_changes"
 
+# The name of the setting that has the version of the chunking of all documents with a content hash.
+CHUNKING_ALGORITHM: Final = "chunking_algorithm"
+
 # SQLite takes at most 32,766 values per statement (its default since 3.32).
 _VALUES_PER_STATEMENT: Final = 10_000
 
@@ -128,6 +131,17 @@ class Ledger:
     def content_hashes(self) -> dict[str, str]:
         """Return the content hash of each committed document, by source."""
         return dict(self._rows("SELECT source, content_hash FROM documents"))
+
+    def expect_algorithm(self, version: int) -> None:
+        """Forget the content hashes if another version of the chunking made the chunks.
+
+        The next ingestion reads every file again, also if it is interrupted, as if all had changed; until then
+        their old chunks are searched.
+        """
+        if self.setting(CHUNKING_ALGORITHM) != str(version):
+            with self.transaction():
+                self._connection.execute("UPDATE documents SET content_hash = ''")
+                self.set_settings(**{CHUNKING_ALGORITHM: str(version)})
 
     def text(self, source: str) -> str | None:
         """Return the text of a document; ``None`` if it is not in the index."""

@@ -1,8 +1,9 @@
 """Ranking: rescore the best lexical hits by their sentences, and fuse lexical and vector scores."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from statistics import fmean, pstdev
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from langchain_core.documents import Document
 
@@ -25,6 +26,10 @@ PAIR_WEIGHT: Final = 0.4
 # Lower limit of the standard deviation of scores. Scores that lie closer together differ by chance and must not be
 # spread out. On XQuAD-es and FaQuAD the vectors of the embedded embedder spread by at least .017.
 MINIMUM_SPREAD: Final = 0.01
+
+# What divides a chunk into parts that copies of it share, however they are wrapped into chunks.
+_PART: Final = re.compile(r"\n|[.!?…]\s")
+_PART_WORD: Final = re.compile(r"[^\W_]+")
 
 Key = TypeVar("Key")
 
@@ -79,6 +84,37 @@ def _share(weights: Mapping[Key, float], found: Set[Key]) -> float:
     """Return the share of the total weight whose keys were found; 0 if there are no weights."""
     total = sum(weights.values())
     return sum(weight for key, weight in weights.items() if key in found) / total if total else 0.0
+
+
+def distinct(documents: Iterable[Document], count: int) -> list[Document]:
+    """Return the first ``count`` documents that say different things.
+
+    A document whose lines and sentences all stand in one before it is left out, and that one lists its source.
+    Two texts with another name or number are different, however alike they are: form letters, contracts, minutes.
+    """
+    kept: list[Document] = []
+    holders: dict[str, list[int]] = {}
+    for document in documents:
+        parts = {" ".join(_PART_WORD.findall(part)) for part in _PART.split(document.page_content.casefold())}
+        parts.discard("")
+        # A document without words is like no other.
+        places: list[list[int]] = sorted((holders.get(part, []) for part in parts), key=len)
+        holding = set(places[0]).intersection(*places[1:]) if places else set()
+        if holding:
+            _add_source(kept[min(holding)].metadata, document.metadata["source"])
+            continue
+        if len(kept) == count:
+            break
+        for part in parts:
+            holders.setdefault(part, []).append(len(kept))
+        kept.append(document)
+    return kept
+
+
+def _add_source(metadata: dict[str, Any], source: str) -> None:
+    sources = metadata.get("also_in", [])
+    if source != metadata["source"] and source not in sources:
+        metadata["also_in"] = [*sources, source]
 
 
 def fuse(lexical: Mapping[str, float], vectors: Mapping[str, float], lexical_weight: float) -> dict[str, float]:

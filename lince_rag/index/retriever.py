@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError
-from lince_rag.index.ranking import fuse, rescore
+from lince_rag.index.ranking import distinct, fuse, rescore
 from lince_rag.index.stores import ChunkStores
 from lince_rag.text.confidence import measure_confidence
 from lince_rag.text.language import detect_language
@@ -20,6 +20,9 @@ from lince_rag.text.language import detect_language
 # Candidates from each side of the fusion. With fewer, answers that one side ranks low are lost; more only take
 # longer (the figures of XQuAD-es and FaQuAD do not change from 50 up).
 DEFAULT_FETCH: Final = 50
+
+# Candidates at most, if the best ones are copies of a few texts.
+MAXIMUM_FETCH: Final = 1_000
 
 # Chunks that the confidence is measured on, whatever ``k`` and the reranker are: it was calibrated with five.
 MEASURED_CHUNKS: Final = 5
@@ -36,7 +39,8 @@ class HybridRetriever(BaseRetriever):
     ``start``, ``end`` …), ``score`` (the fused score, comparable within one result), ``relevance`` (0 to 1,
     comparable between questions), ``similarity`` (cosine) and ``confidence`` (the calibrated chance, 0 to 1, that
     the chunks hold the answer: the basis of abstention). A reranker changes only the order, and adds
-    ``rerank_score``.
+    ``rerank_score``. A chunk that says nothing that a better one does not say takes no place among the ``k``: its
+    source is in the better one's ``also_in``.
 
     Args:
         stores: The stores to search: ``Index.stores``.
@@ -78,14 +82,15 @@ class HybridRetriever(BaseRetriever):
             raise ConfigurationError(f"k={count} must be at least 1.")
         wanted = self.filter if filter is None else filter
         ids = self.stores.select(wanted) if wanted else None
-        candidates = max(count, self.rerank_k) if self.reranker else count
+        candidates = max(count, MEASURED_CHUNKS, self.rerank_k if self.reranker else 0)
         limit = max(self.fetch_k, candidates)
         while True:
-            documents, exhausted = self._search(query, limit, ids)
-            if len(documents) >= candidates or exhausted:
+            found, exhausted = self._search(query, limit, ids)
+            documents = distinct(found, candidates)
+            if len(documents) >= candidates or exhausted or limit >= MAXIMUM_FETCH:
                 self._add_confidence(query, documents)
                 return self._rerank(query, documents)[:count]
-            # Some candidates are no longer committed (another process is writing): fetch more.
+            # Many candidates say the same, or are no longer committed (another process is writing): fetch more.
             limit *= 2
 
     async def _aget_relevant_documents(

@@ -30,6 +30,7 @@ class Passage(BaseModel):
     page: int | None = Field(description="Page number, from 1; null if the document has no pages.")
     start: int = Field(description="Character offset of the passage in the text of the document, from 0.")
     text: str
+    also_in: list[str] = Field(description="Names of other documents with the same text.")
     relevance: float | None = Field(description="How well the words of the passage match the question, 0 to 1.")
 
 
@@ -77,6 +78,7 @@ def create_server(index: Index, chain: RagChain) -> "MCPServer[Any]":
                 page=found.metadata.get("page"),
                 start=int(found.metadata.get("start", 0)),
                 text=found.page_content,
+                also_in=found.metadata.get("also_in", []),
                 relevance=found.metadata.get("relevance"),
             )
             for found in index.as_retriever(k=k).invoke(question)

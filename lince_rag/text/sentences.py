@@ -14,6 +14,9 @@ CACHED_TEXTS: Final = 512
 
 _DIGIT: Final = re.compile(r"\d")
 
+# The number of an item or a section.
+_NUMBER: Final = re.compile(r"(?:\d{1,3}\.)+\d{0,3}[.)]?", re.ASCII)
+
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 # The beginning of a line that is a sentence on its own: a list item, a heading, a table row, a quotation.
@@ -71,17 +74,33 @@ def sentence_spans(text: str, language: Language) -> list[tuple[int, int]]:
 
     # The splitter does not accept a lone surrogate; the replacement has the same length.
     text = _LONE_SURROGATE.sub("\ufffd", text)
-    spans = []
+    spans: list[tuple[int, int]] = []
     for offset, stop in (piece for block in _blocks(text) for piece in _pieces(text, *block)):
+        first = len(spans)
         for boundary in get_sentence_boundaries(language, text[offset:stop]):
             start, end = offset + boundary["start_index"], offset + boundary["end_index"]
             while start < end and text[start].isspace():
                 start += 1
             while end > start and text[end - 1].isspace():
                 end -= 1
-            if start < end:
+            if start < end and len(spans) > first and _continues(text, spans[-1], start):
+                spans[-1] = (spans[-1][0], end)
+            elif start < end:
                 spans.append((start, end))
     return spans
+
+
+def _continues(text: str, before: tuple[int, int], start: int) -> bool:
+    """Return whether the splitter has cut a sentence in two.
+
+    It cuts names at their period ("copia.BAK"), "14.6.5. Instalar" and "2. Pulse" after the number, and lists of
+    optional arguments ("[OPCIÓN]... [FICHERO]").
+    """
+    end = before[1]
+    if end == start:
+        return text[end - 1] == "."
+    numbered = _NUMBER.fullmatch(text, *before) and "\n" not in text[end:start]
+    return bool(numbered) or (text[start] in "([" and text[max(end - 3, 0) : end].endswith(("...", "…")))
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int]]:

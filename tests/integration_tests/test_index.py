@@ -11,8 +11,9 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
-from lince_rag.documents.chunking import ChunkingSettings
+from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
+from lince_rag.index import ingestion
 
 FILES = {
     "contrato.txt": "El contrato de alquiler vence el 31 de mayo. La renta es de 815 euros al mes.",
@@ -60,6 +61,55 @@ def assert_whole(index):
 
 def first(index, question, **options):
     return index.as_retriever(**options).invoke(question)[0]
+
+
+# Copies, and chunks that another version of the chunking made.
+
+
+def test_a_paragraph_of_several_files_takes_one_place_and_stays_findable(index, folder):
+    clause = "La fianza es de 815 euros y se devuelve al cabo de un mes."
+    copies = {"a.txt": clause, "b.md": f"{clause}\n", "c.html": f"<p>{clause.upper()}</p>"}
+    for name, text in copies.items() | {"d.txt": clause.replace("815", "915")}.items():
+        (folder / name).write_text(text)
+    index.ingest(folder)
+    one, other, *rest = index.as_retriever(k=4).invoke("¿Cuánto es la fianza?")
+    found = [[each.metadata["source"], *each.metadata.get("also_in", [])] for each in (one, other)]
+    assert sorted(map(sorted, found)) == [paths(folder, *copies), paths(folder, "d.txt")]
+    assert len(rest) == 2
+    (only,) = index.as_retriever(filter={"source": str(folder / "b.md")}).invoke("¿Cuánto es la fianza?")
+    assert "also_in" not in only.metadata
+
+
+def test_many_copies_leave_places_for_other_texts(index):
+    texts = ["La fianza es de 815 euros."] * 70 + ["La fianza del local es de 915 euros.", "No hay fianza."]
+    index.ingest([Document(text, metadata={"source": str(number)}) for number, text in enumerate(texts)])
+    found = index.as_retriever(k=3).invoke("¿Cuánto es la fianza?")
+    assert {each.page_content for each in found} == set(texts)
+
+
+def test_an_index_is_the_same_whether_files_came_together_or_one_by_one(tmp_path, folder):
+    (folder / "copia.txt").write_text(FILES["contrato.txt"])
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    results = []
+    for name, order in (("together", [folder]), ("backwards", files[::-1])):
+        with Index.open(tmp_path / name) as opened:
+            for item in order:
+                opened.ingest(item)
+            chunks = opened.ledger.chunks(opened.ledger.chunk_ids())
+            found = opened.as_retriever(k=2).invoke("¿Cuánto es la renta?")
+            results.append((chunks, [(each.id, each.metadata.get("also_in")) for each in found]))
+    assert results[0] == results[1]
+
+
+def test_another_version_of_the_chunking_reads_every_file_again(index, folder, monkeypatch):
+    index.ingest(folder)
+    assert len(index.ingest(folder).unchanged) == len(FILES)
+    monkeypatch.setattr(ingestion, "ALGORITHM_VERSION", ALGORITHM_VERSION + 1)
+    assert first(index, "¿Cuánto es la renta?").metadata["source"] == str(folder / "contrato.txt")
+    assert index.ingest(folder / "receta.md").changed == paths(folder, "receta.md")
+    report = index.ingest(folder)
+    assert (len(report.changed), len(report.unchanged)) == (len(FILES) - 1, 1)
+    assert_whole(index)
 
 
 # Ingesting, changing, removing.

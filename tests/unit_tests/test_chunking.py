@@ -8,6 +8,7 @@ from langchain_core.documents import Document
 from lince_rag.chain.grounding import attribute
 from lince_rag.documents.chunking import TOLERANCE, ChunkingSettings, chunk_document
 from lince_rag.documents.files import FileLoader
+from lince_rag.documents.kinds import is_heading
 from lince_rag.errors import ConfigurationError
 from tests.unit_tests.file_samples import SENTENCE, pdf_bytes
 
@@ -43,6 +44,7 @@ def test_a_short_document_is_one_chunk() -> None:
         "content_hash": chunk.metadata["content_hash"],
         "start": 2,
         "end": 14,
+        "kind": "prose",
     }
     assert chunk.id is not None
     assert len(chunk.id) == 32
@@ -81,6 +83,42 @@ def test_page_starts_are_the_further_pages_only() -> None:
     (chunk,) = chunk_document(divide([("Uno. ", "A", None), ("Dos. ", "A", 2), ("Tres.", "A", None)]))
     assert "page" not in chunk.metadata
     assert chunk.metadata["page_starts"] == [[5, 2], [10, None]]
+
+
+def test_a_heading_without_text_joins_what_follows() -> None:
+    document = divide([("Uno\n\n", "Uno", None), ("Dos\n\nHola.\n\n", "Dos", None), ("Fin", "Fin", None)])
+    (chunk,) = chunk_document(document)
+    assert chunk.page_content == "Uno\n\nDos\n\nHola.\n\nFin"
+    assert (chunk.metadata["heading"], chunk.metadata["kind"]) == ("Dos", "prose")
+    # An outline is text, too.
+    outline = [(f"Punto {number}\n", f"Punto {number}", None) for number in range(30)]
+    chunks = chunk_document(divide(outline), SMALL)
+    assert "\n".join(chunk.page_content for chunk in chunks) == "\n".join(text.strip() for text, _, _ in outline)
+    assert len(chunks) < 5
+
+
+def test_contents_are_in_no_chunk_unless_there_is_nothing_else() -> None:
+    text = "Inicio | Siguiente\n\nManual\n\nUno\n\nHola a todos.\n\nManual 1"
+    spans = [("Inicio | Siguiente", "contents"), ("Uno", "contents"), ("Manual 1", "repeated")]
+    kinds = [
+        {"start": text.index(span), "end": text.index(span) + len(span), "kind": kind} for span, kind in spans
+    ]
+    # A title that stands alone between the parts that are left out is left out, too.
+    (chunk,) = chunk_document(make(text, kinds=kinds, title="Manual"))
+    assert chunk.page_content == "Hola a todos."
+    assert "kinds" not in chunk.metadata
+    kinds = [{"start": 0, "end": len(text), "kind": "contents"}]
+    (chunk,) = chunk_document(make(text, kinds=kinds))
+    assert (chunk.page_content, chunk.metadata["kind"]) == (text, "contents")
+    # The "kinds" of another application may mean anything.
+    for other in ("x", [1], [{"kind": "code"}]):
+        assert texts(make("Hola.", kinds=other)) == ["Hola."]
+
+
+def test_code_is_named() -> None:
+    code = "```\nrm -r carpeta\nls -l carpeta\n```"
+    (chunk,) = chunk_document(make(f"Así:\n\n{code}"))
+    assert chunk.metadata["kind"] == "code"
 
 
 def test_unknown_page_and_heading_are_left_out() -> None:
@@ -177,8 +215,8 @@ def test_settings_are_checked(values: tuple[object, object]) -> None:
 
 
 def test_fingerprint() -> None:
-    assert ChunkingSettings().fingerprint == "sentences-1-1200-0"
-    assert ChunkingSettings(500, 2).fingerprint == "sentences-1-500-2"
+    assert ChunkingSettings().fingerprint == "sentences-2-1200-0"
+    assert ChunkingSettings(500, 2).fingerprint == "sentences-2-500-2"
 
 
 pieces = st.sampled_from(
@@ -231,7 +269,12 @@ def test_properties(parts: list[tuple[str, str, int | None]], limit: int, overla
             for section in document.metadata["sections"]
             if section["start"] < end and start < section["end"]
         ]
-        assert {section["heading"] for section in touched} == {chunk.metadata.get("heading", "")}
+        headings = {
+            section["heading"]
+            for section in touched
+            if not is_heading(text[section["start"] : section["end"]], section["heading"])
+        }
+        assert headings <= {chunk.metadata.get("heading", "")}
         pages = {start: chunk.metadata.get("page")} | dict(chunk.metadata.get("page_starts", []))
         place, places = start, sorted(pages)
         while place < end:

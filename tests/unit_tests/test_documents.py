@@ -55,7 +55,7 @@ def check(document: Document) -> None:
     assert sections[-1]["end"] == len(text)
     assert all(one["end"] == two["start"] for one, two in pairwise(sections))
     assert all(section["start"] < section["end"] for section in sections)
-    named = {"source", "title", "content_hash", "media_type", "language", "sections"}
+    named = {"source", "title", "content_hash", "media_type", "language", "sections", "kinds"}
     assert set(document.metadata) - {"pages_without_text"} == named
     assert text == unicodedata.normalize("NFC", text)
 
@@ -195,6 +195,48 @@ def test_html(tmp_path: Path) -> None:
     assert list(section_texts(document)) == ["Capítulo 1", "Capítulo 1 › Preços", "Capítulo 2"]
 
 
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        (
+            "<span>Editar</span><span>Preferencias</span><span>Herramientas</span>",
+            "Editar Preferencias Herramientas",
+        ),
+        ("Pulse <b>Command</b><kbd>Ctrl</kbd>+<kbd>Enter</kbd>", "Pulse Command Ctrl+Enter"),
+        ("<kbd>Ctrl</kbd><kbd>q</kbd>", "Ctrl q"),
+        ("la tecla<code>Backspace</code>", "la tecla Backspace"),
+        ("<b>W</b>ord y <b>c</b>asa<i>s</i>, PDF<i>s</i>", "Word y casas, PDFs"),
+        ("H<sub>2</sub>O, L<sup>A</sup>T<sub>E</sub>X, un<sup>Nota</sup>", "H2O, LATEX, unNota"),
+        ("<code>get<span>Name</span><span>Of</span></code>", "getNameOf"),
+        ("<i>i</i>Phone", "iPhone"),
+        ("fin<br>Otra<img src=a>", "fin\nOtra"),
+    ],
+)
+def test_html_elements_inside_a_word_and_beside_one(tmp_path: Path, page: str, expected: str) -> None:
+    assert load(tmp_path, "a.html", f"<html><p>{page}").page_content == expected
+
+
+def contents(document: Document) -> list[str]:
+    text = document.page_content
+    return [text[item["start"] : item["end"]] for item in document.metadata["kinds"] if item["kind"] == "contents"]
+
+
+def test_html_navigation_is_marked(tmp_path: Path) -> None:
+    def items(site: str) -> str:
+        return "".join(f"<li><a href='{site}{name}.html'>Capítulo {name}</a><ul></ul></li>" for name in "abc")
+
+    page = (
+        "<html><table><tr><td><a href=a>Anterior</a><td><a href=b>Siguiente</a></table>"
+        "<h1><a href='#t'>Título</a></h1><p>Texto con un <a href=c>enlace</a> y <a href=d>otro</a>.</p>"
+        f"<ul>{items('')}</ul><p>Otros:</p><ul>{items('https://example.org/')}</ul><p><a href=e>Sigue</a></p>"
+        "<p>Y más.</p><div class='x navfooter'><h2>Menú</h2><p>Subir un nivel</p></div><p>Fin.</p>"
+    )
+    document = load(tmp_path, "a.html", page)
+    capitulos = ["- Capítulo a", "- Capítulo b", "- Capítulo c"]
+    assert contents(document) == ["Anterior | Siguiente", *capitulos, "Menú", "Subir un nivel"]
+    assert list(section_texts(document)) == ["", "Título"]
+
+
 def test_html_declared_charset(tmp_path: Path) -> None:
     page = '<html><meta charset="iso-8859-15"><p>Cuesta 5 € según información</p>'
     assert "5 € según" in load(tmp_path, "a.htm", page.encode("iso-8859-15")).page_content
@@ -270,6 +312,34 @@ def test_pdf_paragraph_and_word_over_a_page_break(tmp_path: Path) -> None:
     assert document.page_content == "El párrafo sigue en la otra página."
 
 
+def test_pdf_headers_and_footers_stand_at_the_end(tmp_path: Path) -> None:
+    pdf = new_pdf()
+    pdf.set_auto_page_break(False)
+    halves = ["La fianza se devuelve", "al cabo de un mes, y la renta", "vence el día 31 de mayo."]
+    for number, half in enumerate(halves, start=1):
+        pdf.add_page()
+        pdf.text(20, 15, "Contrato de Ana Ruiz")
+        pdf.text(20, 60, "Tema 7" if number == 2 else f"Apartado {number * number}.")
+        pdf.text(20, 120, half)
+        pdf.text(20, 280, f"Página {number} de 3")
+    document = load(tmp_path, "a.pdf", bytes(pdf.output()))
+    text = document.page_content
+    repeated = [text[item["start"] : item["end"]] for item in document.metadata["kinds"]]
+    assert repeated == ["Contrato de Ana Ruiz", "Página 2 de 3", "Contrato de Ana Ruiz", "Página 3 de 3"]
+    assert text.endswith("\n".join(repeated))
+    # The first of each is text: nothing else may name the author.
+    assert text.count("Contrato de Ana Ruiz") == 3
+    assert text.index("Página 1 de 3") < text.index("Tema 7") < document.metadata["kinds"][0]["start"]
+
+
+def test_pdf_rows_at_the_edge_of_pages_are_no_headers(tmp_path: Path) -> None:
+    names = ["Ana 12", "Luis 15", "Eva 12", "Juan 31"]
+    document = load(
+        tmp_path, "a.pdf", pdf_bytes([f"{name}\nTexto {number * 7}" for number, name in enumerate(names)])
+    )
+    assert document.metadata["kinds"] == []
+
+
 def test_pdf_characters() -> None:
     assert pdf._restore_characters("o\ufb01cina \ufb02or, 20 m², 1.º, ½") == "oficina flor, 20 m², 1.º, ½"
     assert pdf._restore_characters("informaci´on, pa´ıs, Espa˜na, ling¨u´ıstica") == (
@@ -327,6 +397,17 @@ def test_docx(tmp_path: Path) -> None:
     assert load(tmp_path, "b.docx", docx_bytes("Riego")).metadata["title"] == "Riego"
     # python-docx's own template carries this title.
     assert load(tmp_path, "c.docx", docx_bytes("Word Document")).metadata["title"] == "Capítulo 1"
+
+
+def test_docx_table_of_contents_is_marked(tmp_path: Path) -> None:
+    word = docx.Document()
+    word.styles.add_style("toc 1", 1)
+    for entry in ("Plazos\t3", "Multas\t9"):
+        word.add_paragraph(entry, style="toc 1")
+    word.add_paragraph("Texto.")
+    document = load(tmp_path, "a.docx", saved(word))
+    assert contents(document) == ["Plazos 3", "Multas 9"]
+    assert document.page_content == "Plazos 3\nMultas 9\n\nTexto."
 
 
 def test_docx_content_controls_breaks_and_deleted_text(tmp_path: Path) -> None:

@@ -175,3 +175,12 @@ def test_a_closed_ledger_can_be_closed_again(ledger):
     ledger.close()
     with pytest.raises(sqlite3.ProgrammingError):
         ledger.sources()
+
+
+def test_another_version_of_the_chunking_forgets_the_hashes_once(ledger):
+    commit(ledger, "a.txt", "Hola.")
+    ledger.expect_algorithm(2)
+    assert ledger.content_hashes() == {"a.txt": ""}
+    commit(ledger, "a.txt", "Hola.")
+    ledger.expect_algorithm(2)
+    assert ledger.content_hashes() == {"a.txt": "hash of Hola."}

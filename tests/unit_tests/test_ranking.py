@@ -4,8 +4,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.documents import Document
 
-from lince_rag.index.ranking import fuse
+from lince_rag.index.ranking import distinct, fuse
 
 ids = st.sampled_from("abcdefgh")
 # Steps of a quarter: two scores that differ by a rounding error are equal.
@@ -90,3 +91,33 @@ def test_chance_among_nearly_equal_vectors_does_not_outweigh_the_words() -> None
     vectors = {"a": 0.4912, "right": 0.4850, "b": 0.4849, "c": 0.4849}
     fused = fuse(lexical, vectors, 0.4)
     assert max(fused, key=lambda chunk_id: fused[chunk_id]) == "right"
+
+
+parts = st.lists(
+    st.sampled_from(["Uno.", "Dos son.", "Renta: 815 €.", "Renta: 915 €.", "Fin"]), min_size=1, max_size=4
+)
+
+
+def passages(texts):
+    return [
+        Document("\n".join(text), metadata={"source": f"{number % 3}.txt"}) for number, text in enumerate(texts)
+    ]
+
+
+@given(st.lists(parts, max_size=8), st.integers(1, 8))
+def test_a_passage_is_left_out_only_if_a_better_one_holds_all_of_it(texts, count):
+    found = distinct(passages(texts), count)
+    best = [texts[0]] if texts else []
+    for text in texts[1:]:
+        if not any(set(text) <= set(kept) for kept in best):
+            best.append(text)
+    assert [document.page_content for document in found] == ["\n".join(text) for text in best[:count]]
+
+
+def test_a_copy_names_its_source_once():
+    found = distinct(passages([["Uno.", "Fin"], ["Fin"], ["UNO.", "¡Fin!"], ["Uno."], ["Uno."], ["Dos son."]]), 5)
+    assert [document.metadata.get("also_in") for document in found] == [["1.txt", "2.txt"], None]
+
+
+def test_passages_without_words_are_no_copies():
+    assert len(distinct(passages([["…"], ["?"]]), 5)) == 2

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from lince_rag.text.words import clean, squeeze
@@ -11,6 +11,12 @@ HEADING_SEPARATOR: Final = " › "
 
 # The longest heading in metadata, where every chunk repeats it; in the text it is not shortened.
 MAXIMUM_HEADING: Final = 300
+
+# Fewer links or entries of a table of contents in a row may stand in a text as references.
+MINIMUM_CONTENTS: Final = 3
+
+# A list of links may name its current page, which is no link, or say "see also".
+OTHER_LETTERS: Final = 0.2
 
 
 class Unreadable(Exception):  # noqa: N818  # always turned into a DocumentError
@@ -32,6 +38,9 @@ class Block:
     separator: str = "\n\n"
     # Whether the text continues after the heading.
     body: bool = False
+    # "code", "contents" (a table of contents, navigation), "repeated" (a header or footer of a page, after its
+    # first page), or "" for anything else.
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,14 +53,16 @@ class Content:
     pages_without_text: list[int] = field(default_factory=list)
 
 
-def assemble(blocks: list[Block]) -> tuple[str, list[dict[str, Any]], str]:
-    """Join blocks into one text, and return also its sections and its first heading of level 1, or "".
+def assemble(blocks: list[Block]) -> tuple[str, dict[str, list[dict[str, Any]]], str]:
+    """Join blocks into one text, and return also its structure and its first heading of level 1, or "".
 
-    The sections divide the text without gaps. A section begins at each heading and each page. A heading without
-    text of its own shares the section of the deeper heading after it, so that no section is only a title.
+    The structure has ``sections``, which divide the text without gaps, and ``kinds``, the spans that are code,
+    contents or repeated. A section begins at each heading and each page. A heading without text of its own shares
+    the section of the deeper heading after it, so that no section is only a title.
     """
     parts: list[str] = []
     sections: list[dict[str, Any]] = []
+    kinds: list[dict[str, Any]] = []
     path: list[tuple[int, str]] = []
     length, bare, title = 0, False, ""
     for block in (block for block in blocks if block.text):
@@ -69,11 +80,24 @@ def assemble(blocks: list[Block]) -> tuple[str, list[dict[str, Any]], str]:
         bare = block.level > 0 and not block.body
         parts += [separator, block.text]
         length = start + len(block.text)
+        if block.kind:
+            kinds.append({"start": start, "end": length, "kind": block.kind})
     for section, following in itertools.pairwise(sections):
         section["end"] = following["start"]
     if sections:
         sections[-1]["end"] = length
-    return "".join(parts), sections, title
+    return "".join(parts), {"sections": sections, "kinds": kinds}, title
+
+
+def mark_contents(blocks: list[Block], links: list[int]) -> list[Block]:
+    """Mark rows and lists of links, given how many links each block consists of (0 if it has other text)."""
+    marked: list[Block] = []
+    for linked, group in itertools.groupby(zip(blocks, links, strict=True), lambda pair: pair[1] > 0):
+        run = list(group)
+        counts = [count for _, count in run]
+        contents = linked and (sum(counts) >= MINIMUM_CONTENTS or max(counts) > 1)
+        marked += [replace(block, kind="contents") if contents else block for block, _ in run]
+    return marked
 
 
 def walk_tree(root: Any, dropped: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -104,6 +128,14 @@ class Collector:
     cells: int = 0
     item: bool = False
     previous: str = ""
+    # Of each block, the number of links that it consists of; 0 if it has other text.
+    links: list[int] = field(default_factory=list)
+    # Since the last block: the number of links, and of letters in them and outside them.
+    linked: int = 0
+    link_letters: int = 0
+    other_letters: int = 0
+    # The number of open elements that are navigation.
+    navigation: int = 0
 
     def end_paragraph(self, level: int = 0, kind: str = "") -> None:
         """Make a block of the pieces so far, or a paragraph of a cell; ``kind`` is "item" for a list item."""
@@ -120,14 +152,15 @@ class Collector:
         elif self.cells:
             self.paragraphs.append(text)
         else:
-            self._append(Block(f"- {text}" if kind == "item" else text), kind)
+            contents = "contents" if kind == "contents" else ""
+            self._append(Block(f"- {text}" if kind == "item" else text, kind=contents), kind)
 
     def add_preformatted(self, text: str) -> None:
         """Add a ``<pre>`` unchanged: its line ends and indentation are part of its content."""
         self.end_paragraph()
         self.end_row()
         if text.strip():
-            self._append(Block(clean(text).strip("\n").rstrip()), "")
+            self._append(Block(clean(text).strip("\n").rstrip(), kind="code"), "code")
 
     def end_cell(self) -> None:
         """End a cell of a table."""
@@ -149,7 +182,12 @@ class Collector:
             self._append(Block(line), "row")
 
     def _append(self, block: Block, kind: str) -> None:
-        together = kind in {"item", "row"} and kind == self.previous
-        separator = "\n" if together else "\n\n"
-        self.blocks.append(Block(block.text, level=block.level, separator=separator))
+        together = kind in {"item", "row", "contents"} and kind == self.previous
+        if self.navigation:
+            # Its heading is above nothing that is searched.
+            block = replace(block, kind="contents", level=0)
+        self.blocks.append(replace(block, separator="\n" if together else "\n\n"))
+        other = block.level > 0 or self.other_letters > OTHER_LETTERS * self.link_letters
+        self.links.append(0 if other else self.linked)
+        self.linked = self.link_letters = self.other_letters = 0
         self.previous = kind

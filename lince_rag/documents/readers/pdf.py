@@ -6,6 +6,7 @@ import re
 import statistics
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,7 @@ _LONGEST_PARAGRAPH: Final = 20_000
 _PDFIUM_LOCK: Final = threading.Lock()
 
 _SENTENCE_END: Final = (".", "!", "?", "…", ":", ";", '."', ".”", ".»", ".)")
+_PAGE_NUMBER: Final = re.compile(r"(?<!\d)\d{1,4}(?!\d)", re.ASCII)
 _BULLET: Final = re.compile(r"[•▪‣◦●■–—*-] ")
 _NUMBERED: Final = re.compile(r"(\d{1,3}|[a-zA-Z])[.)] ")
 
@@ -80,7 +82,8 @@ def read_pdf(data: bytes, maximum_pages: int = MAXIMUM_PAGES) -> Content:
 
     PDFium gives the text in the order in which the file holds it; typesetting and office programs write columns
     one after the other. A paragraph that continues over a page break is two blocks with one space between them; a
-    word divided there is put on the earlier page.
+    word divided there is put on the earlier page. Headers and footers stand at the end of the text, so that they
+    interrupt no paragraph, except for the first of each, which may be the only place that names the author.
     """
     import pypdfium2
 
@@ -94,16 +97,18 @@ def read_pdf(data: bytes, maximum_pages: int = MAXIMUM_PAGES) -> Content:
             if len(document) > maximum_pages:
                 raise Unreadable(f"{len(document)} pages, the limit is {maximum_pages}")
             title = squeeze(document.get_metadata_dict().get("Title", ""))
-            pages = [_page_paragraphs(document, number) for number in range(len(document))]
+            read = [_read_page(document, number) for number in range(len(document))]
         except pypdfium2.PdfiumError as error:
             raise Unreadable(f"damaged PDF ({error})") from None
         finally:
             document.close()
-    return Content(
-        list(_blocks([paragraphs for paragraphs, _ in pages])),
-        title,
-        [number for number, (paragraphs, pictures) in enumerate(pages, start=1) if pictures and not paragraphs],
-    )
+    lines = [page for page, _ in read]
+    repeated = _repeated_lines(lines)
+    pages = [
+        _join_lines([line for line in page if line not in out]) for page, out in zip(lines, repeated, strict=True)
+    ]
+    without_text = [number for number, (page, pictures) in enumerate(read, start=1) if pictures and not page]
+    return Content([*_blocks(pages), *_repeated_blocks(lines, repeated)], title, without_text)
 
 
 def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
@@ -119,18 +124,61 @@ def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
             yield Block(_restore_characters(paragraph.finished()), page=number, separator=paragraph.separator)
 
 
-def _page_paragraphs(document: Any, number: int) -> tuple[list[Paragraph], bool]:
-    """The paragraphs of a page, and whether it has pictures, if it has no text."""
+def _read_page(document: Any, number: int) -> tuple[list[Line], bool]:
+    """The lines of a page, and whether it has pictures, if it has no text."""
     from pypdfium2 import raw
 
     page = document[number]
     textpage = page.get_textpage()
     try:
-        paragraphs = _join_lines(_page_lines(textpage))
-        return paragraphs, not paragraphs and any(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE]))
+        lines = _page_lines(textpage)
+        return lines, not lines and any(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE]))
     finally:
         textpage.close()
         page.close()
+
+
+def _repeated_lines(pages: list[list[Line]]) -> list[set[Line]]:
+    """Find the headers and footers of each page that an earlier page also has, at the same height.
+
+    They are lines among the first two or the last two of their page, and equal on three pages or more, apart from
+    the page's number.
+    """
+    edges = [[(line, _edge_keys(line, number)) for line in _edge_lines(page)] for number, page in enumerate(pages)]
+    counts = Counter(key for page in edges for key in {key for _, keys in page for key in keys})
+    seen: set[tuple[str, int]] = set()
+    repeated = []
+    for page in edges:
+        repeated.append({line for line, keys in page if any(counts[key] > 2 and key in seen for key in keys)})
+        seen.update(key for _, keys in page for key in keys)
+    return repeated
+
+
+def _edge_lines(lines: list[Line]) -> list[Line]:
+    """The lines at the two highest and the two lowest places of a page."""
+    rows = sorted({round(line.baseline) for line in lines})
+    edges = {*rows[:2], *rows[-2:]}
+    return [line for line in lines if round(line.baseline) in edges]
+
+
+def _edge_keys(line: Line, page: int) -> set[tuple[str, int]]:
+    """The line's text, and what it is if its first or its last number counts pages, each with its height."""
+    numbers = list(_PAGE_NUMBER.finditer(line.text))
+    texts = {line.text}
+    for match in {numbers[0], numbers[-1]} if numbers else set():
+        first = int(match[0]) - page
+        texts.add(f"{line.text[: match.start()]}\0{first}\0{line.text[match.end() :]}")
+    return {(text, round(line.baseline)) for text in texts}
+
+
+def _repeated_blocks(pages: list[list[Line]], repeated: list[set[Line]]) -> Iterator[Block]:
+    separator = "\n\n"
+    for number, (page, out) in enumerate(zip(pages, repeated, strict=True), start=1):
+        for line in page:
+            if line in out:
+                text = _restore_characters(line.text + "-" * line.hyphen)
+                yield Block(text, page=number, separator=separator, kind="repeated")
+                separator = "\n"
 
 
 def _page_lines(textpage: Any) -> list[Line]:

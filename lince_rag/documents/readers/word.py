@@ -70,13 +70,15 @@ def _check_archive(data: bytes) -> None:
 
 
 def _style_kind(style: Any) -> str:
-    """The meaning of a paragraph style: a heading level as a digit, "title", "item" or ""."""
+    """The meaning of a paragraph style: a heading level as a digit, "title", "contents", "item" or ""."""
     for _ in range(10):  # A style inherits from another; in a damaged file this can be a cycle.
         name = (style.name or "").lower()
         if match := re.fullmatch(r"heading ([1-9])", name):
             return match[1]
         if name == "title":
             return "title"
+        if re.fullmatch(r"toc [1-9]|table of figures", name):
+            return "contents"
         if name.startswith("list"):
             return "item"
         style = getattr(style, "base_style", None)
