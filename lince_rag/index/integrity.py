@@ -1,4 +1,4 @@
-"""Checks of the stores' files: does each still hold what its library wrote? None of them changes a file."""
+"""Checks of the stores' files: does each still hold what its library wrote?"""
 
 import json
 import sqlite3
@@ -34,10 +34,15 @@ _BATCH: Final = 20_000
 def database_damage(path: Path) -> str:
     """Return what is wrong with the structure of an SQLite file; the empty text if nothing is."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        with closing(_connect(path)) as connection:
             return connection_damage(connection)
     except sqlite3.DatabaseError as error:
-        return f"{path.name}: {first_line(error)}"
+        return f"{path.name}: {_damage_of(error)}"
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Not mode=ro: if a writer was interrupted, SQLite must first undo what it did.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=30)
 
 
 def connection_damage(connection: sqlite3.Connection) -> str:
@@ -45,8 +50,16 @@ def connection_damage(connection: sqlite3.Connection) -> str:
     try:
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        found = first_line(error)
+        found = _damage_of(error)
     return "" if found == "ok" else " ".join(str(found).split())
+
+
+def _damage_of(error: sqlite3.DatabaseError) -> str:
+    """Return what an error says about the file; raise it again if it is not about the file, as a full disk."""
+    name = getattr(error, "sqlite_errorname", None) or "SQLITE_ERROR"
+    if not name.startswith(("SQLITE_ERROR", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")):
+        raise error
+    return first_line(error)
 
 
 def lexical_damage(folder: Path) -> str:
@@ -102,7 +115,7 @@ def graphs_damage(folder: Path, *, vectors: bool) -> str:
     try:
         segments = _written_graphs(folder / CHROMA_FILE)
     except sqlite3.DatabaseError as error:
-        return f"{CHROMA_FILE}: {first_line(error)}"
+        return f"{CHROMA_FILE}: {_damage_of(error)}"
     for segment in segments:
         missing = next((name for name in _GRAPH_FILES if not (folder / segment / name).is_file()), None)
         if missing:
@@ -118,7 +131,7 @@ def graphs_damage(folder: Path, *, vectors: bool) -> str:
 
 def _written_graphs(database: Path) -> list[str]:
     """Return the names of the graphs that Chroma has written to files; small ones are only in its database."""
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+    with closing(_connect(database)) as connection:
         rows = connection.execute(
             "SELECT id FROM segments WHERE scope = 'VECTOR' AND id IN (SELECT segment_id FROM max_seq_id)"
         )

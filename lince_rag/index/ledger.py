@@ -12,9 +12,9 @@ from typing import Any, Final, cast
 
 from langchain_core.documents import Document
 
-from lince_rag.errors import IndexFolderError
+from lince_rag.errors import IndexDamagedError, IndexFolderError
 from lince_rag.index.integrity import connection_damage
-from lince_rag.index.storage import StoreCopies, damaged_ledger, not_writable, reporting_ledger
+from lince_rag.index.storage import StoreCopies, damaged_ledger, first_line, not_writable, reporting_ledger
 from lince_rag.text.language import Language
 
 FORMAT: Final = 1
@@ -296,10 +296,10 @@ class Ledger:
         """
         try:
             # Another connection sees one state, and lets the questions of other threads go on.
-            with closing(self._another_connection()) as connection:
+            with reporting_ledger(self.path), closing(self._another_connection()) as connection:
                 return connection_damage(connection) or _document_damage(connection)
-        except sqlite3.DatabaseError as error:
-            return str(error)
+        except IndexDamagedError as error:
+            return first_line(error.__cause__ or error)
 
     def _another_connection(self) -> sqlite3.Connection:
         (_, _, file), *_ = self._rows("PRAGMA database_list")

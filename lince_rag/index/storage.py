@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from lince_rag.errors import IndexFolderError, IndexLockedError, LinceError
+from lince_rag.errors import IndexDamagedError, IndexFolderError, IndexLockedError, LinceError
 
 LEDGER_FILE: Final = "ledger.sqlite"
 CHROMA_FOLDER: Final = "chroma"
@@ -34,7 +34,7 @@ _NOT_WRITABLE: Final = re.compile(
 )
 _BUSY: Final = re.compile(r"database (table )?is locked|LockBusy|code: 5\)", re.IGNORECASE)
 
-# Below this many free bytes, a failure to write is taken as a full disk.
+# Below this many free bytes, a failure is taken as one to write to a full disk.
 _LITTLE_SPACE: Final = 200_000
 
 # tantivy quotes whole files.
@@ -86,23 +86,23 @@ def no_space(folder: Path, error: BaseException) -> IndexFolderError:
     """Return the error of a disk that is full, or of a limit on files that is reached."""
     return IndexFolderError(
         f"The index {folder} could not be written: {first_line(error)}.",
-        hint="Free space on that disk (or raise the quota or file size limit), then run the same command again:"
-        " what was committed before is kept.",
+        hint="Free space on that disk, or raise the quota or the file size limit. Then run"
+        f" `lince-rag status --index {folder} --repair`, and the same command again: what was committed is kept.",
     )
 
 
-def damaged_store(index: Path, store: str, reason: object) -> IndexFolderError:
+def damaged_store(index: Path, store: str, reason: object) -> IndexDamagedError:
     """Return the error of a damaged store, ``"chroma"`` or ``"lexical"``, which can be built from the ledger."""
     what = "vector store" if store == CHROMA_FOLDER else "lexical index"
-    return IndexFolderError(
+    return IndexDamagedError(
         f"The {what} in {index / store} is damaged: {first_line(reason)}.",
         hint=f"Build it again from the ledger: lince-rag status --index {index} --repair",
     )
 
 
-def damaged_ledger(path: Path, reason: object) -> IndexFolderError:
+def damaged_ledger(path: Path, reason: object) -> IndexDamagedError:
     """Return the error of a ledger that cannot be trusted."""
-    return IndexFolderError(f"The ledger {path} is damaged: {first_line(reason)}.", hint=LEDGER_HINT)
+    return IndexDamagedError(f"The ledger {path} is damaged: {first_line(reason)}.", hint=LEDGER_HINT)
 
 
 def first_line(reason: object) -> str:
@@ -115,7 +115,7 @@ def storage_error(error: BaseException, folder: Path, damage: LinceError) -> Lin
     """Return the error to raise for one of a library or the system; ``damage`` if it fits no other."""
     text = str(error)
     name = getattr(error, "sqlite_errorname", "") or ""
-    if name in _NO_SPACE_NAMES or _NO_SPACE.search(text) or _is_full(folder, error):
+    if name in _NO_SPACE_NAMES or _NO_SPACE.search(text) or _is_full(folder):
         return no_space(folder, error)
     if _BUSY.search(text):
         return IndexLockedError(
@@ -126,10 +126,8 @@ def storage_error(error: BaseException, folder: Path, damage: LinceError) -> Lin
     return damage
 
 
-def _is_full(folder: Path, error: BaseException) -> bool:
-    """Return whether a failure without a reason comes from a disk that has no space left."""
-    if not re.search(r"disk I/O error|unable to open database file", str(error)):
-        return False
+def _is_full(folder: Path) -> bool:
+    """Return whether a failure comes from a full disk, whatever the library says."""
     with suppress(OSError):
         return shutil.disk_usage(folder).free < _LITTLE_SPACE
     return False

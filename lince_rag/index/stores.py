@@ -1,6 +1,7 @@
 """The two stores of an index, kept consistent with its ledger: vectors in Chroma, terms in tantivy."""
 
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -160,7 +161,7 @@ class ChunkStores:
             if self._vector_store is None:
                 self._vector_store = self._open_vectors(folder)
             try:
-                with self._reporting_vectors():
+                with self.reporting_vectors():
                     yield self._vector_store
             except BaseException:
                 # What Chroma holds in memory may differ from its files now.
@@ -191,18 +192,20 @@ class ChunkStores:
 
     def _open_vectors(self, folder: Path) -> "Chroma":
         if (folder / CHROMA_FILE).exists():
-            damage = graphs_damage(folder, vectors=False)
+            with self.reporting_vectors():
+                damage = graphs_damage(folder, vectors=False)
         else:
             damage = f"{CHROMA_FILE} is missing" if self.ledger.has_documents() else ""
         if damage:
             raise damaged_store(self._folder, CHROMA_FOLDER, damage)
-        with self._reporting_vectors():
+        with self.reporting_vectors():
             return open_vector_store(self.embeddings, folder)
 
-    def _reporting_vectors(self) -> AbstractContextManager[None]:
+    def reporting_vectors(self) -> AbstractContextManager[None]:
+        """Turn errors of the vector store inside the block into a ``LinceError``."""
         from chromadb.errors import InternalError, NotFoundError
 
-        return reporting(self._folder, CHROMA_FOLDER, OSError, InternalError, NotFoundError)
+        return reporting(self._folder, CHROMA_FOLDER, OSError, sqlite3.Error, InternalError, NotFoundError)
 
     def _open_lexical(self) -> LexicalIndex:
         folder = self._copies.renew(LEXICAL_FOLDER) if self.ledger.read_only else self._folder / LEXICAL_FOLDER
@@ -314,7 +317,7 @@ class ChunkStores:
                 self.close_vectors()
                 _remove(folder)
                 # A new one now: without it, other processes would take the index for a damaged one.
-                with self._reporting_vectors():
+                with self.reporting_vectors():
                     self._vector_store = open_vector_store(self.embeddings, folder)
         if terms:
             _remove(self._folder / LEXICAL_FOLDER)

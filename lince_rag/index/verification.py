@@ -5,7 +5,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lince_rag.errors import IndexFolderError, IndexLockedError
+from lince_rag.errors import IndexDamagedError
 from lince_rag.index.integrity import fingerprints, is_same_fingerprint, lexical_damage, vectors_damage
 from lince_rag.index.storage import CHROMA_FILE
 from lince_rag.index.stores import ChunkStores
@@ -139,9 +139,7 @@ def _check_terms(stores: ChunkStores) -> tuple[str, set[str]]:
         try:
             stores.lexical.reload()
             return "", stores.lexical.ids()
-        except IndexLockedError:
-            raise
-        except IndexFolderError as error:
+        except IndexDamagedError as error:
             damage = str(error.__cause__ or error.message)
     return damage, set()
 
@@ -153,15 +151,15 @@ def _check_vectors(stores: ChunkStores, committed: Set[str]) -> tuple[str, set[s
             return (f"{CHROMA_FILE} is missing" if stores.ledger.has_documents() else ""), set(), set()
         # SQLite's locks belong to the process: closing a file that Chroma has open would release Chroma's.
         stores.close_vectors()
-        if damage := vectors_damage(folder):
+        with stores.reporting_vectors():
+            damage = vectors_damage(folder)
+        if damage:
             return damage, set(), set()
     try:
         with stores.vectors() as vectors:
             found = set(vectors.get(include=[])["ids"])
         readable, wrong = _readable_ids(stores, committed & found)
-    except IndexLockedError:
-        raise
-    except IndexFolderError as error:
+    except IndexDamagedError as error:
         return str(error.__cause__ or error.message), set(), set()
     damage = f"{len(wrong)} vectors are not the ones that were written" if wrong else ""
     return damage, found, readable - wrong
