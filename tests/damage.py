@@ -17,7 +17,7 @@ DOCUMENTS = 1_150
 KINDS = ("cut to half", "zeroed", "overwritten", "deleted")
 QUESTIONS = ("¿Cuántos olivos tiene la finca 7?", "¿Quién riega el pozo de la finca 1101?", "lunes cabras 640")
 
-Answers = list[list[tuple[str, str, float]]]
+Answers = list[list[tuple[str, str]]]
 
 _WORDS = [
     "olivos",
@@ -84,11 +84,15 @@ def make_index(folder: Path) -> None:
 
 
 def answers(index: Index) -> Answers:
-    """What both sides and their fusion find for every question, in order."""
+    """What both sides and their fusion find for every question, in order.
+
+    Without the scores: Chroma adds the vectors that are only in its database to the graph each time it opens it,
+    not always in the same way; and tantivy's scores count a deleted chunk, which a new index never had.
+    """
     return [
-        [(str(chunk.id), chunk.page_content, round(chunk.metadata["score"], 4)) for chunk in found]
+        [(str(chunk.id), chunk.page_content) for chunk in found]
         for weight in (0.0, 0.5, 1.0)
-        for found in map(index.as_retriever(k=8, lexical_weight=weight).invoke, QUESTIONS)
+        for found in map(index.as_retriever(k=5, lexical_weight=weight).invoke, QUESTIONS)
     ]
 
 
@@ -135,6 +139,17 @@ def outcomes(sound: Path, scratch: Path) -> Iterator[Outcome]:
             yield Outcome(name, kind, *(text.replace(str(copy), "INDEX") for text in (asking, status, repaired)))
 
 
+def assert_true(outcome: Outcome) -> None:
+    """Assert what must hold after any damage."""
+    if outcome.status == "ok":
+        assert outcome.asking == "same answers", outcome
+    elif outcome.file.startswith("ledger"):
+        assert outcome.repaired == "no", outcome
+        assert "restore it from a backup" in outcome.status or outcome.status.startswith("ledger: "), outcome
+    else:
+        assert outcome.repaired == "exactly", outcome
+
+
 def _ask(folder: Path, expected: Answers) -> str:
     try:
         with Index.open(folder, embeddings=SmallEmbeddings()) as index:
@@ -153,11 +168,7 @@ def _check(folder: Path, expected: Answers, ids: set[str]) -> tuple[str, str]:
             repaired = index.verify(repair=True)
             if report.damaged_ledger:
                 return f"ledger: {status}", "no" if not repaired.repaired else "changed"
-            # Without the scores: in them, tantivy still counts a deleted chunk, which a new index never had.
-            same = [[chunk[:2] for chunk in found] for found in answers(index)] == [
-                [chunk[:2] for chunk in found] for found in expected
-            ]
-            same = same and repaired.repaired and index.ledger.chunk_ids() == ids
+            same = repaired.repaired and answers(index) == expected and index.ledger.chunk_ids() == ids
             return status, "exactly" if same else "not exactly"
     except LinceError as error:
         return str(error), "no"
