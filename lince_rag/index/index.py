@@ -147,7 +147,7 @@ class Index:
         return {
             "embeddings": embeddings_name(self.embeddings),
             "chunking": self.ledger.json_setting("chunking"),
-            "languages": dict(Counter(source.language for source in self.sources()).most_common()),
+            "languages": dict(Counter(sorted(source.language for source in self.sources())).most_common()),
             "bytes": folder_bytes(self.folder),
             "read_only": self.ledger.read_only,
         }

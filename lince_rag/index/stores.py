@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,17 +30,12 @@ from lince_rag.index.storage import (
     shared_lock,
     storage_error,
 )
+from lince_rag.index.vectors import close_vector_store, open_vector_store
 from lince_rag.text.confidence import Calibration, calibration_of
 from lince_rag.text.language import Language
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
-
-COLLECTION: Final = "chunks"
-
-# Chroma's own ef of 100 finds .84-.92 of the true neighbours of hashed text, 500 finds .98, and it can only be
-# set when the collection is created.
-SEARCH_EF: Final = 500
 
 # Up to this number of chunks, vectors are compared one by one (30 ms for 500): among many nearly equal chunks,
 # Chroma's graph search misses some of a small selection (a fifth to a quarter, measured with form letters).
@@ -62,9 +56,6 @@ _POLL_SECONDS: Final = 0.005
 
 # Share of the lexical score for an embedder that does not define its own.
 NEUTRAL_WEIGHT: Final = 0.5
-
-# Counts the Chroma folders that this process has opened.
-_OPENED: Final = count()
 
 
 @dataclass(frozen=True)
@@ -380,44 +371,3 @@ def searchable_text(chunk: Document) -> str:
     """Return the text that is indexed for a chunk: its headings, then its text."""
     heading = chunk.metadata.get("heading")
     return f"{heading}\n{chunk.page_content}" if heading else chunk.page_content
-
-
-def open_vector_store(
-    embeddings: Embeddings, folder: Path | None = None, *, client: Any = None, collection: str = COLLECTION
-) -> "Chroma":
-    """Open or create the Chroma collection of the chunks: in a folder, through a ``client``, or in memory.
-
-    It uses cosine space (Chroma's default is squared Euclidean distance), no default embedder (Chroma's is only
-    for English) and no telemetry.
-    """
-    import chromadb
-    from chromadb.config import Settings
-    from langchain_chroma import Chroma
-
-    if client is None:
-        settings = Settings(anonymized_telemetry=False)
-        if folder is None:
-            client = chromadb.EphemeralClient(settings=settings)
-        else:
-            client = chromadb.PersistentClient(path=_unique_path(folder), settings=settings)
-    return Chroma(
-        collection_name=collection,
-        embedding_function=embeddings,
-        client=client,
-        collection_configuration={"hnsw": {"space": "cosine", "ef_search": SEARCH_EF}},
-    )
-
-
-def _unique_path(folder: Path) -> str:
-    """Write a path as no other store of this process does: ``a/.``, ``a/./``, ``a//.`` … all mean ``a``.
-
-    Chroma gives all clients of one path string the same engine. After closing and opening again, the stale engine
-    would remain as long as another ``Index`` uses it, and writing with it after another process has written
-    damages the vectors (measured: 1,024 of 4,500 unreadable).
-    """
-    return str(folder) + "".join("/." if bit == "1" else "/" for bit in f"{next(_OPENED):b}")
-
-
-def close_vector_store(store: "Chroma") -> None:
-    """Release the files of a store, so that opening it again reads what other processes wrote."""
-    store._client.close()

@@ -17,8 +17,8 @@ def test_damage(tmp_path: Path, results: list[str]) -> None:
     header = ["file", "damage", "asking", "`status`", "repaired as before"]
     note = (
         f"{DOCUMENTS:,} documents of one chunk, of which one was deleted. An error ends with a hint: "
-        "`lince-rag status --repair`, or, for the ledger, a backup or a new index. “Exactly”: the same chunks, and "
-        "the same answers in the same order."
+        "`lince-rag status --repair`, or, for the ledger, a backup or a new index. “Exactly”: the same chunks, "
+        "and the same answers in the same order."
     )
     results.append(f"## Damage\n\n{table(header, rows)}\n\n{note}")
 
