@@ -9,6 +9,7 @@
     │   └── UnusedDocumentsError   documents were given, but the template has no place for them
     ├── DocumentError              a file cannot be turned into text
     ├── IndexFolderError           the index folder is missing, damaged or holds something else
+    │   ├── IndexDamagedError      a store or the ledger of the index is damaged
     │   └── IndexLockedError       another process is writing to the index
     ├── ContextWindowError         a prompt is longer than the model's window
     ├── EngineError                the engine cannot load or run a model
@@ -91,6 +92,10 @@ class DocumentError(LinceError):
 
 class IndexFolderError(LinceError):
     """The index folder is missing, damaged, or holds something else."""
+
+
+class IndexDamagedError(IndexFolderError):
+    """A store or the ledger of the index is damaged or missing."""
 
 
 class IndexLockedError(IndexFolderError):

@@ -23,7 +23,7 @@ from lince_rag.chain.answer import Answer
 from lince_rag.chain.flow import ChainSettings, Flow, Generate, advance, conclude, refuse
 from lince_rag.chain.packing import Prepared, only_quotes, prepare, reads_documents
 from lince_rag.chain.question import Request, read_request, rewrite_by_rules
-from lince_rag.models.turns import current_turn, found_documents, last_question, made_calls, without_calls
+from lince_rag.models.messages import current_turn, found_documents, last_question, made_calls, without_calls
 from lince_rag.text.confidence import strongest_confidence
 from lince_rag.text.language import Language
 from lince_rag.text.wording import wording

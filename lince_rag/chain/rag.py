@@ -14,10 +14,9 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_con
 
 from lince_rag.chain.answer import Answer
 from lince_rag.chain.bindings import AnyModel, check_model, inner_runnables, is_resolved, resolve_model, unwrap
-from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, answer_flow
+from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, answer_flow, last_pieces
 from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.question import Conversation, RagInput, Rewriting
-from lince_rag.chain.streaming import last_pieces
 from lince_rag.text.confidence import EVEN_CONFIDENCE
 from lince_rag.text.language import Language
 

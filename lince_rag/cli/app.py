@@ -143,24 +143,31 @@ def mcp(
 @app.command()
 def status(
     index: IndexOption = DEFAULT_INDEX,
-    repair: Annotated[bool, typer.Option("--repair", help="Restore missing chunks, delete stray ones.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List all documents.")] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Restore missing chunks, delete stray ones, build damaged stores again."),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """List the documents of an index and check that its stores agree."""
+    """Summarise an index and check its files; it works while another process ingests."""
     from dataclasses import asdict
 
-    from lince_rag.cli.terminal import print_json, print_sources, reader_language
-    from lince_rag.index.embeddings import embeddings_name
+    from lince_rag.cli.terminal import print_json, print_sources, print_status, reader_language
     from lince_rag.index.index import Index
 
     with Index.open(index, create=False) as opened:
-        sources, report = opened.sources(), opened.verify(repair=repair)
-        name = embeddings_name(opened.embeddings)
+        report = opened.verify(repair=repair)
+        # A damaged ledger has no documents to list.
+        sources = [] if report.damaged_ledger else opened.sources()
+        summary = {} if report.damaged_ledger else opened.summary()
+    language = reader_language()
     if json_:
-        listed = [asdict(source) for source in sources]
-        print_json({"embeddings": name, "sources": listed, "verify": asdict(report)})
+        print_json({**summary, "sources": [asdict(each) for each in sources], "verify": asdict(report)})
     else:
-        print_sources(sources, report, name, str(index), reader_language())
+        if list_:
+            print_sources(sources, language)
+        print_status(summary, report, str(index), language)
     if not report.ok:
         raise typer.Exit(1)
 

@@ -41,6 +41,11 @@ def chat(
 
     with Index.open(index, create=False) as opened:
         chain = options.make_chain(opened)
+        if session is not None and opened.ledger.read_only:
+            raise ConfigurationError(
+                f"The conversation {session!r} cannot be saved: the index {opened.folder} cannot be written.",
+                hint="Leave out --session to chat without saving.",
+            )
         history = open_session(opened.folder, session)
         if session is not None and history.messages:
             print_plain(

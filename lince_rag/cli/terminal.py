@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,20 +171,36 @@ def print_skipped(skipped: dict[str, list[str]], language: Language, *, verbose:
             print_plain(f"    {short_path(path)}")
 
 
-def print_sources(
-    sources: "Sequence[Source]", report: "VerifyReport", embeddings: str, index: str, language: Language
-) -> None:
-    """Print the documents of an index and whether its stores agree."""
+def print_sources(sources: "Sequence[Source]", language: Language) -> None:
+    """Print the documents of an index."""
     table = _table(wording("source_columns", language), right=2)
     for source in sources:
         cells = (short_path(source.source), source.language, source.chunks, source.characters)
         table.add_row(*(escape(str(cell)) for cell in cells))
-    console = output()
-    console.print(table)
-    values = {"documents": report.documents, "chunks": report.chunks, "embeddings": embeddings}
-    print_plain(wording("status", language, **values))
+    output().print(table)
+
+
+def print_status(summary: Mapping[str, Any], report: "VerifyReport", index: str, language: Language) -> None:
+    """Print a summary of an index, and whether it is in order or what is wrong with it."""
+    if report.damaged_ledger:
+        print_plain(wording("status_ledger_damaged", language, reason=report.damaged_ledger))
+        return
+    languages = ", ".join(f"{code} {count}" for code, count in summary["languages"].items())
+    print_plain(
+        wording(
+            "status", language, documents=report.documents, chunks=report.chunks, embeddings=summary["embeddings"]
+        )
+    )
+    print_plain(
+        wording("status_details", language, languages=languages or "–", megabytes=summary["bytes"] / 1e6,
+                chunking=", ".join(f"{name}={value}" for name, value in summary["chunking"].items()))
+    )  # fmt: skip
+    damages = (("status_vectors", report.damaged_vectors), ("status_terms", report.damaged_terms))
+    for key, reason in damages:
+        if reason:
+            print_plain(wording(key, language, reason=reason))
     missing, stray = len({*report.missing_terms, *report.missing_vectors}), len(report.stray)
-    key = "status_ok" if not missing + stray else "status_repaired" if report.repaired else "status_damaged"
+    key = "status_repaired" if report.repaired else "status_ok" if report.ok else "status_damaged"
     print_plain(wording(key, language, missing=missing, stray=stray, index=index))
     if report.gone:
         print_plain(wording("status_gone", language))

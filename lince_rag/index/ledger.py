@@ -1,17 +1,20 @@
 """The ledger: the SQLite file that records what is in an index. Search ignores chunks that are not in it."""
 
+import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 from langchain_core.documents import Document
 
-from lince_rag.errors import IndexFolderError
+from lince_rag.errors import IndexDamagedError, IndexFolderError
+from lince_rag.index.integrity import connection_damage
+from lince_rag.index.storage import StoreCopies, damaged_ledger, first_line, not_writable, reporting_ledger
 from lince_rag.text.language import Language
 
 FORMAT: Final = 1
@@ -35,7 +38,13 @@ CREATE TABLE IF NOT EXISTS chunks (
     start INTEGER NOT NULL, end INTEGER NOT NULL, metadata TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS chunks_by_source ON chunks(source, start);
 CREATE TABLE IF NOT EXISTS uncommitted (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checksums (
+    source TEXT PRIMARY KEY REFERENCES documents(source) ON DELETE CASCADE, checksum TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fingerprints (id TEXT PRIMARY KEY, fingerprint REAL NOT NULL) WITHOUT ROWID;
 """
+
+_DOCUMENT: Final = "source, content_hash, title, language, text"
+_CHUNK: Final = "id, source, start, end, metadata"
 
 
 @dataclass(frozen=True)
@@ -60,46 +69,83 @@ class Source:
 
 
 class Ledger:
-    """The committed documents and chunks of an index, its settings, and the ids of uncommitted writes."""
+    """The committed documents and chunks of an index, its settings, and the ids of uncommitted writes.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file, or ``":memory:"``.
+        read_only: Whether the file cannot be written.
+        new: Whether a missing or empty file is a new ledger, and not one that was lost.
+    """
+
+    def __init__(self, path: Path | str, *, read_only: bool = False, new: bool = True) -> None:
+        self.path = Path(path)
+        self.read_only = read_only
         # LangChain runs batches in threads; they share one connection, protected by a lock.
         self._lock = threading.RLock()
+        self._copies = StoreCopies(self.path.parent)
+        with reporting_ledger(self.path):
+            self._connection = self._connect_read_only() if read_only else self._connect()
         try:
-            self._connection = sqlite3.connect(path, check_same_thread=False, timeout=30, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._connection.executescript(_TABLES)
-            found = self.setting("format")
-            if found is None:
-                self.set_settings(format=str(FORMAT))
-        except sqlite3.DatabaseError as error:
+            with reporting_ledger(self.path):
+                if not new and not self._tables():
+                    raise damaged_ledger(self.path, "it is empty")
+                if not read_only:
+                    self._connection.executescript(_TABLES)
+            self._check_format()
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, check_same_thread=False, timeout=30, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_read_only(self) -> sqlite3.Connection:
+        """Open a file that cannot be written; a copy of it if SQLite would have to write beside it."""
+        try:
+            connection = _open_read_only(self.path)
+            connection.execute("SELECT 1 FROM sqlite_master")
+        except sqlite3.OperationalError:
+            connection.close()
+            connection = sqlite3.connect(self._copies.renew(self.path.name), check_same_thread=False)
+            connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    def _check_format(self) -> None:
+        found = self.setting("format")
+        if found is None:
+            self.set_settings(format=str(FORMAT))
+        elif found != str(FORMAT):
             raise IndexFolderError(
-                f"{path} is not a readable index ledger: {error}",
-                hint="Choose another folder, or delete this one and ingest the documents again.",
-            ) from error
-        if found is not None and found != str(FORMAT):
-            raise IndexFolderError(
-                f"{path} has format {found}; this version reads format {FORMAT}.",
-                hint="Delete the folder and ingest the documents again.",
+                f"{self.path} has format {found}; this version reads format {FORMAT}.",
+                hint="Ingest the documents again into a new folder.",
             )
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._connection.close()
+            self._copies.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit all writes of the block, or none."""
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                # SQLite itself rolls back if the disk is full.
+                if self._connection.in_transaction:
+                    self._execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def setting(self, key: str) -> str | None:
         """Return a setting of the index; ``None`` if it is not set."""
@@ -107,13 +153,24 @@ class Ledger:
 
     def set_settings(self, **values: str) -> None:
         """Store settings of the index."""
-        with self._lock:
-            self._connection.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", values.items())
+        self._execute_many("INSERT OR REPLACE INTO settings VALUES (?, ?)", values.items())
 
     @property
     def generation(self) -> int:
         """The number of commits so far; a reader with a lower number must reload its stores."""
-        return int(self.setting("generation") or 0)
+        value = self.setting("generation") or "0"
+        if not value.isdecimal():
+            raise damaged_ledger(self.path, f"its generation is {value!r}")
+        return int(value)
+
+    def json_setting(self, key: str) -> dict[str, Any] | None:
+        """Return a setting that is a JSON object; ``None`` if it is not set."""
+        value = self.setting(key)
+        try:
+            found: dict[str, Any] | None = None if value is None else dict(json.loads(value))
+        except (ValueError, TypeError) as error:
+            raise damaged_ledger(self.path, f"its setting {key!r} is {value!r}") from error
+        return found
 
     def sources(self) -> list[Source]:
         """Return the committed documents, sorted by source."""
@@ -126,7 +183,11 @@ class Ledger:
     def is_empty(self) -> bool:
         """Return whether nothing was ever written, not even in part or temporarily."""
         # Chroma keeps the dimension of the first vector even if everything is deleted later.
-        return self.setting(VECTOR_CHANGES) is None and not self._rows("SELECT 1 FROM documents LIMIT 1")
+        return self.setting(VECTOR_CHANGES) is None and not self.has_documents()
+
+    def has_documents(self) -> bool:
+        """Return whether there is a committed document."""
+        return bool(self._rows("SELECT 1 FROM documents LIMIT 1"))
 
     def content_hashes(self) -> dict[str, str]:
         """Return the content hash of each committed document, by source."""
@@ -171,32 +232,40 @@ class Ledger:
                 part,
             )
             for chunk_id, text, metadata in rows:
-                found[chunk_id] = Document(id=chunk_id, page_content=text, metadata=json.loads(metadata))
+                try:
+                    found[chunk_id] = Document(id=chunk_id, page_content=text, metadata=json.loads(metadata))
+                except (ValueError, TypeError) as error:
+                    raise damaged_ledger(self.path, f"chunk {chunk_id!r}: {error}") from error
         return found
+
+    def ordered_ids(self) -> list[str]:
+        """Return the ids of the committed chunks, in the order in which they were committed."""
+        rows = self._rows(
+            "SELECT c.id FROM chunks c JOIN documents d USING (source) ORDER BY d.rowid, c.start, c.id"
+        )
+        return [row[0] for row in rows]
 
     def commit(self, document: Document, content_hash: str, chunks: Sequence[Document]) -> None:
         """Replace the committed version of a document and its chunks; call it in a transaction."""
         metadata = document.metadata
-        self._connection.execute("DELETE FROM documents WHERE source = ?", [metadata["source"]])
-        self._connection.execute(
-            "INSERT INTO documents (source, content_hash, title, language, text) VALUES (?, ?, ?, ?, ?)",
-            [
-                metadata["source"], content_hash, str(metadata.get("title") or metadata["source"]),
-                metadata["language"], document.page_content,
-            ],
+        source = metadata["source"]
+        row = (
+            source, content_hash, str(metadata.get("title") or source), metadata["language"],
+            document.page_content,
         )  # fmt: skip
-        self._connection.executemany(
-            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
-            [
-                (chunk.id, metadata["source"], chunk.metadata["start"], chunk.metadata["end"],
-                 json.dumps(chunk.metadata, ensure_ascii=False))
-                for chunk in chunks
-            ],
-        )  # fmt: skip
+        rows = [
+            (chunk.id, source, chunk.metadata["start"], chunk.metadata["end"],
+             json.dumps(chunk.metadata, ensure_ascii=False))
+            for chunk in chunks
+        ]  # fmt: skip
+        self.forget(source)
+        self._execute_many(f"INSERT INTO documents ({_DOCUMENT}) VALUES (?, ?, ?, ?, ?)", [row])
+        self._execute_many(f"INSERT INTO chunks ({_CHUNK}) VALUES (?, ?, ?, ?, ?)", rows)
+        self._execute_many("INSERT INTO checksums VALUES (?, ?)", [(source, _checksum(row, rows))])
 
     def forget(self, source: str) -> None:
         """Remove a document and its chunks; call it in a transaction."""
-        self._connection.execute("DELETE FROM documents WHERE source = ?", [source])
+        self._execute_many("DELETE FROM documents WHERE source = ?", [(source,)])
 
     def advance(self) -> None:
         """Increase the generation; call it in the transaction of a commit."""
@@ -210,13 +279,86 @@ class Ledger:
         """Add ids to the uncommitted ones, or remove them."""
         # Outside a transaction each row would be a separate commit (0.2 ms each, including the wait for the disk).
         with self._lock, nullcontext() if self._connection.in_transaction else self.transaction():
-            self._connection.executemany("INSERT OR IGNORE INTO uncommitted VALUES (?)", ((i,) for i in add))
-            self._connection.executemany("DELETE FROM uncommitted WHERE id = ?", ((i,) for i in remove))
+            self._execute_many("INSERT OR IGNORE INTO uncommitted VALUES (?)", ((i,) for i in add))
+            self._execute_many("DELETE FROM uncommitted WHERE id = ?", ((i,) for i in remove))
+
+    # Checks.
+
+    def known_ids(self) -> tuple[set[str], set[str]]:
+        """Return the ids of the committed chunks and the uncommitted ones, as they are at one moment."""
+        rows = self._rows("SELECT id, 1 FROM chunks UNION ALL SELECT id, 0 FROM uncommitted")
+        return {row[0] for row in rows if row[1]}, {row[0] for row in rows if not row[1]}
+
+    def fingerprints(self) -> dict[str, float]:
+        """Return the fingerprints of the vectors, by chunk id; none of those that an earlier version wrote."""
+        return (
+            dict(self._rows("SELECT id, fingerprint FROM fingerprints"))
+            if "fingerprints" in self._tables()
+            else {}
+        )
+
+    def set_fingerprints(self, add: Mapping[str, float] | None = None, remove: Iterable[str] = ()) -> None:
+        """Store the fingerprints of vectors, or remove them."""
+        with self._lock, nullcontext() if self._connection.in_transaction else self.transaction():
+            self._execute_many("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", (add or {}).items())
+            self._execute_many("DELETE FROM fingerprints WHERE id = ?", ((i,) for i in remove))
+
+    def damage(self) -> str:
+        """Return what is wrong with the file or with a document in it; the empty text if nothing is.
+
+        SQLite checks the structure of its file, not the values: a checksum protects each document.
+        """
+        try:
+            # Another connection sees one state, and lets the questions of other threads go on.
+            with reporting_ledger(self.path), closing(self._another_connection()) as connection:
+                return connection_damage(connection) or _document_damage(connection)
+        except IndexDamagedError as error:
+            return first_line(error.__cause__ or error)
+
+    def _another_connection(self) -> sqlite3.Connection:
+        (_, _, file), *_ = self._rows("PRAGMA database_list")
+        return _open_read_only(Path(file))
+
+    def _tables(self) -> set[str]:
+        return {row[0] for row in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
     def _value(self, statement: str, value: str) -> str | None:
         rows = self._rows(statement, [value])
         return cast(str, rows[0][0]) if rows else None
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._lock, reporting_ledger(self.path):
             return self._connection.execute(statement, values).fetchall()
+
+    def _execute(self, statement: str) -> None:
+        with reporting_ledger(self.path):
+            self._connection.execute(statement)
+
+    def _execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        if self.read_only:
+            raise not_writable(self.path.parent)
+        with self._lock, reporting_ledger(self.path):
+            self._connection.executemany(statement, rows)
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
+
+
+def _checksum(document: Sequence[Any], chunks: Iterable[Sequence[Any]]) -> str:
+    """Return the checksum of a row of ``documents`` and its rows of ``chunks``."""
+    content = json.dumps([list(document), sorted(map(list, chunks))], ensure_ascii=False)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def _document_damage(connection: sqlite3.Connection) -> str:
+    """Return which document differs from its checksum; documents of an earlier version have none."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checksums'").fetchone():
+        return ""
+    connection.execute("BEGIN")
+    sums = dict(connection.execute("SELECT source, checksum FROM checksums"))
+    for document in connection.execute(f"SELECT {_DOCUMENT} FROM documents"):
+        chunks = connection.execute(f"SELECT {_CHUNK} FROM chunks WHERE source = ?", [document[0]])
+        if document[0] in sums and sums.pop(document[0]) != _checksum(document, chunks):
+            return f"the document {document[0]!r} differs from its checksum"
+    return f"the document {next(iter(sums))!r} is missing" if sums else ""

@@ -4,11 +4,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from lince_rag.errors import IndexFolderError
+from lince_rag.index.storage import LEXICAL_FOLDER, damaged_store, reporting
 from lince_rag.text.language import Language
 from lince_rag.text.words import terms
 
@@ -34,53 +36,75 @@ class LexicalHit:
 class LexicalIndex:
     """BM25 search over chunks in a folder; one process writes at a time (``ChunkStores`` locks), any may read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, index_folder: Path | None = None, new: bool = True) -> None:
+        self.folder = folder
+        # What errors name: another folder than the parent if ``folder`` is a copy.
+        self._index_folder = index_folder or folder.parent
+        self._new = new
+
+    @cached_property
+    def _schema(self) -> Any:
         import tantivy
 
-        folder.mkdir(parents=True, exist_ok=True)
         builder = tantivy.SchemaBuilder()
         builder.add_text_field("id", stored=True, tokenizer_name="raw", index_option="basic")
         builder.add_text_field("terms", tokenizer_name="whitespace", index_option="freq")
-        self._schema = builder.build()
-        self._folder = folder
-        try:
-            self._index = tantivy.Index(self._schema, path=str(folder))
-        except ValueError as error:
-            raise IndexFolderError(
-                f"The lexical index in {folder} cannot be opened: {error}",
-                hint=f"Delete the folder {folder}, then run verify with repair on the index to rebuild it.",
-            ) from error
+        return builder.build()
+
+    @cached_property
+    def _index(self) -> Any:
+        """The open index. It is opened when it is needed, so that a damaged one can be repaired."""
+        import tantivy
+
+        if not self._new and not (self.folder / "meta.json").exists():
+            raise damaged_store(self._index_folder, LEXICAL_FOLDER, "meta.json is missing")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return tantivy.Index(self._schema, path=str(self.folder))
+
+    def _reporting(self) -> AbstractContextManager[None]:
+        # tantivy raises ValueError for everything.
+        return reporting(self._index_folder, LEXICAL_FOLDER, OSError, ValueError, LookupError)
 
     def write(self, chunks: Iterable[tuple[str, str]], delete: Iterable[str] = ()) -> None:
         """Add or replace chunks, (id, terms with spaces between), and delete ids in one commit, known or not."""
         import tantivy
 
-        writer = self._index.writer(heap_size=WRITER_BYTES, num_threads=1)
-        for chunk_id in delete:
-            writer.delete_documents_by_term("id", chunk_id)
-        for chunk_id, found in chunks:
-            writer.delete_documents_by_term("id", chunk_id)
-            document = tantivy.Document()
-            document.add_text("id", chunk_id)
-            document.add_text("terms", found)
-            writer.add_document(document)
-        writer.commit()
-        writer.wait_merging_threads()
+        with self._reporting():
+            writer = self._index.writer(heap_size=WRITER_BYTES, num_threads=1)
+            try:
+                for chunk_id in delete:
+                    writer.delete_documents_by_term("id", chunk_id)
+                for chunk_id, found in chunks:
+                    writer.delete_documents_by_term("id", chunk_id)
+                    document = tantivy.Document()
+                    document.add_text("id", chunk_id)
+                    document.add_text("terms", found)
+                    writer.add_document(document)
+                writer.commit()
+                writer.wait_merging_threads()
+            finally:
+                # An exception keeps the variables of this call, and the writer would keep its lock.
+                del writer
         self.reload()
 
     def reload(self) -> None:
         """Load what other processes have committed."""
-        self._index.reload()
+        with self._reporting():
+            self._index.reload()
 
     def search(
         self, question: str, language: Language, limit: int, ids: Sequence[str] | None = None
     ) -> list[LexicalHit]:
         """Find chunks that share terms with a question, best first; only among ``ids`` if they are given."""
-        import tantivy
-
         counts = Counter(terms(question, language))
         if not counts or limit < 1 or (ids is not None and not ids):
             return []
+        with self._reporting():
+            return self._search(counts, limit, ids)
+
+    def _search(self, counts: Counter[str], limit: int, ids: Sequence[str] | None) -> list[LexicalHit]:
+        import tantivy
+
         searcher = self._index.searcher()
         clauses = []
         for term, count in counts.items():
@@ -106,20 +130,22 @@ class LexicalIndex:
         An unknown term counts as if it were in one chunk: in an index of a few chunks its own value would outweigh
         every known term.
         """
-        searcher = self._index.searcher()
-        # Until their segment is merged, tantivy counts deleted chunks too.
-        segments = json.loads((self._folder / "meta.json").read_text(encoding="utf-8"))["segments"]
-        total = max(sum(segment["max_doc"] for segment in segments), searcher.num_docs)
-        idfs = {}
-        for term in found:
-            frequency = max(searcher.doc_freq("terms", term), 1)
-            idfs[term] = math.log(1 + (max(total - frequency, 0) + 0.5) / (frequency + 0.5))
-        return idfs
+        with self._reporting():
+            searcher = self._index.searcher()
+            # Until their segment is merged, tantivy counts deleted chunks too.
+            segments = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))["segments"]
+            total = max(sum(segment["max_doc"] for segment in segments), searcher.num_docs)
+            idfs = {}
+            for term in found:
+                frequency = max(searcher.doc_freq("terms", term), 1)
+                idfs[term] = math.log(1 + (max(total - frequency, 0) + 0.5) / (frequency + 0.5))
+            return idfs
 
     def ids(self) -> set[str]:
         """Return the id of every chunk in the index."""
         import tantivy
 
-        searcher = self._index.searcher()
-        hits = searcher.search(tantivy.Query.all_query(), limit=max(searcher.num_docs, 1), count=False).hits
-        return {searcher.doc(address)["id"][0] for _, address in hits}
+        with self._reporting():
+            searcher = self._index.searcher()
+            hits = searcher.search(tantivy.Query.all_query(), limit=max(searcher.num_docs, 1), count=False).hits
+            return {searcher.doc(address)["id"][0] for _, address in hits}

@@ -1,9 +1,10 @@
 """The two stores of an index, kept consistent with its ledger: vectors in Chroma, terms in tantivy."""
 
+import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
-from itertools import count
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,22 +13,30 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.chunking import PreparedDocument, index_terms, searchable_text
-from lince_rag.errors import IndexFolderError, IndexLockedError
+from lince_rag.errors import IndexLockedError
 from lince_rag.index.embeddings import embeddings_name
 from lince_rag.index.filters import filter_to_sql
+from lince_rag.index.integrity import fingerprints, graphs_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.index.lexical import LexicalHit, LexicalIndex
+from lince_rag.index.storage import (
+    CHROMA_FILE,
+    CHROMA_FOLDER,
+    LEXICAL_FOLDER,
+    StoreCopies,
+    close_vector_store,
+    damaged_store,
+    not_writable,
+    open_vector_store,
+    reporting,
+    shared_lock,
+    storage_error,
+)
 from lince_rag.text.confidence import Calibration, calibration_of
 from lince_rag.text.language import Language
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
-
-COLLECTION: Final = "chunks"
-
-# Chroma's own ef of 100 finds .84-.92 of the true neighbours of hashed text, 500 finds .98, and it can only be
-# set when the collection is created.
-SEARCH_EF: Final = 500
 
 # Up to this number of chunks, vectors are compared one by one (30 ms for 500): among many nearly equal chunks,
 # Chroma's graph search misses some of a small selection (a fifth to a quarter, measured with form letters).
@@ -35,6 +44,8 @@ EXACT_SEARCH: Final = 500
 
 # Chroma takes at most 5,461 chunks in one call; with fewer, questions wait less.
 CHUNKS_PER_CALL: Final = 1_000
+
+VECTORS_LOCK_FILE: Final = "vectors.lock"
 
 # How long a writer waits for another one before it gives up.
 LOCK_SECONDS: Final = 5.0
@@ -47,9 +58,6 @@ _POLL_SECONDS: Final = 0.005
 # Share of the lexical score for an embedder that does not define its own.
 NEUTRAL_WEIGHT: Final = 0.5
 
-# Counts the Chroma folders that this process has opened.
-_OPENED: Final = count()
-
 
 class ChunkStores:
     """Writes chunks to both stores and the ledger of an index folder as one step, and searches them."""
@@ -57,19 +65,25 @@ class ChunkStores:
     def __init__(self, folder: Path, embeddings: Embeddings, ledger: Ledger) -> None:
         self.embeddings = embeddings
         self.ledger = ledger
-        self.lexical = LexicalIndex(folder / "lexical")
         self._folder = folder
+        self._copies = StoreCopies(folder)
         self._vector_store: Chroma | None = None
         self._generation = ledger.generation
         self._vector_changes = ledger.setting(VECTOR_CHANGES)
         self._lock = threading.RLock()
-        self._vectors_lock = FileLock(folder / "vectors.lock", thread_local=False)
+        self._vectors_lock = FileLock(folder / VECTORS_LOCK_FILE, thread_local=False)
+        self.lexical = self._open_lexical()
 
     def __repr__(self) -> str:
         return f"ChunkStores({str(self._folder)!r}, embeddings={embeddings_name(self.embeddings)!r})"
 
     def close(self) -> None:
-        """Close the vector store and release its files."""
+        """Close the vector store and release its files; delete temporary copies."""
+        self.close_vectors()
+        self._copies.close()
+
+    def close_vectors(self) -> None:
+        """Close the vector store; it is opened again when it is needed."""
         with self._lock:
             if self._vector_store is not None:
                 close_vector_store(self._vector_store)
@@ -120,32 +134,66 @@ class ChunkStores:
         the same time as a writer, that makes the writer fail or damages the vectors. So every user of the store
         takes a lock, and opens the store again if another process has changed it.
         """
-        with self._lock, _locked(self._vectors_lock, VECTORS_LOCK_SECONDS, self._folder):
+        with self.vector_files() as folder:
+            if self._vector_store is None:
+                self._vector_store = self._open_vectors(folder)
+            try:
+                with self.reporting_vectors():
+                    yield self._vector_store
+            except BaseException:
+                # What Chroma holds in memory may differ from its files now.
+                self.close_vectors()
+                raise
+
+    @contextmanager
+    def vector_files(self) -> Iterator[Path]:
+        """Hold the files of the vector store exclusively, and close them if another process has changed them."""
+        exclusive = (
+            nullcontext() if self.ledger.read_only else self._locked(self._vectors_lock, VECTORS_LOCK_SECONDS)
+        )
+        with self._lock, exclusive:
             changes = self.ledger.setting(VECTOR_CHANGES)
             if changes != self._vector_changes:
-                self.close()
+                self.close_vectors()
+                self._copies.discard(CHROMA_FOLDER)
                 self._vector_changes = changes
-            if self._vector_store is None:
-                self._vector_store = self._open_vectors()
-            yield self._vector_store
+            yield self._vector_folder()
 
-    def _open_vectors(self) -> "Chroma":
-        from chromadb.errors import ChromaError
+    def _vector_folder(self) -> Path:
+        if not self.ledger.read_only:
+            return self._folder / CHROMA_FOLDER
+        if copy := self._copies.path(CHROMA_FOLDER):
+            return copy
+        with shared_lock(self._folder / VECTORS_LOCK_FILE):
+            return self._copies.renew(CHROMA_FOLDER)
 
-        folder = self._folder / "chroma"
-        try:
+    def _open_vectors(self, folder: Path) -> "Chroma":
+        if (folder / CHROMA_FILE).exists():
+            with self.reporting_vectors():
+                damage = graphs_damage(folder, vectors=False)
+        else:
+            damage = f"{CHROMA_FILE} is missing" if self.ledger.has_documents() else ""
+        if damage:
+            raise damaged_store(self._folder, CHROMA_FOLDER, damage)
+        with self.reporting_vectors():
             return open_vector_store(self.embeddings, folder)
-        except ChromaError as error:
-            raise IndexFolderError(
-                f"The vector store in {folder} cannot be opened: {error}",
-                hint=f"Delete the folder {folder}, then run verify with repair on the index to rebuild it.",
-            ) from error
+
+    def reporting_vectors(self) -> AbstractContextManager[None]:
+        """Turn errors of the vector store inside the block into a ``LinceError``."""
+        from chromadb.errors import InternalError, NotFoundError
+
+        return reporting(self._folder, CHROMA_FOLDER, OSError, sqlite3.Error, InternalError, NotFoundError)
+
+    def _open_lexical(self) -> LexicalIndex:
+        folder = self._copies.renew(LEXICAL_FOLDER) if self.ledger.read_only else self._folder / LEXICAL_FOLDER
+        return LexicalIndex(folder, index_folder=self._folder, new=not self.ledger.has_documents())
 
     def _refresh(self) -> None:
         """Reload the lexical index if another process has committed."""
         generation = self.ledger.generation
         if generation != self._generation:
-            self.lexical.reload()
+            # Opened again, and not only reloaded: another process may have built it again.
+            self.lexical = self._open_lexical()
             self._generation = generation
 
     # Writing.
@@ -153,10 +201,34 @@ class ChunkStores:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the write lock, after deleting what an interrupted writer left; raises ``IndexLockedError``."""
-        with _locked(FileLock(self._folder / "write.lock"), LOCK_SECONDS, self._folder):
+        with self.write_lock():
             self._refresh()
-            self._delete_uncommitted()
+            self.delete_uncommitted()
             yield
+
+    @contextmanager
+    def write_lock(self) -> Iterator[None]:
+        """Hold the write lock; raises ``IndexLockedError``, and ``IndexFolderError`` if nothing can be written."""
+        if self.ledger.read_only:
+            raise not_writable(self._folder)
+        with self._locked(FileLock(self._folder / "write.lock"), LOCK_SECONDS):
+            yield
+
+    @contextmanager
+    def _locked(self, lock: FileLock, seconds: float) -> Iterator[None]:
+        try:
+            lock.acquire(timeout=seconds, poll_interval=_POLL_SECONDS)
+        except Timeout as error:
+            raise IndexLockedError(
+                f"Another process is writing to the index {self._folder}.",
+                hint="Wait until it has finished. Questions can be asked in the meantime.",
+            ) from error
+        except OSError as error:
+            raise storage_error(error, self._folder, not_writable(self._folder)) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write(self, prepared: Sequence[PreparedDocument], forget: Sequence[str] = ()) -> None:
         """Replace documents, and remove the sources in ``forget``, in one commit; call it inside ``writing``.
@@ -179,7 +251,7 @@ class ChunkStores:
             self.ledger.set_uncommitted(remove=new, add=old - new)
             self.ledger.advance()
         self._generation = self.ledger.generation
-        self._delete_uncommitted()
+        self.delete_uncommitted()
 
     def store(
         self, chunks: Sequence[Document], terms: Sequence[str] | None = None, uncommitted: Set[str] = frozenset()
@@ -190,6 +262,11 @@ class ChunkStores:
         """
         if not chunks:
             return
+        self.store_vectors(chunks, uncommitted)
+        self.store_terms(chunks, terms)
+
+    def store_vectors(self, chunks: Sequence[Document], uncommitted: Set[str] = frozenset()) -> None:
+        """Write chunks to the vector store; see ``store``."""
         texts = [searchable_text(chunk) for chunk in chunks]
         ids = [str(chunk.id) for chunk in chunks]
         metadatas = [{"source": chunk.metadata["source"]} for chunk in chunks]
@@ -197,46 +274,72 @@ class ChunkStores:
             # Embedding comes before the lock, so that questions wait only while Chroma writes; and before the ids
             # are recorded, so that a new index stays empty if the embedder cannot be loaded.
             vectors = self.embeddings.embed_documents(texts[part])
-            self.ledger.set_uncommitted(add=uncommitted & set(ids[part]))
+            with self.ledger.transaction():
+                self.ledger.set_uncommitted(add=uncommitted & set(ids[part]))
+                self.ledger.set_fingerprints(dict(zip(ids[part], fingerprints(vectors), strict=True)))
             with self._changing_vectors() as store:
                 store._collection.upsert(ids[part], vectors, metadatas[part], texts[part])
-        terms = [index_terms(chunk) for chunk in chunks] if terms is None else terms
-        self.lexical.write(zip(ids, terms, strict=True))
+
+    def store_terms(self, chunks: Sequence[Document], terms: Sequence[str] | None = None) -> None:
+        """Write chunks to the lexical index; ``terms`` are those of each chunk, if they are known already."""
+        found = [index_terms(chunk) for chunk in chunks] if terms is None else terms
+        self.lexical.write(zip([str(chunk.id) for chunk in chunks], found, strict=True))
 
     def discard(self, ids: Sequence[str]) -> None:
         """Delete chunks from both stores; unknown ids are skipped."""
         for part in _batches(len(ids)):
             with self._changing_vectors() as store:
                 store.delete(ids=list(ids[part]))
+            self.ledger.set_fingerprints(remove=ids[part])
         self.lexical.write([], delete=ids)
+
+    def rebuild(self, *, vectors: bool, terms: bool) -> None:
+        """Replace stores by new ones with the committed chunks; call it with the write lock held."""
+        if vectors:
+            with self.vector_files() as folder:
+                self._count_vector_change()
+                self.close_vectors()
+                _remove(folder)
+                # A new one now: without it, other processes would take the index for a damaged one.
+                with self.reporting_vectors():
+                    self._vector_store = open_vector_store(self.embeddings, folder)
+        if terms:
+            _remove(self._folder / LEXICAL_FOLDER)
+            self.lexical = LexicalIndex(self._folder / LEXICAL_FOLDER)
+        # In the order of ingestion, so that chunks with equal scores keep their order, too.
+        ids = self.ledger.ordered_ids() if vectors or terms else []
+        for part in _batches(len(ids)):
+            found = self.ledger.chunks(ids[part])
+            chunks = [found[chunk_id] for chunk_id in ids[part]]
+            if vectors:
+                self.store_vectors(chunks)
+            if terms:
+                self.store_terms(chunks)
 
     @contextmanager
     def _changing_vectors(self) -> Iterator[Any]:
         with self.vectors() as store:
-            # Counted before the change, so that other processes reopen the store even after a crash in the middle.
-            self._vector_changes = str(int(self._vector_changes or 0) + 1)
-            self.ledger.set_settings(**{VECTOR_CHANGES: self._vector_changes})
+            self._count_vector_change()
             yield store
 
-    def _delete_uncommitted(self) -> None:
+    def _count_vector_change(self) -> None:
+        # Counted before the change, so that other processes reopen the store even after a crash in the middle.
+        self._vector_changes = str(int(self._vector_changes or 0) + 1)
+        self.ledger.set_settings(**{VECTOR_CHANGES: self._vector_changes})
+
+    def delete_uncommitted(self) -> None:
+        """Delete what an interrupted writer left in the stores, and old versions of documents."""
         if stray := sorted(self.ledger.uncommitted()):
             self.discard(stray)
             self.ledger.set_uncommitted(remove=stray)
 
 
-@contextmanager
-def _locked(lock: FileLock, seconds: float, folder: Path) -> Iterator[None]:
+def _remove(folder: Path) -> None:
     try:
-        lock.acquire(timeout=seconds, poll_interval=_POLL_SECONDS)
-    except Timeout as error:
-        raise IndexLockedError(
-            f"Another process is writing to the index {folder}.",
-            hint="Wait until it has finished. Questions can be asked in the meantime.",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise storage_error(error, folder.parent, not_writable(folder.parent)) from error
 
 
 def _batches(length: int) -> Iterator[slice]:
@@ -255,44 +358,3 @@ def _search_exactly(found: Any, vector: list[float]) -> list[tuple[str, float]]:
     # A text without terms has the zero vector; its similarity is 0.
     similarities = (vectors @ wanted / np.where(lengths > 0, lengths, 1.0)).tolist()
     return sorted(zip(found["ids"], similarities, strict=True), key=lambda pair: -pair[1])
-
-
-def open_vector_store(
-    embeddings: Embeddings, folder: Path | None = None, *, client: Any = None, collection: str = COLLECTION
-) -> "Chroma":
-    """Open or create the Chroma collection of the chunks: in a folder, through a ``client``, or in memory.
-
-    It uses cosine space (Chroma's default is squared Euclidean distance), no default embedder (Chroma's is only
-    for English) and no telemetry.
-    """
-    import chromadb
-    from chromadb.config import Settings
-    from langchain_chroma import Chroma
-
-    if client is None:
-        settings = Settings(anonymized_telemetry=False)
-        if folder is None:
-            client = chromadb.EphemeralClient(settings=settings)
-        else:
-            client = chromadb.PersistentClient(path=_unique_path(folder), settings=settings)
-    return Chroma(
-        collection_name=collection,
-        embedding_function=embeddings,
-        client=client,
-        collection_configuration={"hnsw": {"space": "cosine", "ef_search": SEARCH_EF}},
-    )
-
-
-def _unique_path(folder: Path) -> str:
-    """Write a path as no other store of this process does: ``a/.``, ``a/./``, ``a//.`` … all mean ``a``.
-
-    Chroma gives all clients of one path string the same engine. After closing and opening again, the stale engine
-    would remain as long as another ``Index`` uses it, and writing with it after another process has written
-    damages the vectors (measured: 1,024 of 4,500 unreadable).
-    """
-    return str(folder) + "".join("/." if bit == "1" else "/" for bit in f"{next(_OPENED):b}")
-
-
-def close_vector_store(store: "Chroma") -> None:
-    """Release the files of a store, so that opening it again reads what other processes wrote."""
-    store._client.close()

@@ -22,10 +22,9 @@ from lince_rag.engines import Generation, GenerationSettings
 from lince_rag.engines.extractive import EXTRACTIVE
 from lince_rag.errors import ConfigurationError
 from lince_rag.models.answer_formats import FORMAT_KEYWORDS, AnswerFormat, Tool, read_schema
-from lince_rag.models.messages import ReplyReader, as_template_documents, read_reply
+from lince_rag.models.messages import ReplyReader, as_template_documents, last_question, read_reply
 from lince_rag.models.native_model import NativeModel
 from lince_rag.models.search_policy import next_search
-from lince_rag.models.turns import last_question
 from lince_rag.prompting.registry import load_registry
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.language import Language, detect_language

@@ -21,9 +21,8 @@ from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOpt
 from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
 from lince_rag.errors import ConfigurationError, EngineError, TemplateError
 from lince_rag.models.answer_formats import AnswerFormat
-from lince_rag.models.messages import join_turns, to_template, with_instructions
+from lince_rag.models.messages import join_turns, last_question, read_results, to_template, with_instructions
 from lince_rag.models.native_prompt import Instruction
-from lince_rag.models.turns import last_question, read_results
 from lince_rag.prompting.content import find_open_string
 from lince_rag.prompting.registry import ModelSpec, get_model, load_registry
 from lince_rag.prompting.templates import ChatTemplate, Prompt

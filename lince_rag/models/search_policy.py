@@ -10,7 +10,7 @@ from langchain_core.messages import BaseMessage
 
 from lince_rag.errors import EngineError
 from lince_rag.models.answer_formats import AnswerFormat, write_calls
-from lince_rag.models.turns import current_turn, last_question, made_calls
+from lince_rag.models.messages import current_turn, last_question, made_calls
 from lince_rag.text.language import Language
 from lince_rag.text.questions import function_words, strip_opening
 from lince_rag.text.words import words

@@ -3,6 +3,8 @@
 from functools import cache
 from typing import Any, Final, Literal, cast
 
+from lince_rag.errors import LinceError
+
 Language = Literal["es", "pt", "en"]
 
 LANGUAGES: Final[tuple[Language, ...]] = ("es", "pt", "en")
@@ -22,7 +24,14 @@ def _identifier() -> Any:
     """The py3langid model (BSD-3-Clause, 4.5 MB, included in its wheel), restricted to our languages."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    try:
+        identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    except OSError as error:
+        # It is unpacked into a temporary file.
+        raise LinceError(
+            f"The language identifier cannot be loaded: {error}.",
+            hint="Free space in the folder for temporary files, or set TMPDIR to another one.",
+        ) from error
     identifier.set_languages(list(LANGUAGES))
     return identifier
 

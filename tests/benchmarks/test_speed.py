@@ -15,7 +15,7 @@ from langchain_core.indexing import index as langchain_index
 
 import lince_rag
 from lince_rag import Index, LinceEmbeddings
-from lince_rag.index.stores import open_vector_store
+from lince_rag.index.storage import open_vector_store
 from tests.benchmarks.squad import load
 from tests.benchmarks.tables import table
 

@@ -12,7 +12,7 @@ import pytest
 from chromadb.config import Settings
 
 from lince_rag import LinceEmbeddings
-from lince_rag.index.stores import SEARCH_EF, open_vector_store
+from lince_rag.index.storage import SEARCH_EF, open_vector_store
 
 COMMAND = shutil.which("chroma", path=str(Path(sys.executable).parent)) or shutil.which("chroma")
 SECONDS = 30

@@ -115,8 +115,11 @@ def test_ask_json(folder: Path) -> None:
 
 
 def test_status(folder: Path) -> None:
-    out, _ = run("status", "--index", "indice", cwd=folder)
+    out, _ = run("status", "--index", "indice", "--list", cwd=folder)
     assert "documentos/contrato.txt" in out
+    out, _ = run("status", "--index", "indice", cwd=folder)
+    assert "documentos/contrato.txt" not in out
+    assert "Idiomas: es 1, pt 1; tamaño: " in out
     assert "2 documentos, 2 fragmentos" in out
     assert "El índice está en orden." in out
     found = json.loads(run("status", "--index", "indice", "--json", cwd=folder)[0])

@@ -15,7 +15,7 @@ from langchain_tests.integration_tests import (
 )
 
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
-from lince_rag.index.stores import close_vector_store, open_vector_store
+from lince_rag.index.storage import close_vector_store, open_vector_store
 from tests.integration_tests.embedder_samples import save_tiny_embedder
 
 ANIMALS = ["gato", "perro", "caballo", "burro", "zorro", "lince", "lobo", "oso"]

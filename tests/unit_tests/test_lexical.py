@@ -138,9 +138,9 @@ def test_a_failed_write_leaves_the_last_commit_and_the_lock_free(lexical):
 def test_a_damaged_index_is_named_with_a_way_out(lexical, tmp_path):
     del lexical
     (tmp_path / "lexical" / "meta.json").write_text("{")
-    with pytest.raises(IndexFolderError, match="Delete the folder") as caught:
-        LexicalIndex(tmp_path / "lexical")
-    assert str(tmp_path / "lexical") in caught.value.hint
+    with pytest.raises(IndexFolderError, match=r"lexical is damaged: .*meta\.json") as caught:
+        LexicalIndex(tmp_path / "lexical").ids()
+    assert f"--index {tmp_path} --repair" in caught.value.hint
 
 
 @settings(max_examples=25)

@@ -10,7 +10,7 @@ from langchain_core.tools import tool
 from lince_rag import ChatLince
 from lince_rag.errors import EngineError
 from lince_rag.models.answer_formats import write_calls
-from lince_rag.models.turns import found_documents
+from lince_rag.models.messages import found_documents
 from lince_rag.text.wording import wording
 from tests.unit_tests.chain_samples import QUESTION, chunks
 
