@@ -201,7 +201,7 @@ class Ledger:
         """
         if self.setting(CHUNKING_ALGORITHM) != str(version):
             with self.transaction():
-                self._connection.execute("UPDATE documents SET content_hash = ''")
+                self._execute("UPDATE documents SET content_hash = ''")
                 self.set_settings(**{CHUNKING_ALGORITHM: str(version)})
 
     def text(self, source: str) -> str | None:
@@ -346,8 +346,10 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _checksum(document: Sequence[Any], chunks: Iterable[Sequence[Any]]) -> str:
-    """Return the checksum of a row of ``documents`` and its rows of ``chunks``."""
-    content = json.dumps([list(document), sorted(map(list, chunks))], ensure_ascii=False)
+    """Return the checksum of a row of ``documents``, without its content hash, and its rows of ``chunks``."""
+    # The hash is forgotten when the chunking changes, and a wrong one only means that the file is read again.
+    source, _, *others = document
+    content = json.dumps([[source, *others], sorted(map(list, chunks))], ensure_ascii=False)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
