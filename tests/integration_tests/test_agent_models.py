@@ -12,7 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessageChunk, HumanMessage
 
 from lince_rag import ChatLince, Index, create_document_agent
-from lince_rag.agents.middleware import SEARCH_TOOL
+from lince_rag.agents.agent import SEARCH_TOOL
 from lince_rag.models.answer_formats import write_calls
 from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
 from tests.teaching import teach

@@ -19,7 +19,7 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from lince_rag import Answer, BestOf, ChatLince, Index, create_document_agent
-from lince_rag.agents.middleware import SEARCH_TOOL
+from lince_rag.agents.agent import SEARCH_TOOL
 from lince_rag.errors import ConfigurationError, UnknownModelError
 from lince_rag.text.wording import wording
 from tests.unit_tests.chain_samples import QUESTION, TEXTS
