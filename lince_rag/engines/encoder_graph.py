@@ -167,10 +167,7 @@ class _Converter:
         self._tensor, self._shape = tensor, shape
         self._graph = _Graph()
         self._lengths = [len(sample) for sample in samples]
-        gain, shift = tensor("emb.ln.w"), tensor("emb.ln.b")
-        self._rows = _normalize(np.concatenate(samples), gain, shift, shape.epsilon)
-        inputs = [INPUT, self._graph.constant(gain), self._graph.constant(shift)]
-        self._output = self._graph.node("LayerNormalization", inputs, axis=-1, epsilon=shape.epsilon)
+        self._normalize(INPUT, np.concatenate(samples), "emb.ln")
 
     def add_layer(self, prefix: str) -> None:
         self._add_block(prefix + "aln", *self._attention(prefix))
@@ -223,10 +220,16 @@ class _Converter:
 
     def _add_block(self, name: str, output: str, rows: Any) -> None:
         """Add what a block returned to what it was given, and normalize the sum."""
+        # Two nodes take a third of the time that onnxruntime's SkipLayerNormalization does.
+        self._normalize(self._graph.node("Add", [output, self._output]), self._rows + rows, name)
+
+    def _normalize(self, output: str, rows: Any, name: str) -> None:
         gain, shift = self._tensor(name + ".w"), self._tensor(name + ".b")
-        inputs = [output, self._output, self._graph.constant(gain), self._graph.constant(shift)]
-        self._output = self._graph.node("SkipLayerNormalization", inputs, _OWN, epsilon=self._shape.epsilon)
-        self._rows = _normalize(self._rows + rows, gain, shift, self._shape.epsilon)
+        inputs = [output, self._graph.constant(gain), self._graph.constant(shift)]
+        self._output = self._graph.node("LayerNormalization", inputs, axis=-1, epsilon=self._shape.epsilon)
+        rows = rows - rows.mean(axis=-1, keepdims=True)
+        deviations = ((rows * rows).mean(axis=-1, keepdims=True) + self._shape.epsilon) ** 0.5
+        self._rows = rows / deviations * gain + shift
 
     def _product(self, name: str, rows: Any, weights: Any, bias: Any) -> str:
         factors = _smoothing_factors(rows, weights)
@@ -269,13 +272,6 @@ def _attend(query: Any, key: Any, value: Any, lengths: Sequence[int], heads: int
             mixed[part] = scores / scores.sum(axis=-1, keepdims=True) @ value[part]
         start += length
     return mixed
-
-
-def _normalize(rows: Any, gain: Any, shift: Any, epsilon: float) -> Any:
-    import numpy as np
-
-    rows = rows - rows.mean(axis=-1, keepdims=True)
-    return rows / np.sqrt((rows * rows).mean(axis=-1, keepdims=True) + epsilon) * gain + shift
 
 
 def _gelu(rows: Any) -> Any:
