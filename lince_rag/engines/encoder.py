@@ -249,7 +249,7 @@ class Encoder:
         cache: The folder where the converted weights are, or will be.
 
     Raises:
-        EngineError: The file is damaged, or onnxruntime cannot run the model.
+        EngineError: The file is damaged or of another format.
     """
 
     def __init__(self, path: Path, cache: Path) -> None:
