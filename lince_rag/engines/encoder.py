@@ -37,6 +37,9 @@ _VOCABULARY: Final = struct.Struct("<5iQ")
 _TENSOR: Final = struct.Struct("<BIQQ")
 _BLOCK: Final = 32
 
+# Bytes of the last layer that tell one file of weights from another.
+_LAST_LAYER_SAMPLE: Final = 1 << 18
+
 # Kinds of pieces in sentencepiece_model.proto (https://github.com/google/sentencepiece, src/).
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
 
@@ -130,6 +133,10 @@ class WeightsFile:
         characters, size = struct.unpack("<II", self._take(place, 8))
         self.replacements = dict(_replacements(self._take(place + 8, size), characters))
         self._tensors = dict(self._directory(place + 8 + size))
+
+    def fingerprint(self) -> str:
+        """A checksum of the last layer, which any other training changes; to read all would take much longer."""
+        return hashlib.blake2b(self._bytes[-_LAST_LAYER_SAMPLE:].tobytes(), digest_size=8).hexdigest()
 
     def pieces(self) -> Iterator[tuple[bytes, float]]:
         """The pieces of the vocabulary in UTF-8, in the order of their ids, and their scores."""
@@ -254,7 +261,7 @@ class Encoder:
 
     def __init__(self, path: Path, cache: Path) -> None:
         self._weights = WeightsFile(path)
-        label = f"{path.stem}-{path.stat().st_size}-{GRAPH_VERSION}"
+        label = f"{path.stem}-{self._weights.fingerprint()}-{GRAPH_VERSION}"
         self._tokenizer = cached(
             cache / f"{label}.tokenizer", lambda: tokenizer_model(self._weights), self._make_tokenizer
         )
