@@ -52,8 +52,8 @@ _SAMPLES: Final = (
     " días, según la cláusula 7.",
     "passage: A altura do pico mais alto é de 2.469 metros; a universidade foi fundada em 1912, no estado do"
     " Paraná, e tem cerca de 30 mil alunos.",
-    "passage: The company reported (in March 2019) revenues of $3.4 billion, up 12% – its best"
-    " quarter since 2008.",
+    "passage: The company reported (in March 2019) revenues of $3.4 billion, up 12% – its best quarter"
+    " since 2008.",
     "query: ¿Cuándo se devuelve la fianza?",
     "query: Who wrote the first book about the city?",
     "query: Qual é o prazo?",
@@ -91,7 +91,7 @@ def _load(path: Path, cache: Path) -> "Encoder":
 
 def cache_folder() -> Path:
     """The folder for files that can be made again, by the convention of the system."""
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or str(home / "AppData" / "Local")
     elif sys.platform == "darwin":

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag import Index, LinceEmbeddings
@@ -181,6 +183,15 @@ def test_tokens_are_as_many_as_those_of_the_package(encoder: Encoder) -> None:
 )
 def test_texts_that_only_look_different_have_the_same_tokens(encoder: Encoder, text: str, equal: str) -> None:
     assert encoder.token_ids(text) == encoder.token_ids(equal)
+
+
+@packaged
+@given(text=st.text(st.characters(codec=None), max_size=200))
+def test_any_text_has_tokens(encoder: Encoder, text: str) -> None:
+    ids = encoder.token_ids(text)
+    assert (ids[0], ids[-1]) == (0, 2)
+    assert len(ids) <= 512
+    assert all(2 < number < 250001 for number in ids[1:-1])
 
 
 @packaged
