@@ -35,7 +35,7 @@ FileSecondsOption = Annotated[
 ]
 FileMemoryOption = Annotated[
     int | None,
-    typer.Option(min=100, metavar="MIB", help="Give up a file that takes more memory. Default: 512 MiB."),
+    typer.Option(min=256, metavar="MIB", help="Give up a file that takes more memory. Default: 512 MiB."),
 ]
 FilePagesOption = Annotated[int | None, typer.Option(min=1, help="Longest PDF, in pages. Default: 20000.")]
 WorkersOption = Annotated[

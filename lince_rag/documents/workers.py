@@ -29,6 +29,9 @@ from lince_rag.errors import ConfigurationError, DocumentError, LinceError
 # More workers than this only wait for the one process that writes.
 MAXIMUM_WORKERS: Final = 8
 
+# Python, the parsers and the language model take up to 200 MiB (measured).
+MINIMUM_MEMORY: Final = 256
+
 # Files that are read ahead of the one being written, for each worker.
 _AHEAD: Final = 4
 
@@ -59,7 +62,7 @@ class ReadingLimits:
         workers: Number of worker processes; ``None`` takes one per processor core, at most 8.
 
     Raises:
-        ConfigurationError: A limit is not positive.
+        ConfigurationError: A limit is not positive, or the memory is less than a worker itself takes.
     """
 
     seconds: float = 60.0
@@ -71,6 +74,11 @@ class ReadingLimits:
         for name, value in asdict(self).items():
             if value is not None and not value > 0:
                 raise ConfigurationError(f"{name} is {value!r}.", hint="Give a number above 0.")
+        if self.memory_mib < MINIMUM_MEMORY:
+            raise ConfigurationError(
+                f"memory_mib is {self.memory_mib!r}.",
+                hint=f"Give {MINIMUM_MEMORY} or more: a worker itself takes up to 200.",
+            )
 
     @property
     def processes(self) -> int:
