@@ -47,8 +47,8 @@ CHUNKS_PER_CALL: Final = 1_000
 
 VECTORS_LOCK_FILE: Final = "vectors.lock"
 
-# How long a writer waits for another one before it gives up.
-LOCK_SECONDS: Final = 5.0
+# How long a writer waits for others before it gives up: for a few short ingestions, each of which starts workers.
+LOCK_SECONDS: Final = 15.0
 
 # How long a question waits for a batch of vectors that another process is writing (a second for 1,000).
 VECTORS_LOCK_SECONDS: Final = 60.0
