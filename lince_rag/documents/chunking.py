@@ -115,8 +115,9 @@ class PreparedDocument:
         return str(self.document.metadata["content_hash"])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values from which ``from_json`` makes an equal document, without its sections."""
-        metadata = {key: value for key, value in self.document.metadata.items() if key != "sections"}
+        """Return the values from which ``from_json`` makes an equal document, without its sections and kinds."""
+        used = {"sections", "kinds"}
+        metadata = {key: value for key, value in self.document.metadata.items() if key not in used}
         return {
             "text": self.document.page_content,
             "metadata": metadata,

@@ -69,10 +69,11 @@ def verify(stores: ChunkStores, *, repair: bool = False) -> VerifyReport:
             return report
         if not report.ok:
             _restore(stores, report)
-            if not _check(stores).ok:
+            report.repaired = _check(stores).ok
+            if not report.repaired:
                 # What is missing cannot be added to these files.
                 stores.rebuild(vectors=True, terms=True)
-            report.repaired = _check(stores).ok
+                report.repaired = _check(stores).ok
         if report.ok:
             stores.delete_uncommitted()
     return report

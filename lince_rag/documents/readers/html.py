@@ -40,7 +40,7 @@ _LOCAL: Final = re.compile(r"(?![a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
 _CHARSET: Final = re.compile(rb"charset\s*=\s*[\"']?\s*((?:iso-8859-|windows-125)\d+)", re.IGNORECASE)
 
 # An element with so many attributes that libxml2, which compares each with all others, takes seconds for them.
-# Nothing in them is read. Possessive, so that it never goes back.
+# It is read without them. Possessive, so that it never goes back.
 _MANY_ATTRIBUTES: Final = re.compile(
     r"<([a-z][\w:-]*+)(?:\s++[^\s\"'<>=/]++(?:\s*+=\s*+(?:\"[^\"]*+\"|'[^']*+'|[^\s\"'<>]++))?+){200,}+\s*+/?>",
     re.IGNORECASE,
