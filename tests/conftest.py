@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ANONYMIZED_TELEMETRY"] = "False"
+# Hashed words: the tests of the other embedders name them.
+os.environ["LINCE_EMBEDDINGS"] = "embedded"
 
 import hypothesis
 

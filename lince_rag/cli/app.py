@@ -4,9 +4,10 @@ Each command imports what it needs when it runs, so that ``--help`` answers at o
 """
 
 import sys
+import time
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +30,11 @@ from lince_rag.cli.options import (
 from lince_rag.errors import ConfigurationError, LinceError
 from lince_rag.text.wording import wording
 
+if TYPE_CHECKING:
+    from lince_rag.documents.workers import ReadingLimits
+    from lince_rag.index.index import Index
+    from lince_rag.text.language import Language
+
 app = typer.Typer(
     help="Cited answers about your own documents, in Spanish and Portuguese, on your own machine.",
     no_args_is_help=True,
@@ -47,9 +53,16 @@ def _options(
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders: txt, md, html, pdf, docx.")],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files and folders: txt, md, html, pdf, docx. None: only go on with the vectors."),
+    ] = None,
     index: IndexOption = DEFAULT_INDEX,
     embeddings: EmbeddingsOption = None,
+    vectors: Annotated[
+        Literal["now", "later"],
+        typer.Option(help="When to embed what was read; until then it is found by its words only."),
+    ] = "now",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List the files that are not read.")] = False,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Also read what links of a folder lead to outside it.")
@@ -60,13 +73,7 @@ def ingest(
     workers: WorkersOption = None,
 ) -> None:
     """Read documents into an index. Run it again after changes: it reads only what has changed."""
-    from lince_rag.cli.terminal import (
-        print_ingest_report,
-        print_plain,
-        print_skipped,
-        progress_bar,
-        reader_language,
-    )
+    from lince_rag.cli.terminal import print_plain, reader_language
     from lince_rag.documents.workers import ReadingLimits
     from lince_rag.index.index import Index
 
@@ -74,20 +81,67 @@ def ingest(
     given = {"seconds": file_seconds, "memory_mib": file_memory, "pages": file_pages, "workers": workers}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     limits = ReadingLimits(**chosen)
-    with Index.open(index, embeddings=embeddings) as opened:
+    with Index.open(index, embeddings=embeddings, create=bool(paths)) as opened:
         try:
-            with progress_bar(wording("ingesting", language)) as progress:
-                report = opened.ingest(list(paths), on_progress=progress, limits=limits, follow_links=follow_links)
+            failed = paths and _read(opened, paths, language, limits, follow_links=follow_links, verbose=verbose)
+            if not paths and not opened.ledger.count_waiting():
+                raise ConfigurationError(wording("nothing_waits", language), hint="Give files or folders to read.")
+            if vectors == "now":
+                _embed(opened, language)
+            elif waiting := opened.ledger.count_waiting():
+                print_plain(wording("vectors_to_come", language, count=waiting, index=index))
         except KeyboardInterrupt:
             print_plain(wording("interrupted", language))
             raise typer.Exit(INTERRUPTED_STATUS) from None
+    if failed:
+        raise typer.Exit(1)
+
+
+def _read(
+    index: "Index",
+    paths: list[Path],
+    language: "Language",
+    limits: "ReadingLimits",
+    *,
+    follow_links: bool,
+    verbose: bool,
+) -> bool:
+    """Read documents, without their vectors, and print the report; return whether some could not be read."""
+    from lince_rag.cli.terminal import print_ingest_report, print_skipped, progress_bar
+
+    with progress_bar(wording("ingesting", language)) as progress:
+        report = index.ingest(
+            paths, on_progress=progress, limits=limits, follow_links=follow_links, vectors="later"
+        )
     found = report.added or report.changed or report.unchanged or report.removed or report.failed
     if not found:
         print_skipped(report.skipped, language, verbose=verbose)
         raise ConfigurationError(wording("no_documents", language, paths=", ".join(map(str, paths))))
-    print_ingest_report(report, str(index), language, verbose=verbose)
-    if report.failed:
-        raise typer.Exit(1)
+    print_ingest_report(report, str(index.folder), language, verbose=verbose)
+    return bool(report.failed)
+
+
+def _embed(index: "Index", language: "Language") -> None:
+    """Go on with the vectors that are still to come, and say what remains."""
+    from lince_rag.cli.terminal import print_plain, progress_bar
+
+    waiting = index.ledger.count_waiting()
+    if not waiting:
+        return
+    started = time.monotonic()
+    print_plain(wording("embedding_begins", language, count=waiting))
+    try:
+        with progress_bar(wording("embedding", language)) as progress:
+            index.add_vectors(lambda done, total: progress(done, total, ""))
+    except KeyboardInterrupt:
+        remaining = index.ledger.count_waiting()
+        print_plain(wording("vectors_to_come", language, count=remaining, index=index.folder))
+        raise
+    if remaining := index.ledger.count_waiting():
+        # Another process has the lock.
+        print_plain(wording("vectors_elsewhere", language, count=remaining))
+    else:
+        print_plain(wording("embedded", language, count=waiting, seconds=time.monotonic() - started))
 
 
 @app.command()
@@ -101,7 +155,7 @@ def ask(
     options: AnswerOptions,
 ) -> None:
     """Answer a question from the documents of an index, with sources; abstain if they do not hold the answer."""
-    from lince_rag.cli.terminal import print_answer, print_json
+    from lince_rag.cli.terminal import print_answer, print_json, print_waiting
     from lince_rag.index.index import Index
 
     with Index.open(index, embeddings=embeddings, create=False) as opened:
@@ -109,7 +163,8 @@ def ask(
         if json_:
             print_json(chain.invoke(question).model_dump(mode="json"))
         else:
-            print_answer(chain.stream(question))
+            answer = print_answer(chain.stream(question))
+            print_waiting(opened.ledger.count_waiting(), answer.language)
 
 
 app.command("chat")(chat)

@@ -36,7 +36,7 @@ def chat(
     options: AnswerOptions,
 ) -> None:
     """Ask questions one after another; a follow-up may be incomplete. An empty line ends the conversation."""
-    from lince_rag.cli.terminal import print_plain, reader_language
+    from lince_rag.cli.terminal import print_plain, print_waiting, reader_language
     from lince_rag.index.index import Index
 
     with Index.open(index, create=False) as opened:
@@ -51,6 +51,7 @@ def chat(
             print_plain(
                 wording("session_goes_on", reader_language(), name=session, count=len(history.messages) // 2)
             )
+        print_waiting(opened.ledger.count_waiting(), reader_language())
         _converse(chain, history)
 
 

@@ -24,8 +24,9 @@ IndexOption = Annotated[
 EmbeddingsOption = Annotated[
     str | None,
     typer.Option(
-        help="Embedder: 'embedded', or the name or folder of a sentence-transformers model. "
-        "Default: the index's own."
+        help="Embedder: 'multilingual-e5-small', 'embedded' (hashed words), or the name or folder of a "
+        "sentence-transformers model. Default: the index's own; for a new index the first one where the extra e5 "
+        "is installed, else 'embedded'."
     ),
 ]
 # What reading one file may take; without a value, the defaults of ``ReadingLimits`` hold.

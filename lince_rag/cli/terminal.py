@@ -98,6 +98,12 @@ def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = s
     return answer  # type: ignore[no-any-return]
 
 
+def print_waiting(count: int, language: Language) -> None:
+    """Say that passages have been searched by their words only, if their vectors are still to come."""
+    if count:
+        output().print(f"  [dim]{escape(wording('searched_by_words', language, count=count))}[/]")
+
+
 def _notes(answer: "Answer") -> Iterator[str]:
     if not answer.grounded and not answer.abstained:
         yield wording("unsupported", answer.language)
@@ -195,6 +201,8 @@ def print_status(summary: Mapping[str, Any], report: "VerifyReport", index: str,
         wording("status_details", language, languages=languages or "–", megabytes=summary["bytes"] / 1e6,
                 chunking=", ".join(f"{name}={value}" for name, value in summary["chunking"].items()))
     )  # fmt: skip
+    if report.waiting:
+        print_plain(wording("vectors_to_come", language, count=report.waiting, index=index))
     damages = (("status_vectors", report.damaged_vectors), ("status_terms", report.damaged_terms))
     for key, reason in damages:
         if reason:

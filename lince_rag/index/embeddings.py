@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from langchain_core.embeddings import Embeddings
 
-from lince_rag.engines.encoder import load_encoder
+from lince_rag.engines.encoder import PACKAGES as E5_PACKAGES
+from lince_rag.engines.encoder import load_encoder, weights_path
 from lince_rag.errors import ConfigurationError, require
 from lince_rag.text.wording import load_table
 from lince_rag.text.words import terms
@@ -197,6 +198,30 @@ class LinceEmbeddings(Embeddings):
             passage = self.passage_prompt
         logger.debug("%s: query prompt %r, passage prompt %r", self.model, query, passage)
         return query, passage
+
+
+def default_model() -> str:
+    """Return the embedder of a new index.
+
+    It is what the environment variable ``LINCE_EMBEDDINGS`` names, else multilingual-e5-small where the packages
+    of the extra ``e5`` are installed, else the embedded one.
+    """
+    installed = all(map(find_spec, E5_PACKAGES))
+    return os.environ.get("LINCE_EMBEDDINGS") or (PACKAGED_E5_SMALL if installed else EMBEDDED)
+
+
+def is_slow(embeddings: Embeddings) -> bool:
+    """Return whether embedding takes so long that documents should be searchable before it."""
+    return not (isinstance(embeddings, LinceEmbeddings) and embeddings.model == EMBEDDED)
+
+
+def check_loading(embeddings: Embeddings) -> None:
+    """Raise the embedder's error if it cannot be loaded, before documents are read for it."""
+    if isinstance(embeddings, LinceEmbeddings) and embeddings.model == PACKAGED_E5_SMALL:
+        # The weights are there; to load them takes a second.
+        weights_path()
+    elif is_slow(embeddings):
+        embeddings.embed_query("¿?")
 
 
 def embeddings_name(embeddings: Embeddings) -> str:

@@ -3,12 +3,13 @@
 import errno
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -16,8 +17,8 @@ from langchain_core.embeddings import Embeddings
 from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
-from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
-from lince_rag.index.ingestion import IngestReport, ingest
+from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, default_model, embeddings_name
+from lince_rag.index.ingestion import IngestReport, add_vectors, ingest
 from lince_rag.index.ledger import Ledger, Source
 from lince_rag.index.retriever import HybridRetriever
 from lince_rag.index.storage import LEDGER_FILE, damaged_ledger, folder_bytes, holds_stores, is_writable
@@ -67,7 +68,9 @@ class Index:
         Args:
             folder: The index's folder.
             embeddings: The embedder, or the ``model`` of a ``LinceEmbeddings``; ``None`` takes the one that the
-                index was built with, and the embedded one for a new index.
+                index was built with. For a new index that is the one named in the environment variable
+                ``LINCE_EMBEDDINGS``, else ``"multilingual-e5-small"`` where the extra ``e5`` is installed, else
+                ``"embedded"``.
             chunking: How to split documents; ``None`` takes what the index was built with.
             create: Whether to create the index if the folder is missing or empty.
 
@@ -144,12 +147,13 @@ class Index:
         return self.ledger.sources()
 
     def summary(self) -> dict[str, Any]:
-        """Return the embedder, the chunking, the number of documents in each language, and the bytes on disk."""
+        """Return the embedder, the chunking, the documents by language, the bytes on disk, the vectors to come."""
         return {
             "embeddings": embeddings_name(self.embeddings),
             "chunking": self.ledger.json_setting("chunking"),
             "languages": dict(Counter(sorted(source.language for source in self.sources())).most_common()),
             "bytes": folder_bytes(self.folder),
+            "waiting": self.ledger.count_waiting(),
             "read_only": self.ledger.read_only,
         }
 
@@ -177,6 +181,8 @@ class Index:
         on_progress: Callable[[int, int, str], None] | None = None,
         limits: ReadingLimits = DEFAULT_LIMITS,
         follow_links: bool = False,
+        vectors: Literal["now", "later"] = "now",
+        on_vectors: Callable[[int, int], None] | None = None,
     ) -> IngestReport:
         """Bring files, folders and LangChain documents into the index.
 
@@ -185,11 +191,16 @@ class Index:
         ingested folder that no longer exist are removed from the index. It is safe to interrupt it at any moment
         and run it again.
 
+        With an embedder that takes its time (any but the embedded one), the documents are found by their terms
+        first; their vectors follow, and are used as they come.
+
         Args:
             paths: Files, folders or documents.
             on_progress: Called with (number of files done, total number of files, name of the current one).
             limits: What reading one file may take, and the number of worker processes.
             follow_links: Whether to read what links of a folder lead to outside it.
+            vectors: ``"later"`` leaves the vectors to ``add_vectors``.
+            on_vectors: Called with (number of vectors done, total number).
 
         Returns:
             What was added, changed, left unchanged and removed, what could not be read and why, and which files of
@@ -199,7 +210,29 @@ class Index:
             ConfigurationError: A document has no ``source`` in its metadata.
             IndexLockedError: Another process is writing.
         """
-        return ingest(self.stores, paths, on_progress, limits=limits, follow_links=follow_links)
+        started = time.monotonic()
+        report = ingest(self.stores, paths, on_progress, limits=limits, follow_links=follow_links)
+        if report.waiting and vectors == "now":
+            report.waiting = self.add_vectors(on_vectors)
+            report.seconds = time.monotonic() - started
+        return report
+
+    def add_vectors(self, on_vectors: Callable[[int, int], None] | None = None) -> int:
+        """Embed the passages whose vectors are still to come, those of the newest documents first.
+
+        It is safe to interrupt it at any moment; questions may be asked, and documents ingested, meanwhile. If
+        another process does the same, it is left to that one.
+
+        Args:
+            on_vectors: Called with (number of vectors done, total number).
+
+        Returns:
+            The number of vectors still to come.
+
+        Raises:
+            IndexFolderError: The index cannot be written.
+        """
+        return add_vectors(self.stores, on_vectors)
 
     def delete(self, source: str | Path) -> int:
         """Remove a document from the index.
@@ -288,14 +321,14 @@ def _check_folder(path: Path, create: bool) -> None:
 
 
 def _choose_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embeddings:
-    """Compare the embedder asked for with the recorded one; an index without documents records it."""
+    """Compare the embedder asked for with the recorded one; an index without vectors records it."""
     recorded = ledger.setting("embeddings")
     if wanted is None:
-        wanted = _recorded_embeddings(ledger)
+        wanted = LinceEmbeddings(default_model()) if recorded is None else _recorded_embeddings(ledger)
     elif isinstance(wanted, str):
         wanted = LinceEmbeddings(wanted)
     name = embeddings_name(wanted)
-    if recorded is None or (recorded != name and ledger.is_empty()):
+    if recorded is None or (recorded != name and not ledger.had_vectors()):
         options = wanted.options if isinstance(wanted, LinceEmbeddings) else {}
         ledger.set_settings(embeddings=name, embeddings_options=json.dumps(options))
     elif recorded != name:
@@ -307,7 +340,8 @@ def _choose_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embed
 
 
 def _recorded_embeddings(ledger: Ledger) -> LinceEmbeddings:
-    options = ledger.json_setting("embeddings_options") or {}
+    # An application's own embedder has no options here; it must be given.
+    options = ledger.json_setting("embeddings_options") or {"model": EMBEDDED}
     try:
         return LinceEmbeddings(**options)
     except TypeError as error:

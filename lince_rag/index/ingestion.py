@@ -18,6 +18,7 @@ from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, Pr
 from lince_rag.documents.files import FileLoader, FoundFiles, find_files, hash_file
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits, ReadingPool
 from lince_rag.errors import ConfigurationError, DocumentError
+from lince_rag.index.embeddings import check_loading
 from lince_rag.index.stores import ChunkStores
 from lince_rag.index.verification import is_gone
 from lince_rag.text.language import LANGUAGES, detect_language
@@ -25,6 +26,9 @@ from lince_rag.text.language import LANGUAGES, detect_language
 # Chunks per commit: large enough to keep the cost of commits low, small enough that an interrupted run loses only
 # seconds of work.
 CHUNKS_PER_COMMIT: Final = 512
+
+# Chunks whose vectors are written together: an interruption loses the work of at most some seconds.
+VECTORS_PER_COMMIT: Final = 64
 
 Item = str | Path | Document
 
@@ -49,6 +53,7 @@ class IngestReport:
         skipped: Files of the folders that were not read, by the reason: ``unsupported``, ``hidden`` or ``link``.
         pages_without_text: The pages of each PDF, new or changed, that hold pictures only (scanned?).
         chunks: Number of chunks written.
+        waiting: Number of chunks of the index whose vectors are still to come; they are found by their terms.
         seconds: Duration.
     """
 
@@ -60,6 +65,7 @@ class IngestReport:
     skipped: dict[str, list[str]] = field(default_factory=dict)
     pages_without_text: dict[str, list[int]] = field(default_factory=dict)
     chunks: int = 0
+    waiting: int = 0
     seconds: float = 0.0
 
 
@@ -76,6 +82,8 @@ def ingest(
     report = IngestReport()
     settings = ChunkingSettings(**json.loads(stores.ledger.setting("chunking") or "{}"))
     given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
+    if not stores.ledger.had_vectors():
+        check_loading(stores.embeddings)
     with stores.writing(), ReadingPool(settings, limits) as pool:
         stores.ledger.expect_algorithm(ALGORITHM_VERSION)
         known = stores.ledger.content_hashes()
@@ -104,8 +112,27 @@ def ingest(
             stores.write(batch)
         if on_progress and items:
             on_progress(len(items), len(items), "")
+    report.waiting = stores.ledger.count_waiting()
     report.seconds = time.monotonic() - started
     return report
+
+
+def add_vectors(stores: ChunkStores, on_progress: Callable[[int, int], None] | None = None) -> int:
+    """Embed the committed chunks that wait for their vectors; see ``Index.add_vectors``."""
+    done = 0
+    with stores.embedding_lock() as free:
+        # Read again and again: another process may ingest, and its documents are newer.
+        while free and (ids := stores.ledger.waiting(CHUNKS_PER_COMMIT)):
+            known = stores.ledger.chunks(ids)
+            chunks = [known[chunk_id] for chunk_id in ids if chunk_id in known]
+            for first in range(0, len(chunks), VECTORS_PER_COMMIT):
+                part = chunks[first : first + VECTORS_PER_COMMIT]
+                if on_progress:
+                    on_progress(done, done + stores.ledger.count_waiting())
+                done += stores.write_vectors(part, stores.embed(part))
+    if on_progress and done:
+        on_progress(done, done)
+    return stores.ledger.count_waiting()
 
 
 def _note(report: IngestReport, source: str, outcome: Outcome, known: Mapping[str, str]) -> bool:

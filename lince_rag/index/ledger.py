@@ -17,7 +17,8 @@ from lince_rag.index.integrity import connection_damage
 from lince_rag.index.storage import StoreCopies, damaged_ledger, first_line, not_writable, reporting_ledger
 from lince_rag.text.language import Language
 
-FORMAT: Final = 1
+# Raised if an earlier version could not read what this one writes. Since 2, chunks may wait for their vectors.
+FORMAT: Final = 2
 
 # The name of the setting that counts the changes to the vector store.
 VECTOR_CHANGES: Final = "vector_changes"
@@ -41,6 +42,8 @@ CREATE TABLE IF NOT EXISTS uncommitted (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checksums (
     source TEXT PRIMARY KEY REFERENCES documents(source) ON DELETE CASCADE, checksum TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fingerprints (id TEXT PRIMARY KEY, fingerprint REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS waiting (
+    id TEXT PRIMARY KEY REFERENCES chunks(id) ON DELETE CASCADE) WITHOUT ROWID;
 """
 
 _DOCUMENT: Final = "source, content_hash, title, language, text"
@@ -119,13 +122,14 @@ class Ledger:
 
     def _check_format(self) -> None:
         found = self.setting("format")
-        if found is None:
-            self.set_settings(format=str(FORMAT))
-        elif found != str(FORMAT):
+        if found not in (None, *map(str, range(1, FORMAT + 1))):
             raise IndexFolderError(
-                f"{self.path} has format {found}; this version reads format {FORMAT}.",
-                hint="Ingest the documents again into a new folder.",
+                f"{self.path} has format {found}; this version reads formats up to {FORMAT}.",
+                hint="Update lince_rag, or ingest the documents again into a new folder.",
             )
+        # The tables that an earlier format lacks are empty, and have been created.
+        if found != str(FORMAT) and not self.read_only:
+            self.set_settings(format=str(FORMAT))
 
     def close(self) -> None:
         """Close the file."""
@@ -182,8 +186,11 @@ class Ledger:
 
     def is_empty(self) -> bool:
         """Return whether nothing was ever written, not even in part or temporarily."""
-        # Chroma keeps the dimension of the first vector even if everything is deleted later.
-        return self.setting(VECTOR_CHANGES) is None and not self.has_documents()
+        return not self.had_vectors() and not self.has_documents()
+
+    def had_vectors(self) -> bool:
+        """Return whether a vector was ever written: Chroma keeps the dimension of the first one for good."""
+        return self.setting(VECTOR_CHANGES) is not None
 
     def has_documents(self) -> bool:
         """Return whether there is a committed document."""
@@ -282,12 +289,44 @@ class Ledger:
             self._execute_many("INSERT OR IGNORE INTO uncommitted VALUES (?)", ((i,) for i in add))
             self._execute_many("DELETE FROM uncommitted WHERE id = ?", ((i,) for i in remove))
 
+    # Vectors to come.
+
+    def waiting(self, limit: int) -> list[str]:
+        """Return the ids of committed chunks that wait for their vectors, those of the newest documents first."""
+        if "waiting" not in self._tables():
+            return []
+        rows = self._rows(
+            "SELECT w.id FROM waiting w JOIN chunks c USING (id) JOIN documents d USING (source)"
+            " ORDER BY d.rowid DESC, c.start, c.id LIMIT ?",
+            [limit],
+        )
+        return [row[0] for row in rows]
+
+    def waiting_among(self, ids: Sequence[str]) -> set[str]:
+        """Return those of at most 10,000 ids that wait for their vectors."""
+        statement = f"SELECT id FROM waiting WHERE id IN ({','.join('?' * len(ids))})"
+        return {row[0] for row in self._rows(statement, ids)}
+
+    def count_waiting(self) -> int:
+        """Return the number of committed chunks that wait for their vectors."""
+        return int(self._rows("SELECT count(*) FROM waiting")[0][0]) if "waiting" in self._tables() else 0
+
+    def set_waiting(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+        """Note committed chunks as waiting for their vectors, or as having them."""
+        with self._lock, nullcontext() if self._connection.in_transaction else self.transaction():
+            self._execute_many("INSERT OR IGNORE INTO waiting VALUES (?)", ((i,) for i in add))
+            self._execute_many("DELETE FROM waiting WHERE id = ?", ((i,) for i in remove))
+
     # Checks.
 
-    def known_ids(self) -> tuple[set[str], set[str]]:
-        """Return the ids of the committed chunks and the uncommitted ones, as they are at one moment."""
-        rows = self._rows("SELECT id, 1 FROM chunks UNION ALL SELECT id, 0 FROM uncommitted")
-        return {row[0] for row in rows if row[1]}, {row[0] for row in rows if not row[1]}
+    def known_ids(self) -> tuple[set[str], set[str], set[str]]:
+        """Return the ids of the committed chunks, the uncommitted ones and the waiting ones, at one moment."""
+        waiting = " UNION ALL SELECT id, 2 FROM waiting" if "waiting" in self._tables() else ""
+        rows = self._rows(f"SELECT id, 0 FROM chunks UNION ALL SELECT id, 1 FROM uncommitted{waiting}")
+        found: tuple[set[str], set[str], set[str]] = set(), set(), set()
+        for chunk_id, kind in rows:
+            found[kind].add(chunk_id)
+        return found
 
     def fingerprints(self) -> dict[str, float]:
         """Return the fingerprints of the vectors, by chunk id; none of those that an earlier version wrote."""

@@ -14,7 +14,7 @@ from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.chunking import PreparedDocument, index_terms, searchable_text
 from lince_rag.errors import IndexLockedError
-from lince_rag.index.embeddings import embeddings_name
+from lince_rag.index.embeddings import embeddings_name, is_slow
 from lince_rag.index.filters import filter_to_sql
 from lince_rag.index.integrity import fingerprints, graphs_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
@@ -52,6 +52,8 @@ LOCK_SECONDS: Final = 15.0
 
 # How long a question waits for a batch of vectors that another process is writing (a second for 1,000).
 VECTORS_LOCK_SECONDS: Final = 60.0
+
+_WITHOUT_LIMIT: Final = -1.0
 
 _POLL_SECONDS: Final = 0.005
 
@@ -115,8 +117,11 @@ class ChunkStores:
     def search_vectors(
         self, question: str, limit: int, ids: Sequence[str] | None = None
     ) -> list[tuple[str, float]]:
-        """Find chunks by their vectors: (id, cosine similarity), best first; only among ``ids`` if given."""
-        if ids is not None and not ids:
+        """Find chunks by their vectors: (id, cosine similarity), best first; only among ``ids`` if given.
+
+        Chunks whose vectors are still to come are not found.
+        """
+        if (ids is not None and not ids) or not self.ledger.had_vectors():
             return []
         vector = self.embeddings.embed_query(question)
         options: dict[str, Any] = {} if ids is None else {"ids": list(ids)}
@@ -172,11 +177,15 @@ class ChunkStores:
             with self.reporting_vectors():
                 damage = graphs_damage(folder, vectors=False)
         else:
-            damage = f"{CHROMA_FILE} is missing" if self.ledger.has_documents() else ""
+            damage = f"{CHROMA_FILE} is missing" if self.expects_vectors() else ""
         if damage:
             raise damaged_store(self._folder, CHROMA_FOLDER, damage)
         with self.reporting_vectors():
             return open_vector_store(self.embeddings, folder)
+
+    def expects_vectors(self) -> bool:
+        """Return whether the vector store must have files."""
+        return self.ledger.has_documents() and self.ledger.had_vectors()
 
     def reporting_vectors(self) -> AbstractContextManager[None]:
         """Turn errors of the vector store inside the block into a ``LinceError``."""
@@ -199,20 +208,36 @@ class ChunkStores:
     # Writing.
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         """Hold the write lock, after deleting what an interrupted writer left; raises ``IndexLockedError``."""
-        with self.write_lock():
+        with self.write_lock(seconds):
             self._refresh()
             self.delete_uncommitted()
             yield
 
     @contextmanager
-    def write_lock(self) -> Iterator[None]:
+    def write_lock(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         """Hold the write lock; raises ``IndexLockedError``, and ``IndexFolderError`` if nothing can be written."""
         if self.ledger.read_only:
             raise not_writable(self._folder)
-        with self._locked(FileLock(self._folder / "write.lock"), LOCK_SECONDS):
+        with self._locked(FileLock(self._folder / "write.lock"), seconds):
             yield
+
+    @contextmanager
+    def embedding_lock(self) -> Iterator[bool]:
+        """Hold the lock of the process that adds vectors; yield whether no other process has it."""
+        if self.ledger.read_only:
+            raise not_writable(self._folder)
+        lock = FileLock(self._folder / "embedding.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     @contextmanager
     def _locked(self, lock: FileLock, seconds: float) -> Iterator[None]:
@@ -236,22 +261,55 @@ class ChunkStores:
         The order makes a crash harmless at any point: new ids are first recorded as uncommitted, then written to
         both stores, then committed in the ledger, in the transaction that makes the old ids uncommitted. Last, the
         old chunks are deleted from the stores.
+
+        If the embedder is slow, only the vectors of texts that the old version had are written; the other chunks
+        wait for theirs (``write_vectors``).
         """
         chunks = [chunk for document in prepared for chunk in document.chunks]
         new = {str(chunk.id) for chunk in chunks}
         sources = [document.source for document in prepared] + list(forget)
         old = {chunk_id for source in sources for chunk_id in self.ledger.chunk_ids(source)}
         found = [terms for document in prepared for terms in document.terms]
-        self.store(chunks, found, uncommitted=new - old)
+        waiting = self._write_stores(chunks, found, old)
         with self.ledger.transaction():
             for source in forget:
                 self.ledger.forget(source)
             for document in prepared:
                 self.ledger.commit(document.document, document.content_hash, document.chunks)
             self.ledger.set_uncommitted(remove=new, add=old - new)
+            self.ledger.set_waiting(add=waiting)
             self.ledger.advance()
         self._generation = self.ledger.generation
         self.delete_uncommitted()
+
+    def _write_stores(self, chunks: Sequence[Document], terms: Sequence[str], old: Set[str]) -> Set[str]:
+        """Write new chunks to both stores; return the ids of those that wait for their vectors."""
+        new = {str(chunk.id) for chunk in chunks}
+        if not is_slow(self.embeddings):
+            self.store(chunks, terms, uncommitted=new - old)
+            return frozenset()
+        known = self._known_vectors(chunks, old) if old else {}
+        self.ledger.set_uncommitted(add=new - old)
+        if chunks:
+            self._upsert([chunk for chunk in chunks if chunk.id in known], list(known.values()))
+            self.store_terms(chunks, terms)
+        return new - known.keys()
+
+    def _known_vectors(self, chunks: Sequence[Document], old: Set[str]) -> dict[str, Any]:
+        """Return the vectors of the chunks whose texts are those of old chunks, by their new ids and in order.
+
+        Most of a changed file stays the same, but its chunks get new ids.
+        """
+        if not self.ledger.had_vectors():
+            return {}
+        by_text = {searchable_text(chunk): chunk_id for chunk_id, chunk in self.ledger.chunks(old).items()}
+        same = {str(chunk.id): by_text[text] for chunk in chunks if (text := searchable_text(chunk)) in by_text}
+        vectors: dict[str, Any] = {}
+        with self.vectors() as store:
+            for part in _batches(len(same)):
+                found = store.get(ids=sorted(same.values())[part], include=["embeddings"])
+                vectors |= zip(found["ids"], found["embeddings"], strict=True)
+        return {new: vectors[chunk_id] for new, chunk_id in same.items() if chunk_id in vectors}
 
     def store(
         self, chunks: Sequence[Document], terms: Sequence[str] | None = None, uncommitted: Set[str] = frozenset()
@@ -267,18 +325,39 @@ class ChunkStores:
 
     def store_vectors(self, chunks: Sequence[Document], uncommitted: Set[str] = frozenset()) -> None:
         """Write chunks to the vector store; see ``store``."""
-        texts = [searchable_text(chunk) for chunk in chunks]
-        ids = [str(chunk.id) for chunk in chunks]
-        metadatas = [{"source": chunk.metadata["source"]} for chunk in chunks]
         for part in _batches(len(chunks)):
             # Embedding comes before the lock, so that questions wait only while Chroma writes; and before the ids
             # are recorded, so that a new index stays empty if the embedder cannot be loaded.
-            vectors = self.embeddings.embed_documents(texts[part])
-            with self.ledger.transaction():
-                self.ledger.set_uncommitted(add=uncommitted & set(ids[part]))
-                self.ledger.set_fingerprints(dict(zip(ids[part], fingerprints(vectors), strict=True)))
+            vectors = self.embed(chunks[part])
+            self.ledger.set_uncommitted(add=uncommitted & {str(chunk.id) for chunk in chunks[part]})
+            self._upsert(chunks[part], vectors)
+
+    def embed(self, chunks: Sequence[Document]) -> list[list[float]]:
+        """Return the vectors of chunks."""
+        return self.embeddings.embed_documents([searchable_text(chunk) for chunk in chunks])
+
+    def write_vectors(self, chunks: Sequence[Document], vectors: Sequence[Any]) -> int:
+        """Write the vectors of those of the committed chunks that still wait for them; return their number."""
+        # Another process may read documents for minutes.
+        with self.writing(_WITHOUT_LIMIT):
+            waiting = self.ledger.waiting_among([str(chunk.id) for chunk in chunks])
+            pairs = [pair for pair in zip(chunks, vectors, strict=True) if pair[0].id in waiting]
+            self._upsert([chunk for chunk, _ in pairs], [vector for _, vector in pairs])
+        return len(pairs)
+
+    def _upsert(self, chunks: Sequence[Document], vectors: Sequence[Any]) -> None:
+        """Write chunks with their vectors to the vector store; they do not wait for them any more."""
+        for part in _batches(len(chunks)):
+            ids = [str(chunk.id) for chunk in chunks[part]]
+            self.ledger.set_fingerprints(dict(zip(ids, fingerprints(vectors[part]), strict=True)))
             with self._changing_vectors() as store:
-                store._collection.upsert(ids[part], vectors, metadatas[part], texts[part])
+                store._collection.upsert(
+                    ids,
+                    list(vectors[part]),
+                    [{"source": chunk.metadata["source"]} for chunk in chunks[part]],
+                    [searchable_text(chunk) for chunk in chunks[part]],
+                )
+            self.ledger.set_waiting(remove=ids)
 
     def store_terms(self, chunks: Sequence[Document], terms: Sequence[str] | None = None) -> None:
         """Write chunks to the lexical index; ``terms`` are those of each chunk, if they are known already."""
@@ -287,10 +366,11 @@ class ChunkStores:
 
     def discard(self, ids: Sequence[str]) -> None:
         """Delete chunks from both stores; unknown ids are skipped."""
-        for part in _batches(len(ids)):
-            with self._changing_vectors() as store:
-                store.delete(ids=list(ids[part]))
-            self.ledger.set_fingerprints(remove=ids[part])
+        if self.ledger.had_vectors():
+            for part in _batches(len(ids)):
+                with self._changing_vectors() as store:
+                    store.delete(ids=list(ids[part]))
+                self.ledger.set_fingerprints(remove=ids[part])
         self.lexical.write([], delete=ids)
 
     def rebuild(self, *, vectors: bool, terms: bool) -> None:

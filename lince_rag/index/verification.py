@@ -27,6 +27,7 @@ class VerifyReport:
         missing_terms: Ids of chunks that are not in the lexical index.
         missing_vectors: Ids of chunks whose vector cannot be read, or is not the one that was written.
         stray: Ids of chunks that are in a store but in no committed document.
+        waiting: Number of chunks whose vectors are still to come; they are found by their terms.
         gone: Sources whose file no longer exists.
         damaged_ledger: What is wrong with the ledger, which cannot be repaired; else the empty text. Nothing else
             has been checked then.
@@ -40,6 +41,7 @@ class VerifyReport:
     missing_terms: list[str] = field(default_factory=list)
     missing_vectors: list[str] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
+    waiting: int = 0
     gone: list[str] = field(default_factory=list)
     damaged_ledger: str = ""
     damaged_terms: str = ""
@@ -106,11 +108,11 @@ def _check(stores: ChunkStores) -> VerifyReport:
     ledger = stores.ledger
     if damage := ledger.damage():
         return VerifyReport(damaged_ledger=damage)
-    committed, uncommitted = ledger.known_ids()
+    committed, uncommitted, waiting = ledger.known_ids()
     damaged_terms, in_lexical = _check_terms(stores)
-    damaged_vectors, in_vectors, readable = _check_vectors(stores, committed)
+    damaged_vectors, in_vectors, readable = _check_vectors(stores, committed - waiting)
     # A writer may have committed meanwhile: missing is what was committed before and after, stray what never was.
-    committed_after, uncommitted_after = ledger.known_ids()
+    committed_after, uncommitted_after, waiting_after = ledger.known_ids()
     known = committed | uncommitted | committed_after | uncommitted_after
     committed &= committed_after
     stray = (in_lexical | in_vectors) - known
@@ -122,7 +124,8 @@ def _check(stores: ChunkStores) -> VerifyReport:
         documents=len(sources),
         chunks=len(committed_after),
         missing_terms=sorted(committed - in_lexical),
-        missing_vectors=sorted(committed - readable),
+        missing_vectors=sorted(committed - readable - waiting - waiting_after),
+        waiting=len(waiting_after),
         stray=sorted(stray),
         gone=sorted(source for source in sources if is_gone(source)),
         damaged_terms=damaged_terms,
@@ -149,7 +152,7 @@ def _check_vectors(stores: ChunkStores, committed: Set[str]) -> tuple[str, set[s
     """Return what is wrong with Chroma's files, the ids in them, and those of the committed ones to be trusted."""
     with stores.vector_files() as folder:
         if not (folder / CHROMA_FILE).exists():
-            return (f"{CHROMA_FILE} is missing" if stores.ledger.has_documents() else ""), set(), set()
+            return (f"{CHROMA_FILE} is missing" if stores.expects_vectors() else ""), set(), set()
         # SQLite's locks belong to the process: closing a file that Chroma has open would release Chroma's.
         stores.close_vectors()
         with stores.reporting_vectors():

@@ -1,6 +1,11 @@
-"""A tiny sentence-transformers model with random weights, made when a test asks for it."""
+"""Embedders for tests: a tiny sentence-transformers model with random weights, and one that counts as slow."""
 
+import time
 from pathlib import Path
+
+from langchain_core.embeddings import Embeddings
+
+from lince_rag import LinceEmbeddings
 
 SENTENCES = [
     "El contrato de alquiler vence en mayo.",
@@ -54,3 +59,29 @@ def save_tiny_embedder(
         device="cpu",
     ).save(str(folder))
     return str(folder)
+
+
+class SlowEmbeddings(Embeddings):
+    """Embeds as the hashed embedder, but counts as one that takes its time; keeps the texts it was given.
+
+    Args:
+        seconds: How long a text takes.
+        interrupt_after: Raise ``KeyboardInterrupt`` when this number of texts has been embedded.
+    """
+
+    model = "slow"
+
+    def __init__(self, seconds: float = 0.0, interrupt_after: int | None = None) -> None:
+        self.seconds = seconds
+        self.interrupt_after = interrupt_after
+        self.texts: list[str] = []
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        if self.interrupt_after is not None and len(self.texts) >= self.interrupt_after:
+            raise KeyboardInterrupt
+        time.sleep(self.seconds * len(texts))
+        self.texts += texts
+        return LinceEmbeddings().embed_documents(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        return LinceEmbeddings().embed_query(text)
