@@ -173,11 +173,15 @@ class ChunkStores:
             return self._copies.renew(CHROMA_FOLDER)
 
     def _open_vectors(self, folder: Path) -> "Chroma":
+        if not self.ledger.had_vectors():
+            # Whatever is there comes from a process that was killed while Chroma created its files.
+            _remove(folder)
+        damage = ""
         if (folder / CHROMA_FILE).exists():
             with self.reporting_vectors():
                 damage = graphs_damage(folder, vectors=False)
-        else:
-            damage = f"{CHROMA_FILE} is missing" if self.expects_vectors() else ""
+        elif self.expects_vectors():
+            damage = f"{CHROMA_FILE} is missing"
         if damage:
             raise damaged_store(self._folder, CHROMA_FOLDER, damage)
         with self.reporting_vectors():

@@ -151,6 +151,8 @@ def _check_terms(stores: ChunkStores) -> tuple[str, set[str]]:
 def _check_vectors(stores: ChunkStores, committed: Set[str]) -> tuple[str, set[str], set[str]]:
     """Return what is wrong with Chroma's files, the ids in them, and those of the committed ones to be trusted."""
     with stores.vector_files() as folder:
+        if not stores.ledger.had_vectors():
+            return "", set(), set()
         if not (folder / CHROMA_FILE).exists():
             return (f"{CHROMA_FILE} is missing" if stores.expects_vectors() else ""), set(), set()
         # SQLite's locks belong to the process: closing a file that Chroma has open would release Chroma's.
