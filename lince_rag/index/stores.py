@@ -99,6 +99,12 @@ class ChunkStores:
         return float(getattr(self.embeddings, "lexical_weight", NEUTRAL_WEIGHT))
 
     @property
+    def similarity_spread(self) -> float | None:
+        """How far apart the similarities of the embedder lie; ``None`` if it was not measured."""
+        spread = getattr(self.embeddings, "similarity_spread", None)
+        return None if spread is None else float(spread)
+
+    @property
     def calibration(self) -> Calibration:
         """The calibration of the confidence for the embedder."""
         return calibration_of(str(getattr(self.embeddings, "model", "")))
