@@ -60,7 +60,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) .
+	$(PIP_INSTALL) '.[e5]'
 	touch $@
 
 $(VENV)/.all: $(VENV)/bin/python pyproject.toml constraints.txt

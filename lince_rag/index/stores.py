@@ -357,12 +357,9 @@ class ChunkStores:
             ids = [str(chunk.id) for chunk in chunks[part]]
             self.ledger.set_fingerprints(dict(zip(ids, fingerprints(vectors[part]), strict=True)))
             with self._changing_vectors() as store:
-                store._collection.upsert(
-                    ids,
-                    list(vectors[part]),
-                    [{"source": chunk.metadata["source"]} for chunk in chunks[part]],
-                    [searchable_text(chunk) for chunk in chunks[part]],
-                )
+                # Without texts and metadata, which the ledger has: Chroma would write each text several times,
+                # also into two indexes that nothing asks (77 MB for texts of 9 MB).
+                store._collection.upsert(ids, list(vectors[part]))
             self.ledger.set_waiting(remove=ids)
 
     def store_terms(self, chunks: Sequence[Document], terms: Sequence[str] | None = None) -> None:
