@@ -39,12 +39,14 @@ format: $(VENV)/.all
 
 # DATA is a folder with xquad.es.json and faquad.json (SQuAD format); without it the benchmarks are skipped.
 # BENCHMARKS may be a single file; then the tables of the other files are kept.
+# REAL is the folder that its real/fetch.sh has filled; without it the questions over real documents are skipped.
 DATA ?= ../shared/data
+REAL ?= ../shared/data/real
 BENCHMARKS ?= tests/benchmarks
 # The packages to compare with go into a folder that only the benchmarks use: some of their requirements conflict with ours.
 bench: $(VENV)/.peers
 	PYTHONPATH=$(abspath $(VENV))/peers HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(BENCHMARKS) \
-	  --data $(DATA) --results tests/benchmarks/RESULTS.md -s
+	  --data $(DATA) --real $(REAL) --results tests/benchmarks/RESULTS.md -s
 
 $(VENV)/.peers: $(VENV)/.all tests/benchmarks/peers.txt
 	rm -rf $(VENV)/peers

@@ -105,6 +105,7 @@ class LinceEmbeddings(Embeddings):
         self.passage_prompt = passage_prompt
         row = load_table("embedders")[EMBEDDED] if self.model == EMBEDDED else _table_row(self.model)
         self.lexical_weight: float = row["lexical_weight"] if lexical_weight is None else lexical_weight
+        self.similarity_spread: float | None = row.get("similarity_spread")
 
     def __repr__(self) -> str:
         return f"LinceEmbeddings({self.model!r})"

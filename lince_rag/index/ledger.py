@@ -304,6 +304,8 @@ class Ledger:
 
     def waiting_among(self, ids: Sequence[str]) -> set[str]:
         """Return those of at most 10,000 ids that wait for their vectors."""
+        if "waiting" not in self._tables():
+            return set()
         statement = f"SELECT id FROM waiting WHERE id IN ({','.join('?' * len(ids))})"
         return {row[0] for row in self._rows(statement, ids)}
 

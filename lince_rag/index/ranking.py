@@ -23,6 +23,10 @@ SENTENCE_WEIGHT: Final = 0.8
 CHUNK_WEIGHT: Final = 0.5
 PAIR_WEIGHT: Final = 0.4
 
+# What one step of the lexical score is, if the embedder says what one step of its similarities is: the standard
+# deviation of the scores of its candidates (median of XQuAD-es .21, of FaQuAD .31, even articles).
+LEXICAL_SPREAD: Final = 0.26
+
 # Lower limit of the standard deviation of scores. Scores that lie closer together differ by chance and must not be
 # spread out. On XQuAD-es and FaQuAD the vectors of the embedded embedder spread by at least .017.
 MINIMUM_SPREAD: Final = 0.01
@@ -71,6 +75,16 @@ def rescore(
     return scores
 
 
+def compare_questions(scores: Mapping[str, float], hits: Sequence[LexicalHit]) -> dict[str, float]:
+    """Make the scores of ``rescore`` comparable between questions.
+
+    They contain the BM25 score over the best one, which is 1 for the best hit of any question. Its relevance takes
+    its place: low if the index lacks the words of the question, such as those of another language.
+    """
+    relative = {hit.id: hit.score / hits[0].score for hit in hits}
+    return {hit.id: scores[hit.id] - relative[hit.id] + hit.relevance for hit in hits if hit.id in scores}
+
+
 def _stem_pairs(sentences: Sequence[Sentence]) -> set[tuple[str, str]]:
     """Return the pairs of stems that are adjacent or have one word between them."""
     found: set[tuple[str, str]] = set()
@@ -117,19 +131,41 @@ def _add_source(metadata: dict[str, Any], source: str) -> None:
         metadata["also_in"] = [*sources, source]
 
 
-def fuse(lexical: Mapping[str, float], vectors: Mapping[str, float], lexical_weight: float) -> dict[str, float]:
-    """Add the weighted z-scores of both rankings, by chunk id; an id that one side lacks gets its lowest score.
+def fuse(
+    lexical: Mapping[str, float],
+    vectors: Mapping[str, float],
+    lexical_weight: float,
+    similarity_spread: float | None = None,
+    waiting: Set[str] = frozenset(),
+) -> dict[str, float]:
+    """Add the weighted scores of both rankings, by chunk id, in steps of the spread of each.
 
     Rank fusion costs up to 25 points of MRR when one side is weak, because ranks discard the size of a lead.
+
+    With the ``similarity_spread`` of an embedder, both scores must be comparable between questions. Then a side
+    that is not sure (no words of the question in the index, no text near it) decides little, and nothing needs to
+    know the languages of question and chunk. Without it, the spread is that of these scores (z-scores): both sides
+    decide as if they were equally sure.
+
+    An id that one side lacks gets the lowest score of that side: it was not among the best. But of the chunks in
+    ``waiting`` nothing is known, because they have no vector yet: they get what is halfway between the mean and
+    the best. With half of the vectors, MRR@10 of FaQuAD is then .90, and .82 if they get the lowest.
     """
     together = list(dict.fromkeys([*lexical, *vectors]))
     fused = dict.fromkeys(together, 0.0)
-    for scores, weight in ((lexical, lexical_weight), (vectors, 1.0 - lexical_weight)):
+    known_spread = None if similarity_spread is None else LEXICAL_SPREAD
+    unknown: Set[str] = frozenset()
+    for scores, weight, spread, missing in (
+        (lexical, lexical_weight, known_spread, unknown),
+        (vectors, 1.0 - lexical_weight, similarity_spread, waiting),
+    ):
         if not scores or not weight:
             continue
-        lowest = min(scores.values())
-        filled = {chunk_id: scores.get(chunk_id, lowest) for chunk_id in together}
-        mean, spread = fmean(filled.values()), max(pstdev(filled.values()), MINIMUM_SPREAD)
+        values = scores.values()
+        lowest, guess = min(values), (fmean(values) + max(values)) / 2
+        filled = {each: scores.get(each, guess if each in missing else lowest) for each in together}
+        mean = fmean(filled.values())
+        step = spread or max(pstdev(filled.values()), MINIMUM_SPREAD)
         for chunk_id, score in filled.items():
-            fused[chunk_id] += weight * (score - mean) / spread
+            fused[chunk_id] += weight * (score - mean) / step
     return fused

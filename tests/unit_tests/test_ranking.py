@@ -6,35 +6,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from lince_rag.index.ranking import distinct, fuse
+from lince_rag.index.lexical import LexicalHit
+from lince_rag.index.ranking import compare_questions, distinct, fuse
 
 ids = st.sampled_from("abcdefgh")
 # Steps of a quarter: two scores that differ by a rounding error are equal.
 numbers = st.integers(-400, 400).map(lambda number: number / 4)
 scores = st.dictionaries(ids, numbers, max_size=8)
 weights = st.floats(0, 1)
+spreads = st.none() | st.floats(0.001, 1)
+waiting_ids = st.frozensets(ids)
 
 
 def order(fused):
     return sorted(fused, key=lambda chunk_id: (-fused[chunk_id], chunk_id))
 
 
-@given(scores, scores, weights)
-def test_the_result_is_the_union_with_finite_scores(lexical, vectors, weight):
-    fused = fuse(lexical, vectors, weight)
+@given(scores, scores, weights, spreads, waiting_ids)
+def test_the_result_is_the_union_with_finite_scores(lexical, vectors, weight, spread, waiting):
+    fused = fuse(lexical, vectors, weight, spread, waiting)
     assert set(fused) == set(lexical) | set(vectors)
     assert all(map(math.isfinite, fused.values()))
 
 
-@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=8), weights)
-def test_a_chunk_that_is_no_worse_on_either_side_is_not_ranked_lower(pairs, weight):
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=8), weights, spreads)
+def test_a_chunk_that_is_no_worse_on_either_side_is_not_ranked_lower(pairs, weight, spread):
     fused = fuse(
-        {n: pair[0] for n, pair in enumerate(pairs)}, {n: pair[1] for n, pair in enumerate(pairs)}, weight
+        {n: pair[0] for n, pair in enumerate(pairs)}, {n: pair[1] for n, pair in enumerate(pairs)}, weight, spread
     )
     for one, (lexical, vector) in enumerate(pairs):
         for other, (other_lexical, other_vector) in enumerate(pairs):
             if lexical >= other_lexical and vector >= other_vector:
-                assert fused[one] >= fused[other] - 1e-9
+                assert fused[one] >= fused[other] - 1e-9 * max(1.0, abs(fused[one]))
 
 
 @given(st.lists(numbers, min_size=1, max_size=8), scores)
@@ -91,6 +94,67 @@ def test_chance_among_nearly_equal_vectors_does_not_outweigh_the_words() -> None
     vectors = {"a": 0.4912, "right": 0.4850, "b": 0.4849, "c": 0.4849}
     fused = fuse(lexical, vectors, 0.4)
     assert max(fused, key=lambda chunk_id: fused[chunk_id]) == "right"
+
+
+WORDS_FIRST = ({"words": 1.9, "other": 0.9}, {"meaning": 0.87, "other": 0.84, "words": 0.83})
+MEANING_FIRST = ({"words": 0.4, "other": 0.3}, {"meaning": 0.87, "other": 0.80, "words": 0.79})
+
+
+@pytest.mark.parametrize(("sides", "first"), [(WORDS_FIRST, "words"), (MEANING_FIRST, "meaning")])
+def test_with_a_known_spread_the_side_that_is_sure_decides(sides, first):
+    """A question in the language of the texts finds its words; one in another language finds a name or nothing."""
+    assert order(fuse(*sides, 0.5, similarity_spread=0.015))[0] == first
+
+
+@given(scores, scores, weights, st.sampled_from(["lexical", "vectors"]), st.integers(-9, 9))
+def test_with_a_known_spread_only_differences_count(lexical, vectors, weight, side, shift):
+    sides = {"lexical": lexical, "vectors": vectors}
+    moved = sides | {side: {chunk_id: score + shift for chunk_id, score in sides[side].items()}}
+    one, other = (fuse(each["lexical"], each["vectors"], weight, 0.02) for each in (sides, moved))
+    assert one == pytest.approx(other, abs=1e-6)
+
+
+@given(st.dictionaries(ids, numbers, min_size=1), spreads)
+def test_a_question_without_known_words_is_ranked_by_its_vectors(vectors, spread):
+    fused = fuse({}, vectors, 0.5, spread)
+    assert all(vectors[one] >= vectors[other] for one, other in pairwise(order(fused)))
+
+
+@given(st.dictionaries(ids, numbers, min_size=1), spreads)
+def test_before_the_first_vector_the_words_decide(lexical, spread):
+    fused = fuse(lexical, {}, 0.5, spread, waiting=frozenset(lexical))
+    assert all(lexical[one] >= lexical[other] for one, other in pairwise(order(fused)))
+
+
+@given(scores, st.dictionaries(ids, numbers, min_size=1), weights, st.floats(0.001, 1), ids)
+def test_a_chunk_whose_vector_is_still_to_come_is_not_punished_for_it(lexical, vectors, weight, spread, one):
+    """It is ranked as if it were nearer than the mean, not as one that is known not to be among the nearest."""
+    lexical, vectors = lexical | {one: 1.0}, {key: value for key, value in vectors.items() if key != one}
+    searched, waiting = (fuse(lexical, vectors, weight, spread, each) for each in (frozenset(), {one}))
+
+    def lead(fused, other):
+        return fused[one] - fused[other]
+
+    assert all(lead(waiting, other) >= lead(searched, other) - 1e-6 for other in vectors)
+
+
+def test_a_chunk_without_a_vector_yet_is_halfway_between_the_mean_and_the_best():
+    lexical, vectors = {"new": 1.0, "a": 1.0, "b": 0.5}, {"a": 0.9, "b": 0.7, "c": 0.8}
+    assert fuse(lexical, vectors, 0.5, 0.015, frozenset({"new"})) == pytest.approx(
+        fuse(lexical, vectors | {"new": 0.85}, 0.5, 0.015)
+    )
+
+
+hits_drawn = st.lists(st.floats(0.01, 50), min_size=1, max_size=8).map(lambda found: sorted(found, reverse=True))
+
+
+@given(hits_drawn, st.floats(0.01, 1), st.lists(st.floats(0, 1.7), min_size=8, max_size=8))
+def test_comparable_scores_have_the_relevance_in_the_place_of_the_relative_score(bm25, best, shares):
+    hits = [LexicalHit(str(n), score, best * score / bm25[0]) for n, score in enumerate(bm25)]
+    scored = {hit.id: hit.score / bm25[0] + shares[n] for n, hit in enumerate(hits)}
+    found = compare_questions(scored, hits)
+    assert found == pytest.approx({hit.id: hit.relevance + shares[n] for n, hit in enumerate(hits)})
+    assert compare_questions({}, hits) == compare_questions({}, []) == {}
 
 
 parts = st.lists(
