@@ -38,6 +38,7 @@ format: $(VENV)/.all
 	$(BIN)/ruff format .
 
 # DATA is a folder with xquad.es.json and faquad.json (SQuAD format); without it the benchmarks are skipped.
+# Without a GPU, those of test_gpu*.py are skipped (pytest's --tiny tries them with tiny models on the CPU).
 # BENCHMARKS may be a single file; then the tables of the other files are kept.
 # REAL is the folder that its real/fetch.sh has filled; without it the questions over real documents are skipped.
 DATA ?= ../shared/data

@@ -3,10 +3,12 @@
 import os
 import platform
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.benchmarks.tables import installed
 
 PACKAGES = ["lince-rag", "langchain-core", "chromadb", "tantivy", "PyStemmer", "sentencex", "numpy"]
 
@@ -15,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", type=Path, default=None, help="folder with xquad.es.json and faquad.json")
     parser.addoption("--real", type=Path, default=None, help="folder with the fetched corpus of data/real")
     parser.addoption("--results", type=Path, default=None, help="Markdown file to write")
+    parser.addoption("--tiny", action="store_true", help="try the GPU benchmarks with tiny models, on any device")
 
 
 @pytest.fixture(scope="session")
@@ -26,15 +29,31 @@ def data(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny(request: pytest.FixtureRequest) -> bool:
+    """Whether the GPU benchmarks only show that they run."""
+    return bool(request.config.getoption("--tiny"))
+
+
+@pytest.fixture(scope="session")
+def device(tiny: bool) -> str:
+    """The GPU; without one its benchmarks are skipped, or with ``--tiny`` run on the CPU."""
+    if torch.cuda.is_available():
+        return "cuda:0"
+    if not tiny:
+        pytest.skip("torch sees no CUDA device; --tiny tries the GPU benchmarks on the CPU")
+    return "cpu"
+
+
+@pytest.fixture(scope="session")
 def results(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """Sections of Markdown; printed, and written to --results when the benchmarks have run."""
     sections: list[str] = []
     yield sections
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     machine = (
         f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
     )
-    head = f"# Results\n\nPrinted by `make bench`; the data is XQuAD-es and FaQuAD.\n\n{versions}; {machine}."
+    head = "# Results\n\nPrinted by `make bench`; the data is XQuAD-es and FaQuAD.\n\n"
+    head += f"{installed(PACKAGES)}; {machine}."
     print("\n\n".join([f"\n{head}", *sections]))
     if path := request.config.getoption("--results"):
         kept = Path(path).read_text(encoding="utf-8").split("\n\n## ")[1:] if Path(path).is_file() else []

@@ -13,6 +13,20 @@ from tests.checkpoints import build_checkpoint
 KIND: Final = "llama-2-7b-spanish"
 QUESTION: Final = "Dame una lista de lugares que visitar en España, y di qué tiene de bueno cada uno. "
 
+# A schema, and the most tokens of its answer.
+CONTRACT_TOKENS: Final = 256
+CONTRACT: Final = {
+    "type": "object",
+    "properties": {
+        "arrendatario": {"type": "string"},
+        "mensualidad": {"type": "number", "minimum": 0},
+        "estado": {"enum": ["vigente", "vencido", "añulado"]},
+        "cláusulas": {"type": "array", "items": {"type": "string"}, "maxItems": 5},
+    },
+    "required": ["arrendatario", "mensualidad", "estado", "cláusulas"],
+    "additionalProperties": False,
+}
+
 
 def save_llama(folder: Path, layers: int, hidden: int) -> Path:
     """Save a Llama of a size at which a token takes some milliseconds; it never ends its answer by itself."""

@@ -15,22 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from lince_rag import ChatLince
 from lince_rag.engines.json_schema.constraints import Constraints
-from tests.benchmarks.llamas import KIND, QUESTION, interleave, save_llama
+from tests.benchmarks.llamas import CONTRACT, CONTRACT_TOKENS, KIND, QUESTION, interleave, save_llama
 from tests.benchmarks.tables import table
 from tests.checkpoints import KINDS, shared_checkpoint
-
-TOKENS: Final = 256
-SCHEMA: Final = {
-    "type": "object",
-    "properties": {
-        "arrendatario": {"type": "string"},
-        "mensualidad": {"type": "number", "minimum": 0},
-        "estado": {"enum": ["vigente", "vencido", "añulado"]},
-        "cláusulas": {"type": "array", "items": {"type": "string"}, "maxItems": 5},
-    },
-    "required": ["arrendatario", "mensualidad", "estado", "cláusulas"],
-    "additionalProperties": False,
-}
 
 # As many tokens as Falcon has.
 LARGE_VOCABULARY: Final = 65_024
@@ -59,14 +46,14 @@ def milliseconds(since: float) -> float:
 def walk(constraints: Constraints, schema: str, size: int, end: int) -> list[float]:
     """Milliseconds that each mask of one random answer takes."""
     generator = random.Random(0)
-    processor = constraints.processor(schema, TOKENS)
+    processor = constraints.processor(schema, CONTRACT_TOKENS)
     scores, ids, times = torch.zeros(1, size), [0], []
     while ids[-1] != end:
         started = time.perf_counter()
         allowed = processor(torch.tensor([ids]), scores)[0]
         times.append(milliseconds(started))
         ids.append(generator.choice(torch.isfinite(allowed).nonzero()[:, 0].tolist()))
-    assert len(times) <= TOKENS
+    assert len(times) <= CONTRACT_TOKENS
     return times
 
 
@@ -85,11 +72,11 @@ def test_masks(results: list[str]) -> None:
         compiling = []
         for number in range(9):
             # Another title is another schema, so none is kept from before.
-            schema = json.dumps({**SCHEMA, "title": f"{name} {number}"})
+            schema = json.dumps({**CONTRACT, "title": f"{name} {number}"})
             started = time.perf_counter()
-            constraints.processor(schema, TOKENS)
+            constraints.processor(schema, CONTRACT_TOKENS)
             compiling.append(milliseconds(started))
-        times = sorted(walk(constraints, json.dumps(SCHEMA), len(tokenizer), end))
+        times = sorted(walk(constraints, json.dumps(CONTRACT), len(tokenizer), end))
         rows.append([name, len(tokenizer), reading, median(compiling), median(times), times[-len(times) // 20]])
     header = [
         "tokenizer",
@@ -99,7 +86,7 @@ def test_masks(results: list[str]) -> None:
         "a mask, ms",
         "95% of masks, ms",
     ]
-    note = f"A contract of four members, {TOKENS} tokens at most, answered at random."
+    note = f"A contract of four members, {CONTRACT_TOKENS} tokens at most, answered at random."
     results.append(f"## Structured output: masks\n\n{table(header, rows)}\n\n{note}")
 
 
@@ -107,16 +94,17 @@ def test_time(tmp_path: Path, results: list[str]) -> None:
     rows: list[list[object]] = []
     for layers, hidden, rounds in ((4, 256, 21), (6, 512, 9)):
         folder = save_llama(tmp_path / f"{layers}x{hidden}", layers, hidden)
-        chat = ChatLince(model=KIND, model_path=str(folder), device="cpu", temperature=0, max_tokens=TOKENS)
-        held = chat.invoke(QUESTION, response_format=SCHEMA)
+        fields = {"model": KIND, "model_path": str(folder), "device": "cpu", "temperature": 0}
+        chat = ChatLince(**fields, max_tokens=CONTRACT_TOKENS)
+        held = chat.invoke(QUESTION, response_format=CONTRACT)
         json.loads(held.text)
         tokens = held.usage_metadata["output_tokens"] if held.usage_metadata else 0
         messages = [HumanMessage(QUESTION)]
-        prompt = chat.render(messages, response_format=SCHEMA).text
-        free = ChatLince(model=KIND, model_path=str(folder), device="cpu", temperature=0, max_tokens=tokens + 1)
+        prompt = chat.render(messages, response_format=CONTRACT).text
+        free = ChatLince(**fields, max_tokens=tokens + 1)
 
         def constrained(chat: ChatLince = chat) -> Any:
-            return chat.invoke(QUESTION, response_format=SCHEMA)
+            return chat.invoke(QUESTION, response_format=CONTRACT)
 
         def unconstrained(chat: ChatLince = free, prompt: str = prompt) -> Any:
             return chat.invoke(prompt)

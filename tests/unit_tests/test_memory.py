@@ -209,6 +209,22 @@ def test_a_device_that_the_machine_lacks_is_refused(torch_devices, devices, devi
     assert caught.value.hint == f"It has: {known}."
 
 
+@pytest.mark.parametrize(("device", "expected"), [("cuda:0", 5 * GB), ("cuda:1", 2 * GB), ("auto", 7 * GB)])
+def test_memory_that_pytorch_keeps_for_later_is_free(monkeypatch, device, expected):
+    free, reserved, allocated = [GB, 2 * GB], [10 * GB, GB], [6 * GB, GB]
+    fake = SimpleNamespace(
+        device=lambda name: SimpleNamespace(index=int(name.partition(":")[2])),
+        cuda=SimpleNamespace(
+            device_count=lambda: 2,
+            mem_get_info=lambda number: (free[number], 80 * GB),
+            memory_reserved=lambda number: reserved[number],
+            memory_allocated=lambda number: allocated[number],
+        ),
+    )
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    assert memory.available_bytes(device) == expected
+
+
 @pytest.mark.parametrize("device", ["", "gpu", "CPU", "cuda:", "cuda:x", "mps:0"])
 def test_an_unknown_device_name_is_refused(device):
     with pytest.raises(ConfigurationError, match=r"is not known.* cpu, mps, cuda"):

@@ -136,7 +136,13 @@ def available_bytes(device: str) -> int | None:
         import torch
 
         numbers = range(torch.cuda.device_count()) if device == "auto" else [torch.device(device).index or 0]
-        return sum(torch.cuda.mem_get_info(number)[0] for number in numbers)
+        # PyTorch keeps the memory of freed tensors for the next ones: the driver calls it used, but it is free.
+        return sum(
+            torch.cuda.mem_get_info(number)[0]
+            + torch.cuda.memory_reserved(number)
+            - torch.cuda.memory_allocated(number)
+            for number in numbers
+        )
     # MPS shares the memory of the machine.
     known = [size for size in (_system_bytes(), _container_bytes()) if size is not None]
     return min(known, default=None)

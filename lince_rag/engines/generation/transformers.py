@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +29,11 @@ from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 
 logger = logging.getLogger(__name__)
+
+_cudnn_lock = threading.Lock()
+# Generations that keep cuDNN out now, and what the process had set before the first of them.
+_without_cudnn = 0
+_cudnn_before = True
 
 
 class TransformersEngine(Engine):
@@ -257,7 +263,7 @@ class TransformersEngine(Engine):
         criteria = [criterion, *([Cancellation(cancelled)] if cancelled else [])]
         devices = [model.device] if model.device.type == "cuda" else []
         seeded = torch.random.fork_rng(devices=devices, enabled=settings.seed is not None)
-        with self._lock, torch.inference_mode(), seeded:
+        with self._lock, torch.inference_mode(), seeded, without_cudnn_attention(model.device.type):
             if cancelled and cancelled.is_set():
                 raise EngineError("The generation was cancelled before it began.")
             if settings.seed is not None:
@@ -270,3 +276,33 @@ class TransformersEngine(Engine):
                 stopping_criteria=StoppingCriteriaList(criteria),
                 **({"streamer": streamer} if streamer else {}),
             )
+
+
+@contextmanager
+def without_cudnn_attention(device_type: str) -> Iterator[None]:
+    """Keep cuDNN out of attention on a CUDA device while a generation runs; elsewhere, do nothing.
+
+    On Hopper and Blackwell, PyTorch prefers cuDNN for half precision. cuDNN builds a plan for every length of the
+    key-value cache, so for every token, and PyTorch keeps the plans for the thread that built them: a stream,
+    which has a thread of its own, builds all of them again. On an H200 that took about 45 ms a token, twice the
+    time of a token of a 7B model (tests/benchmarks/RESULTS.md). The setting is one for the whole process, so the
+    last generation to end puts it back.
+    """
+    global _without_cudnn, _cudnn_before
+    if device_type != "cuda":
+        yield
+        return
+    from torch.backends import cuda
+
+    with _cudnn_lock:
+        if not _without_cudnn:
+            _cudnn_before = cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+            cuda.enable_cudnn_sdp(False)
+        _without_cudnn += 1
+    try:
+        yield
+    finally:
+        with _cudnn_lock:
+            _without_cudnn -= 1
+            if not _without_cudnn:
+                cuda.enable_cudnn_sdp(_cudnn_before)
