@@ -180,6 +180,7 @@ def copy_index(
                 copy.stores.write([], forget=gone)
             for batch in _batches(index, copy, sources, on_progress):
                 copy.stores.write(batch)
+        copy.add_vectors()
     except BaseException:
         copy.close()
         raise

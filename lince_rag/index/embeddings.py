@@ -222,7 +222,7 @@ def check_loading(embeddings: Embeddings) -> None:
         # The weights are there; to load them takes a second.
         weights_path()
     elif is_slow(embeddings):
-        embeddings.embed_query("¿?")
+        embeddings.embed_documents(["¿?"])
 
 
 def embeddings_name(embeddings: Embeddings) -> str:
