@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
-from lince_rag.documents.chunking import PreparedDocument, index_terms, searchable_text
+from lince_rag.documents.chunking import PreparedDocument, index_terms, searchable_text, term_lines
 from lince_rag.errors import IndexLockedError
 from lince_rag.index.embeddings import embeddings_name, is_slow
 from lince_rag.index.filters import filter_to_sql
@@ -34,6 +34,7 @@ from lince_rag.index.storage import (
 )
 from lince_rag.text.confidence import Calibration, calibration_of
 from lince_rag.text.language import Language
+from lince_rag.text.sentences import TermLines
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
@@ -107,6 +108,12 @@ class ChunkStores:
         """Return the ids of the committed chunks whose metadata passes a filter in Chroma's notation."""
         return self.ledger.select_ids(*filter_to_sql(filter_))
 
+    def term_lines(self, ids: Sequence[str]) -> dict[str, TermLines]:
+        """Return the terms of committed chunks, by id: as they are stored, or else computed from the text."""
+        stored = self.ledger.term_lines(ids)
+        lost = [chunk_id for chunk_id in ids if chunk_id not in stored]
+        return stored | {each: term_lines(chunk) for each, chunk in self.ledger.chunks(lost).items()}
+
     def search_terms(
         self, question: str, language: Language, limit: int, ids: Sequence[str] | None = None
     ) -> list[LexicalHit]:
@@ -123,13 +130,15 @@ class ChunkStores:
         """
         if (ids is not None and not ids) or not self.ledger.had_vectors():
             return []
-        vector = self.embeddings.embed_query(question)
+        vector: Any = self.embeddings.embed_query(question)
         options: dict[str, Any] = {} if ids is None else {"ids": list(ids)}
         with self.vectors() as store:
             if ids is not None and len(ids) <= EXACT_SEARCH:
                 return _search_exactly(store.get(ids=list(ids), include=["embeddings"]), vector)[:limit]
-            found = store.similarity_search_by_vector_with_relevance_scores(vector, k=limit, **options)
-        return [(str(document.id), 1.0 - distance) for document, distance in found]
+            # Not LangChain's methods: they always read the texts and the metadata too, which the ledger has.
+            found = store._collection.query([vector], n_results=limit, include=["distances"], **options)
+        distances = found["distances"] or [[]]
+        return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
 
     @contextmanager
     def vectors(self) -> Iterator["Chroma"]:
@@ -275,7 +284,7 @@ class ChunkStores:
             for source in forget:
                 self.ledger.forget(source)
             for document in prepared:
-                self.ledger.commit(document.document, document.content_hash, document.chunks)
+                self.ledger.commit(document.document, document.content_hash, document.chunks, document.lines)
             self.ledger.set_uncommitted(remove=new, add=old - new)
             self.ledger.set_waiting(add=waiting)
             self.ledger.advance()
@@ -363,6 +372,14 @@ class ChunkStores:
         """Write chunks to the lexical index; ``terms`` are those of each chunk, if they are known already."""
         found = [index_terms(chunk) for chunk in chunks] if terms is None else terms
         self.lexical.write(zip([str(chunk.id) for chunk in chunks], found, strict=True))
+
+    def restore_term_lines(self) -> None:
+        """Compute the stored terms that are missing or damaged; call it with the write lock held."""
+        ids = self.ledger.ordered_ids()
+        for part in _batches(len(ids)):
+            lost = self.ledger.chunks(set(ids[part]) - self.ledger.term_lines(ids[part]).keys())
+            with self.ledger.transaction():
+                self.ledger.set_term_lines((each, term_lines(chunk).pack()) for each, chunk in lost.items())
 
     def discard(self, ids: Sequence[str]) -> None:
         """Delete chunks from both stores; unknown ids are skipped."""

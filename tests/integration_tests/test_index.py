@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
-from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
+from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, term_lines
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 from lince_rag.index import ingestion
 
@@ -54,6 +54,7 @@ def assert_whole(index):
         assert len(text) == source.characters
         chunks = index.ledger.chunks(index.ledger.chunk_ids(source.source))
         assert len(chunks) == source.chunks > 0
+        assert index.ledger.term_lines(chunks) == {each: term_lines(chunk) for each, chunk in chunks.items()}
         for chunk in chunks.values():
             assert chunk.metadata["source"] == source.source
             assert text[chunk.metadata["start"] : chunk.metadata["end"]] == chunk.page_content
@@ -558,6 +559,20 @@ def test_terms_that_are_gone(index, folder):
     report = index.verify()
     assert (report.missing_vectors, report.missing_terms, report.stray) == ([], lost, [])
     assert_repaired(index)
+
+
+def test_stored_sentences_that_are_gone_or_damaged(index, folder):
+    index.ingest(folder)
+    question = "¿Cuándo vence el contrato de alquiler?"
+    expected = index.as_retriever().invoke(question)
+    with index.ledger.transaction():
+        index.ledger._execute("DELETE FROM term_lines")
+        index.ledger.set_term_lines((chunk_id, b"damaged") for chunk_id in some_ids(index))
+    # They are computed from the text again, for each question and by a repair.
+    assert index.as_retriever().invoke(question) == expected
+    assert index.verify(repair=True).ok
+    assert_whole(index)
+    assert index.as_retriever().invoke(question) == expected
 
 
 def test_stray_chunks(index, folder):
