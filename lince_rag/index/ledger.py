@@ -93,12 +93,10 @@ class Ledger:
             self._connection = self._connect_read_only() if read_only else self._connect()
         try:
             with reporting_ledger(self.path):
-                if not new and not self._find_tables():
+                if not new and not self._tables():
                     raise damaged_ledger(self.path, "it is empty")
                 if not read_only:
                     self._connection.executescript(_TABLES)
-                # An earlier version made fewer of them, and a file that cannot be written gets none.
-                self._tables = self._find_tables()
             self._check_format()
         except BaseException:
             self.close()
@@ -226,10 +224,14 @@ class Ledger:
             return {row[0] for row in self._rows("SELECT id FROM chunks")}
         return {row[0] for row in self._rows("SELECT id FROM chunks WHERE source = ?", [source])}
 
-    def select_ids(self, condition: str, values: Sequence[Any]) -> list[str]:
-        """Return the ids of the chunks that satisfy an SQL condition on ``c`` (chunks) and ``d`` (documents)."""
-        statement = f"SELECT c.id FROM chunks c JOIN documents d USING (source) WHERE {condition} ORDER BY c.id"
-        return [row[0] for row in self._rows(statement, values)]
+    def select_ids(self, condition: str, values: Sequence[Any], limit: int = -1) -> list[str]:
+        """Return the ids of chunks that satisfy an SQL condition on ``c`` (chunks) and ``d`` (documents)."""
+        statement = f"SELECT c.id FROM chunks c JOIN documents d USING (source) WHERE {condition} LIMIT ?"
+        return sorted(row[0] for row in self._rows(statement, [*values, limit]))
+
+    def select_among(self, ids: Iterable[str], condition: str, values: Sequence[Any]) -> set[str]:
+        """Return those of some ids that ``select_ids`` returns."""
+        return set(self.select_ids(f"c.id {_AMONG} AND {condition}", [_json(ids), *values]))
 
     def chunks(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the committed chunks among these ids, by id."""
@@ -262,7 +264,7 @@ class Ledger:
 
         The checksums of the documents do not cover them: they can be computed from the text.
         """
-        if "term_lines" not in self._tables:
+        if "term_lines" not in self._tables():
             return {}
         rows = self._rows(f"SELECT id, packed FROM term_lines WHERE id {_AMONG}", [_json(ids)])
         return {chunk_id: lines for chunk_id, packed in rows if (lines := TermLines.unpack(packed)) is not None}
@@ -328,9 +330,8 @@ class Ledger:
         return [row[0] for row in rows]
 
     def waiting_among(self, ids: Sequence[str]) -> set[str]:
-        """Return those of at most 10,000 ids that wait for their vectors."""
-        statement = f"SELECT id FROM waiting WHERE id IN ({','.join('?' * len(ids))})"
-        return {row[0] for row in self._rows(statement, ids)}
+        """Return those of some ids that wait for their vectors."""
+        return {row[0] for row in self._rows(f"SELECT id FROM waiting WHERE id {_AMONG}", [_json(ids)])}
 
     def count_waiting(self) -> int:
         """Return the number of committed chunks that wait for their vectors."""
@@ -356,7 +357,9 @@ class Ledger:
     def fingerprints(self) -> dict[str, float]:
         """Return the fingerprints of the vectors, by chunk id; none of those that an earlier version wrote."""
         return (
-            dict(self._rows("SELECT id, fingerprint FROM fingerprints")) if "fingerprints" in self._tables else {}
+            dict(self._rows("SELECT id, fingerprint FROM fingerprints"))
+            if "fingerprints" in self._tables()
+            else {}
         )
 
     def set_fingerprints(self, add: Mapping[str, float] | None = None, remove: Iterable[str] = ()) -> None:
@@ -381,7 +384,7 @@ class Ledger:
         (_, _, file), *_ = self._rows("PRAGMA database_list")
         return _open_read_only(Path(file))
 
-    def _find_tables(self) -> set[str]:
+    def _tables(self) -> set[str]:
         return {row[0] for row in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
     def _value(self, statement: str, value: str) -> str | None:

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError
+from lince_rag.index.filters import Selection
 from lince_rag.index.ranking import RESCORED_HITS, distinct, fuse, rescore
 from lince_rag.index.stores import ChunkStores
 from lince_rag.text.confidence import measure_confidence
@@ -98,11 +99,11 @@ class HybridRetriever(BaseRetriever):
         if count < 1:
             raise ConfigurationError(f"k={count} must be at least 1.")
         wanted = self.filter if filter is None else filter
-        ids = self.stores.select(wanted) if wanted else None
+        selection = self.stores.select(wanted) if wanted else None
         candidates = max(count, MEASURED_CHUNKS, self.rerank_k if self.reranker else 0)
         limit = max(self.fetch_k, candidates)
         while True:
-            ranking = self._search(query, limit, ids)
+            ranking = self._search(query, limit, selection)
             documents = distinct(self._read(ranking), candidates)
             if len(documents) >= candidates or ranking.exhausted or limit >= MAXIMUM_FETCH:
                 self._add_confidence(query, documents)
@@ -122,12 +123,12 @@ class HybridRetriever(BaseRetriever):
         search = partial(self._get_relevant_documents, run_manager=run_manager.get_sync(), k=k, filter=filter)
         return await run_in_executor(None, search, query)
 
-    def _search(self, query: str, limit: int, ids: list[str] | None) -> "_Ranking":
+    def _search(self, query: str, limit: int, selection: Selection | None) -> "_Ranking":
         """Rank the candidates of both sides."""
         weight = self.stores.lexical_weight if self.lexical_weight is None else self.lexical_weight
         language = detect_language(query)
-        hits = self.stores.search_terms(query, language, limit, ids) if weight > 0.0 else []
-        vectors = dict(self.stores.search_vectors(query, limit, ids)) if weight < 1.0 else {}
+        hits = self.stores.search_terms(query, language, limit, selection) if weight > 0.0 else []
+        vectors = dict(self.stores.search_vectors(query, limit, selection)) if weight < 1.0 else {}
         exhausted = len(hits) < limit and len(vectors) < limit
         known = self.stores.ledger.known({hit.id: None for hit in hits} | vectors)
         hits = [hit for hit in hits if hit.id in known]

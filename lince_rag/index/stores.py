@@ -5,6 +5,8 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +17,7 @@ from langchain_core.embeddings import Embeddings
 from lince_rag.documents.chunking import PreparedDocument, index_terms, searchable_text, term_lines
 from lince_rag.errors import IndexLockedError
 from lince_rag.index.embeddings import embeddings_name, is_slow
-from lince_rag.index.filters import filter_to_sql
+from lince_rag.index.filters import Selection, filter_to_sql
 from lince_rag.index.integrity import fingerprints, graphs_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.index.lexical import LexicalHit, LexicalIndex
@@ -39,9 +41,8 @@ from lince_rag.text.sentences import TermLines
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
 
-# Up to this number of chunks, vectors are compared one by one (30 ms for 500): among many nearly equal chunks,
-# Chroma's graph search misses some of a small selection (a fifth to a quarter, measured with form letters).
-EXACT_SEARCH: Final = 500
+# How many filters are remembered with what they select; each with vectors of at most 2 MB.
+KEPT_SELECTIONS: Final = 16
 
 # Chroma takes at most 5,461 chunks in one call; with fewer, questions wait less.
 CHUNKS_PER_CALL: Final = 1_000
@@ -71,6 +72,7 @@ class ChunkStores:
         self._folder = folder
         self._copies = StoreCopies(folder)
         self._vector_store: Chroma | None = None
+        self._selections: dict[str, Selection] = {}
         self._generation = ledger.generation
         self._vector_changes = ledger.setting(VECTOR_CHANGES)
         self._lock = threading.RLock()
@@ -104,9 +106,16 @@ class ChunkStores:
         """The calibration of the confidence for the embedder."""
         return calibration_of(str(getattr(self.embeddings, "model", "")))
 
-    def select(self, filter_: Mapping[str, Any]) -> list[str]:
-        """Return the ids of the committed chunks whose metadata passes a filter in Chroma's notation."""
-        return self.ledger.select_ids(*filter_to_sql(filter_))
+    def select(self, filter_: Mapping[str, Any]) -> Selection:
+        """Return the committed chunks whose metadata passes a filter in Chroma's notation."""
+        condition, values = filter_to_sql(filter_)
+        # Questions often share a filter, and to apply it to all chunks takes longer than the rest.
+        key = f"{self.ledger.generation} {condition} {values!r}"
+        found = self._selections.pop(key, None) or Selection(self.ledger, condition, values)
+        self._selections[key] = found
+        for oldest in list(self._selections)[:-KEPT_SELECTIONS]:
+            self._selections.pop(oldest, None)
+        return found
 
     def term_lines(self, ids: Sequence[str]) -> dict[str, TermLines]:
         """Return the terms of committed chunks, by id: as they are stored, or else computed from the text."""
@@ -115,30 +124,34 @@ class ChunkStores:
         return stored | {each: term_lines(chunk) for each, chunk in self.ledger.chunks(lost).items()}
 
     def search_terms(
-        self, question: str, language: Language, limit: int, ids: Sequence[str] | None = None
+        self, question: str, language: Language, limit: int, selection: Selection | None = None
     ) -> list[LexicalHit]:
         """Search the terms in the latest commit of any process; see ``LexicalIndex.search``."""
         self._refresh()
-        return self.lexical.search(question, language, limit, ids)
+        find = partial(self.lexical.search, question, language)
+        return find(limit) if selection is None else selection.search(find, attrgetter("id"), limit)
 
     def search_vectors(
-        self, question: str, limit: int, ids: Sequence[str] | None = None
+        self, question: str, limit: int, selection: Selection | None = None
     ) -> list[tuple[str, float]]:
-        """Find chunks by their vectors: (id, cosine similarity), best first; only among ``ids`` if given.
+        """Find chunks by their vectors: (id, cosine similarity), best first.
 
         Chunks whose vectors are still to come are not found.
         """
-        if (ids is not None and not ids) or not self.ledger.had_vectors():
+        if (selection is not None and selection.few == []) or not self.ledger.had_vectors():
             return []
         vector: Any = self.embeddings.embed_query(question)
-        options: dict[str, Any] = {} if ids is None else {"ids": list(ids)}
         with self.vectors() as store:
-            if ids is not None and len(ids) <= EXACT_SEARCH:
-                return _search_exactly(store.get(ids=list(ids), include=["embeddings"]), vector)[:limit]
-            # Not LangChain's methods: they always read the texts and the metadata too, which the ledger has.
-            found = store._collection.query([vector], n_results=limit, include=["distances"], **options)
-        distances = found["distances"] or [[]]
-        return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
+            if selection is None:
+                return _nearest(store, vector, limit)
+            if selection.few is None:
+                return selection.search(partial(_nearest, store, vector), itemgetter(0), limit)
+            # Reading the vectors takes much longer than comparing them.
+            changes, found = selection.memory or (None, None)
+            if changes is None or changes != self._vector_changes:
+                found = store.get(ids=selection.few, include=["embeddings"])
+                selection.memory = self._vector_changes, found
+        return _search_exactly(found, vector)[:limit]
 
     @contextmanager
     def vectors(self) -> Iterator["Chroma"]:
@@ -442,6 +455,13 @@ def _remove(folder: Path) -> None:
 def _batches(length: int) -> Iterator[slice]:
     for first in range(0, length, CHUNKS_PER_CALL):
         yield slice(first, first + CHUNKS_PER_CALL)
+
+
+def _nearest(store: "Chroma", vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
+    # Not LangChain's methods: they always read the texts and the metadata too, which the ledger has.
+    found = store._collection.query([vector], n_results=limit, include=["distances"], ids=ids)
+    distances = found["distances"] or [[]]
+    return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
 
 
 def _search_exactly(found: Any, vector: list[float]) -> list[tuple[str, float]]:
