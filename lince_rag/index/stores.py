@@ -41,6 +41,10 @@ from lince_rag.text.sentences import TermLines
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
 
+# Results that are fetched to be filtered, at most. Beyond, Chroma is as fast among given ids.
+MOST_HITS: Final = 4_000
+MOST_VECTORS: Final = 1_000
+
 # How many filters are remembered with what they select; each with vectors of at most 2 MB.
 KEPT_SELECTIONS: Final = 16
 
@@ -129,7 +133,7 @@ class ChunkStores:
         """Search the terms in the latest commit of any process; see ``LexicalIndex.search``."""
         self._refresh()
         find = partial(self.lexical.search, question, language)
-        return find(limit) if selection is None else selection.search(find, attrgetter("id"), limit)
+        return find(limit) if selection is None else selection.search(find, attrgetter("id"), limit, MOST_HITS)
 
     def search_vectors(
         self, question: str, limit: int, selection: Selection | None = None
@@ -145,7 +149,7 @@ class ChunkStores:
             if selection is None:
                 return _nearest(store, vector, limit)
             if selection.few is None:
-                return selection.search(partial(_nearest, store, vector), itemgetter(0), limit)
+                return selection.search(partial(_nearest, store, vector), itemgetter(0), limit, MOST_VECTORS)
             # Reading the vectors takes much longer than comparing them.
             changes, found = selection.memory or (None, None)
             if changes is None or changes != self._vector_changes:

@@ -13,7 +13,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
 from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, term_lines
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
-from lince_rag.index import filters, ingestion
+from lince_rag.index import filters, ingestion, stores
 
 FILES = {
     "contrato.txt": "El contrato de alquiler vence el 31 de mayo. La renta es de 815 euros al mes.",
@@ -715,7 +715,7 @@ def test_a_filter_that_half_the_chunks_pass(many):
 def test_a_filter_that_many_chunks_pass_finds_what_all_results_say(tmp_path, monkeypatch, share):
     """More pass than are compared one by one: the results are those of the whole index that pass."""
     monkeypatch.setattr(filters, "EXACT_SEARCH", 3)
-    monkeypatch.setattr(filters, "MOST_FETCHED", 160)
+    monkeypatch.setattr(stores, "MOST_HITS", 160)
     with Index.open(tmp_path / "index") as index:
         index.ingest([document(f"La finca {n} tiene olivos.", f"finca-{n}", rest=n % share) for n in range(400)])
         question = "¿Cuántos olivos tiene la finca 123?"
