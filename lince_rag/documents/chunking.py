@@ -3,6 +3,7 @@
 import bisect
 import hashlib
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +22,7 @@ from lince_rag.documents.kinds import (
 )
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language, detect_language
-from lince_rag.text.sentences import sentence_spans
+from lince_rag.text.sentences import TermLines, sentence_spans
 from lince_rag.text.words import terms
 
 # Raise it whenever the same settings start to give different chunks: the next ingestion then reads every file of
@@ -103,6 +104,14 @@ class PreparedDocument:
     chunks: Sequence[Document]
     # What the lexical index holds of each chunk.
     terms: Sequence[str]
+    # The packed ``TermLines`` of each chunk.
+    lines: Sequence[bytes]
+
+    @classmethod
+    def of(cls, document: Document, chunks: Sequence[Document]) -> Self:
+        """Find the terms of a document's chunks."""
+        terms, lines = map(index_terms, chunks), (term_lines(chunk).pack() for chunk in chunks)
+        return cls(document, chunks, list(terms), list(lines))
 
     @property
     def source(self) -> str:
@@ -123,6 +132,7 @@ class PreparedDocument:
             "metadata": metadata,
             "chunks": [(chunk.id, chunk.metadata) for chunk in self.chunks],
             "terms": self.terms,
+            "lines": [b64encode(packed).decode() for packed in self.lines],
         }
 
     @classmethod
@@ -133,13 +143,13 @@ class PreparedDocument:
             Document(id=id_, page_content=text[metadata["start"] : metadata["end"]], metadata=metadata)
             for id_, metadata in values["chunks"]
         ]
-        return cls(Document(page_content=text, metadata=values["metadata"]), chunks, values["terms"])
+        document = Document(page_content=text, metadata=values["metadata"])
+        return cls(document, chunks, values["terms"], [b64decode(packed) for packed in values["lines"]])
 
 
 def prepare(document: Document, settings: ChunkingSettings = DEFAULT_SETTINGS) -> PreparedDocument:
     """Cut a document into chunks and find their terms."""
-    chunks = chunk_document(document, settings)
-    return PreparedDocument(document, chunks, [index_terms(chunk) for chunk in chunks])
+    return PreparedDocument.of(document, chunk_document(document, settings))
 
 
 def searchable_text(chunk: Document) -> str:
@@ -151,6 +161,12 @@ def searchable_text(chunk: Document) -> str:
 def index_terms(chunk: Document) -> str:
     """Return the terms of a chunk's searchable text, with spaces between them."""
     return " ".join(terms(searchable_text(chunk), chunk.metadata["language"]))
+
+
+def term_lines(chunk: Document) -> TermLines:
+    """Return the terms of a chunk's sentences."""
+    text = chunk.page_content
+    return TermLines.of(text, chunk.metadata.get("language") or detect_language(text))
 
 
 def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETTINGS) -> list[Document]:

@@ -14,7 +14,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import ValidationError
 
 from lince_rag.chain.rag import RagChain, create_rag_chain
-from lince_rag.documents.chunking import ChunkingSettings, PreparedDocument, index_terms
+from lince_rag.documents.chunking import ChunkingSettings, PreparedDocument
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
 from lince_rag.index.index import Index
@@ -219,4 +219,4 @@ def _prepared(index: Index, source: Source, ids: set[str]) -> PreparedDocument:
     }
     document = Document(page_content=index.text(source.source), metadata=metadata)
     chunks = sorted(index.ledger.chunks(ids).values(), key=lambda chunk: int(chunk.metadata["start"]))
-    return PreparedDocument(document, chunks, [index_terms(chunk) for chunk in chunks])
+    return PreparedDocument.of(document, chunks)

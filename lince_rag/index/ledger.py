@@ -16,6 +16,7 @@ from lince_rag.errors import IndexDamagedError, IndexFolderError
 from lince_rag.index.integrity import connection_damage
 from lince_rag.index.storage import StoreCopies, damaged_ledger, first_line, not_writable, reporting_ledger
 from lince_rag.text.language import Language
+from lince_rag.text.sentences import TermLines
 
 # Raised if an earlier version could not read what this one writes. Since 2, chunks may wait for their vectors.
 FORMAT: Final = 2
@@ -26,8 +27,8 @@ VECTOR_CHANGES: Final = "vector_changes"
 # The name of the setting that has the version of the chunking of all documents with a content hash.
 CHUNKING_ALGORITHM: Final = "chunking_algorithm"
 
-# SQLite takes at most 32,766 values per statement (its default since 3.32).
-_VALUES_PER_STATEMENT: Final = 10_000
+# Takes one JSON array: SQLite limits the number of values, and compiles a statement with another number again.
+_AMONG: Final = "IN (SELECT value FROM json_each(?))"
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -38,6 +39,8 @@ CREATE TABLE IF NOT EXISTS chunks (
     id TEXT PRIMARY KEY, source TEXT NOT NULL REFERENCES documents(source) ON DELETE CASCADE,
     start INTEGER NOT NULL, end INTEGER NOT NULL, metadata TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS chunks_by_source ON chunks(source, start);
+CREATE TABLE IF NOT EXISTS term_lines (
+    id TEXT PRIMARY KEY REFERENCES chunks(id) ON DELETE CASCADE, packed BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS uncommitted (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checksums (
     source TEXT PRIMARY KEY REFERENCES documents(source) ON DELETE CASCADE, checksum TEXT NOT NULL) WITHOUT ROWID;
@@ -221,28 +224,28 @@ class Ledger:
             return {row[0] for row in self._rows("SELECT id FROM chunks")}
         return {row[0] for row in self._rows("SELECT id FROM chunks WHERE source = ?", [source])}
 
-    def select_ids(self, condition: str, values: Sequence[Any]) -> list[str]:
-        """Return the ids of the chunks that satisfy an SQL condition on ``c`` (chunks) and ``d`` (documents)."""
-        statement = f"SELECT c.id FROM chunks c JOIN documents d USING (source) WHERE {condition} ORDER BY c.id"
-        return [row[0] for row in self._rows(statement, values)]
+    def select_ids(self, condition: str, values: Sequence[Any], limit: int = -1) -> list[str]:
+        """Return the ids of chunks that satisfy an SQL condition on ``c`` (chunks) and ``d`` (documents)."""
+        statement = f"SELECT c.id FROM chunks c JOIN documents d USING (source) WHERE {condition} LIMIT ?"
+        return sorted(row[0] for row in self._rows(statement, [*values, limit]))
+
+    def select_among(self, ids: Iterable[str], condition: str, values: Sequence[Any]) -> set[str]:
+        """Return those of some ids that ``select_ids`` returns."""
+        return set(self.select_ids(f"c.id {_AMONG} AND {condition}", [_json(ids), *values]))
 
     def chunks(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the committed chunks among these ids, by id."""
-        wanted = list(dict.fromkeys(ids))
         found: dict[str, Document] = {}
-        for first in range(0, len(wanted), _VALUES_PER_STATEMENT):
-            part = wanted[first : first + _VALUES_PER_STATEMENT]
-            rows = self._rows(
-                "SELECT c.id, substr(d.text, c.start + 1, c.end - c.start), c.metadata"
-                " FROM chunks c JOIN documents d USING (source)"
-                f" WHERE c.id IN ({','.join('?' * len(part))})",
-                part,
-            )
-            for chunk_id, text, metadata in rows:
-                try:
-                    found[chunk_id] = Document(id=chunk_id, page_content=text, metadata=json.loads(metadata))
-                except (ValueError, TypeError) as error:
-                    raise damaged_ledger(self.path, f"chunk {chunk_id!r}: {error}") from error
+        rows = self._rows(
+            "SELECT c.id, substr(d.text, c.start + 1, c.end - c.start), c.metadata"
+            f" FROM chunks c JOIN documents d USING (source) WHERE c.id {_AMONG}",
+            [_json(ids)],
+        )
+        for chunk_id, text, metadata in rows:
+            try:
+                found[chunk_id] = Document(id=chunk_id, page_content=text, metadata=json.loads(metadata))
+            except (ValueError, TypeError) as error:
+                raise damaged_ledger(self.path, f"chunk {chunk_id!r}: {error}") from error
         return found
 
     def ordered_ids(self) -> list[str]:
@@ -252,8 +255,31 @@ class Ledger:
         )
         return [row[0] for row in rows]
 
-    def commit(self, document: Document, content_hash: str, chunks: Sequence[Document]) -> None:
-        """Replace the committed version of a document and its chunks; call it in a transaction."""
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Return the ids of the committed chunks among these."""
+        return {row[0] for row in self._rows(f"SELECT id FROM chunks WHERE id {_AMONG}", [_json(ids)])}
+
+    def term_lines(self, ids: Iterable[str]) -> dict[str, TermLines]:
+        """Return the stored terms of chunks, by id; none that is damaged or was stored by another version.
+
+        The checksums of the documents do not cover them: they can be computed from the text.
+        """
+        if "term_lines" not in self._tables():
+            return {}
+        rows = self._rows(f"SELECT id, packed FROM term_lines WHERE id {_AMONG}", [_json(ids)])
+        return {chunk_id: lines for chunk_id, packed in rows if (lines := TermLines.unpack(packed)) is not None}
+
+    def set_term_lines(self, packed: Iterable[tuple[str, bytes]]) -> None:
+        """Store the terms of committed chunks."""
+        self._execute_many("INSERT OR REPLACE INTO term_lines VALUES (?, ?)", packed)
+
+    def commit(
+        self, document: Document, content_hash: str, chunks: Sequence[Document], lines: Sequence[bytes] = ()
+    ) -> None:
+        """Replace the committed version of a document and its chunks; call it in a transaction.
+
+        ``lines`` are the packed ``TermLines`` of the chunks; without them, a question computes them.
+        """
         metadata = document.metadata
         source = metadata["source"]
         row = (
@@ -269,6 +295,7 @@ class Ledger:
         self._execute_many(f"INSERT INTO documents ({_DOCUMENT}) VALUES (?, ?, ?, ?, ?)", [row])
         self._execute_many(f"INSERT INTO chunks ({_CHUNK}) VALUES (?, ?, ?, ?, ?)", rows)
         self._execute_many("INSERT INTO checksums VALUES (?, ?)", [(source, _checksum(row, rows))])
+        self.set_term_lines((str(chunk.id), packed) for chunk, packed in zip(chunks, lines, strict=bool(lines)))
 
     def forget(self, source: str) -> None:
         """Remove a document and its chunks; call it in a transaction."""
@@ -303,11 +330,10 @@ class Ledger:
         return [row[0] for row in rows]
 
     def waiting_among(self, ids: Sequence[str]) -> set[str]:
-        """Return those of at most 10,000 ids that wait for their vectors."""
+        """Return those of some ids that wait for their vectors."""
         if "waiting" not in self._tables():
             return set()
-        statement = f"SELECT id FROM waiting WHERE id IN ({','.join('?' * len(ids))})"
-        return {row[0] for row in self._rows(statement, ids)}
+        return {row[0] for row in self._rows(f"SELECT id FROM waiting WHERE id {_AMONG}", [_json(ids)])}
 
     def count_waiting(self) -> int:
         """Return the number of committed chunks that wait for their vectors."""
@@ -380,6 +406,10 @@ class Ledger:
             raise not_writable(self.path.parent)
         with self._lock, reporting_ledger(self.path):
             self._connection.executemany(statement, rows)
+
+
+def _json(ids: Iterable[str]) -> str:
+    return json.dumps(list(ids))
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:

@@ -1,17 +1,17 @@
 """Ranking: rescore the best lexical hits by their sentences, and fuse lexical and vector scores."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from statistics import fmean, pstdev
 from typing import Any, Final, TypeVar
 
 from langchain_core.documents import Document
 
 from lince_rag.index.lexical import LexicalHit
-from lince_rag.text.language import Language, detect_language
+from lince_rag.text.language import Language
 from lince_rag.text.questions import content_stems
-from lince_rag.text.sentences import Sentence, split_sentences
-from lince_rag.text.words import grams, words
+from lince_rag.text.sentences import TermLines
+from lince_rag.text.words import grams, spaced_gram, words
 
 # Number of hits to rescore.
 RESCORED_HITS: Final = 20
@@ -42,35 +42,31 @@ def rescore(
     question: str,
     language: Language,
     hits: Sequence[LexicalHit],
-    chunks: Mapping[str, Document],
+    lines: Mapping[str, TermLines],
     idf: Callable[[Iterable[str]], dict[str, float]],
 ) -> dict[str, float]:
-    """Score lexical hits by their sentences: from 0 to about 2.7 by id, for the hits that are in ``chunks``.
+    """Score lexical hits by their sentences: from 0 to about 2.7 by id.
 
     BM25 counts terms anywhere in a chunk. A chunk that answers a question usually has a sentence that contains
-    most of its terms, with its words next to each other. Only the first ``RESCORED_HITS`` hits are measured for
-    that; the others keep their BM25 score. ``idf`` returns the inverse document frequency of terms.
+    most of its terms, with its words next to each other. Only the hits in ``lines`` are measured for that; the
+    others keep their BM25 score. ``idf`` returns the inverse document frequency of terms.
     """
     asked = list(words(question, language))
     content = content_stems(asked, language)
     pairs = list(zip((word.stem for word in asked), (word.stem for word in asked[1:]), strict=False))
     wanted_grams = {gram for word in asked if word.stem in content for gram in grams(word.folded)}
     idfs = idf({word.stem for word in asked} | wanted_grams)
-    gram_weights = {gram: idfs[gram] for gram in wanted_grams}
-    stem_weights = {stem: idfs[stem] for stem in content}
+    gram_weights = {spaced_gram(gram): idfs[gram] for gram in wanted_grams}
+    stem_weights = {f" {stem} ": idfs[stem] for stem in content}
     pair_weights = {pair: idfs[pair[0]] + idfs[pair[1]] for pair in pairs}
     scores = {}
-    for rank, hit in enumerate(hits):
-        if (chunk := chunks.get(hit.id)) is None:
-            continue
+    for hit in hits:
         scores[hit.id] = hit.score / hits[0].score
-        if rank < RESCORED_HITS:
-            text = chunk.page_content
-            sentences = split_sentences(text, chunk.metadata.get("language") or detect_language(text))
+        if (found := lines.get(hit.id)) is not None:
             scores[hit.id] += (
-                SENTENCE_WEIGHT * max((_share(gram_weights, each.terms) for each in sentences), default=0.0)
-                + CHUNK_WEIGHT * _share(stem_weights, frozenset().union(*(each.terms for each in sentences)))
-                + PAIR_WEIGHT * _share(pair_weights, _stem_pairs(sentences))
+                SENTENCE_WEIGHT * _best_line(gram_weights, found.spellings)
+                + CHUNK_WEIGHT * _share(stem_weights, found.stems)
+                + PAIR_WEIGHT * _share(pair_weights, _near_pairs(found.stems, pair_weights))
             )
     return scores
 
@@ -85,16 +81,35 @@ def compare_questions(scores: Mapping[str, float], hits: Sequence[LexicalHit]) -
     return {hit.id: scores[hit.id] - relative[hit.id] + hit.relevance for hit in hits if hit.id in scores}
 
 
-def _stem_pairs(sentences: Sequence[Sentence]) -> set[tuple[str, str]]:
-    """Return the pairs of stems that are adjacent or have one word between them."""
+def _best_line(weights: Mapping[str, float], text: str) -> float:
+    """Return the largest share of the total weight whose keys are in one line of a text."""
+    # Most keys are in no line.
+    somewhere = [(key, weight) for key, weight in weights.items() if key in text]
+    total = sum(weights.values())
+    best = max(sum([weight for key, weight in somewhere if key in line]) for line in text.split("\n"))
+    return best / total if total else 0.0
+
+
+def _near_pairs(text: str, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return the pairs of stems that are adjacent in a line, or have one word between them."""
     found: set[tuple[str, str]] = set()
-    for sentence in sentences:
-        found.update(zip(sentence.stems, sentence.stems[1:], strict=False))
-        found.update(zip(sentence.stems, sentence.stems[2:], strict=False))
+    for pair in pairs:
+        first, second = (f" {stem} " for stem in pair)
+        # The space between two words stands once in the text.
+        start = text.find(first) if second in text else -1
+        while start >= 0:
+            after = start + len(first) - 1
+            following = text.find(" ", after + 1)
+            if text.startswith(second, after) or (
+                following > 0 and "\n" not in text[after:following] and text.startswith(second, following)
+            ):
+                found.add(pair)
+                break
+            start = text.find(first, after)
     return found
 
 
-def _share(weights: Mapping[Key, float], found: Set[Key]) -> float:
+def _share(weights: Mapping[Key, float], found: Container[Key]) -> float:
     """Return the share of the total weight whose keys were found; 0 if there are no weights."""
     total = sum(weights.values())
     return sum(weight for key, weight in weights.items() if key in found) / total if total else 0.0

@@ -1,6 +1,9 @@
 """HybridRetriever: BM25 and vector search over one index, fused by normalised scores."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -12,10 +15,12 @@ from pydantic import ConfigDict, Field, field_validator
 
 from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError
-from lince_rag.index.ranking import compare_questions, distinct, fuse, rescore
+from lince_rag.index.filters import Selection
+from lince_rag.index.ranking import RESCORED_HITS, compare_questions, distinct, fuse, rescore
 from lince_rag.index.stores import ChunkStores
 from lince_rag.text.confidence import measure_confidence
 from lince_rag.text.language import detect_language
+from lince_rag.text.sentences import remember_sentences
 
 # Candidates from each side of the fusion. With fewer, answers that one side ranks low are lost; more only take
 # longer (the figures of XQuAD-es and FaQuAD do not change from 50 up).
@@ -27,9 +32,22 @@ MAXIMUM_FETCH: Final = 1_000
 # Chunks that the confidence is measured on, whatever ``k`` and the reranker are: it was calibrated with five.
 MEASURED_CHUNKS: Final = 5
 
+# Chunks that are read together. More are read only if some of these say the same.
+CHUNKS_PER_READ: Final = 8
+
 # Candidates that a reranker reads, with one forward pass each. On XQuAD-es and FaQuAD, the first five chunks of
 # the fusion already contain .98 of the answers, so there is little to find further down.
 DEFAULT_RERANK: Final = 20
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The committed candidates, best first."""
+
+    # By id, what the metadata of the chunk get: "score", "relevance" and "similarity".
+    measures: dict[str, dict[str, float | None]]
+    # Whether neither side has more.
+    exhausted: bool
 
 
 class HybridRetriever(BaseRetriever):
@@ -82,13 +100,13 @@ class HybridRetriever(BaseRetriever):
         if count < 1:
             raise ConfigurationError(f"k={count} must be at least 1.")
         wanted = self.filter if filter is None else filter
-        ids = self.stores.select(wanted) if wanted else None
+        selection = self.stores.select(wanted) if wanted else None
         candidates = max(count, MEASURED_CHUNKS, self.rerank_k if self.reranker else 0)
         limit = max(self.fetch_k, candidates)
         while True:
-            found, exhausted = self._search(query, limit, ids)
-            documents = distinct(found, candidates)
-            if len(documents) >= candidates or exhausted or limit >= MAXIMUM_FETCH:
+            ranking = self._search(query, limit, selection)
+            documents = distinct(self._read(ranking), candidates)
+            if len(documents) >= candidates or ranking.exhausted or limit >= MAXIMUM_FETCH:
                 self._add_confidence(query, documents)
                 return self._rerank(query, documents)[:count]
             # Many candidates say the same, or are no longer committed (another process is writing): fetch more.
@@ -106,29 +124,41 @@ class HybridRetriever(BaseRetriever):
         search = partial(self._get_relevant_documents, run_manager=run_manager.get_sync(), k=k, filter=filter)
         return await run_in_executor(None, search, query)
 
-    def _search(self, query: str, limit: int, ids: list[str] | None) -> tuple[list[Document], bool]:
-        """Return the ranked candidates, and whether neither side has more."""
+    def _search(self, query: str, limit: int, selection: Selection | None) -> "_Ranking":
+        """Rank the candidates of both sides."""
         weight = self.stores.lexical_weight if self.lexical_weight is None else self.lexical_weight
         language = detect_language(query)
-        hits = self.stores.search_terms(query, language, limit, ids) if weight > 0.0 else []
-        vectors = dict(self.stores.search_vectors(query, limit, ids)) if weight < 1.0 else {}
-        chunks = self.stores.ledger.chunks([*{hit.id: None for hit in hits} | vectors])
-        lexical = rescore(query, language, hits, chunks, self.stores.lexical.idf)
+        hits = self.stores.search_terms(query, language, limit, selection) if weight > 0.0 else []
+        vectors = dict(self.stores.search_vectors(query, limit, selection)) if weight < 1.0 else {}
+        exhausted = len(hits) < limit and len(vectors) < limit
+        known = self.stores.ledger.known({hit.id: None for hit in hits} | vectors)
+        hits = [hit for hit in hits if hit.id in known]
+        lines = self.stores.term_lines([hit.id for hit in hits[:RESCORED_HITS]])
+        lexical = rescore(query, language, hits, lines, self.stores.lexical.idf)
         spread = self.stores.similarity_spread
         waiting = self.stores.ledger.waiting_among([hit.id for hit in hits]) if weight < 1.0 else set()
         fused = fuse(compare_questions(lexical, hits) if spread else lexical, vectors, weight, spread, waiting)
+        found: dict[str, dict[str, float | None]] = {
+            each: {"score": fused[each]} for each in sorted(fused, key=lambda each: (-fused[each], each))
+        }
         relevance = {hit.id: hit.relevance for hit in hits}
-        documents = []
-        for chunk_id in sorted(fused, key=lambda chunk_id: (-fused[chunk_id], chunk_id)):
-            if (chunk := chunks.get(chunk_id)) is None:
-                continue
-            chunk.metadata["score"] = fused[chunk_id]
+        for chunk_id, measures in found.items():
             if weight > 0.0:
-                chunk.metadata["relevance"] = relevance.get(chunk_id, 0.0)
+                measures["relevance"] = relevance.get(chunk_id, 0.0)
             if chunk_id in vectors or chunk_id in waiting:
-                chunk.metadata["similarity"] = vectors.get(chunk_id)
-            documents.append(chunk)
-        return documents, len(hits) < limit and len(vectors) < limit
+                measures["similarity"] = vectors.get(chunk_id)
+        return _Ranking({each: found[each] for each in found if each in known}, exhausted)
+
+    def _read(self, ranking: "_Ranking") -> Iterator[Document]:
+        """Read the ranked chunks from the ledger, a few at a time: the first few are nearly always enough."""
+        ledger, ids = self.stores.ledger, iter(ranking.measures)
+        while part := list(islice(ids, CHUNKS_PER_READ)):
+            chunks, lines = ledger.chunks(part), ledger.term_lines(part)
+            for chunk in (chunks[chunk_id] for chunk_id in part if chunk_id in chunks):
+                chunk.metadata.update(ranking.measures[str(chunk.id)])
+                if chunk.id in lines and "language" in chunk.metadata:
+                    remember_sentences(chunk.page_content, chunk.metadata["language"], lines[chunk.id])
+                yield chunk
 
     def _add_confidence(self, query: str, documents: list[Document]) -> None:
         """Add the confidence to every document; it cannot be measured without BM25."""

@@ -5,6 +5,8 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,10 +14,10 @@ from filelock import FileLock, Timeout
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
-from lince_rag.documents.chunking import PreparedDocument, index_terms, searchable_text
+from lince_rag.documents.chunking import PreparedDocument, index_terms, searchable_text, term_lines
 from lince_rag.errors import IndexLockedError
 from lince_rag.index.embeddings import embeddings_name, is_slow
-from lince_rag.index.filters import filter_to_sql
+from lince_rag.index.filters import Selection, filter_to_sql
 from lince_rag.index.integrity import fingerprints, graphs_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.index.lexical import LexicalHit, LexicalIndex
@@ -34,13 +36,17 @@ from lince_rag.index.storage import (
 )
 from lince_rag.text.confidence import Calibration, calibration_of
 from lince_rag.text.language import Language
+from lince_rag.text.sentences import TermLines
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
 
-# Up to this number of chunks, vectors are compared one by one (30 ms for 500): among many nearly equal chunks,
-# Chroma's graph search misses some of a small selection (a fifth to a quarter, measured with form letters).
-EXACT_SEARCH: Final = 500
+# Results that are fetched to be filtered, at most. Beyond, Chroma is as fast among given ids.
+MOST_HITS: Final = 4_000
+MOST_VECTORS: Final = 1_000
+
+# How many filters are remembered with what they select; each with vectors of at most 2 MB.
+KEPT_SELECTIONS: Final = 16
 
 # Chroma takes at most 5,461 chunks in one call; with fewer, questions wait less.
 CHUNKS_PER_CALL: Final = 1_000
@@ -70,6 +76,7 @@ class ChunkStores:
         self._folder = folder
         self._copies = StoreCopies(folder)
         self._vector_store: Chroma | None = None
+        self._selections: dict[str, Selection] = {}
         self._generation = ledger.generation
         self._vector_changes = ledger.setting(VECTOR_CHANGES)
         self._lock = threading.RLock()
@@ -109,35 +116,52 @@ class ChunkStores:
         """The calibration of the confidence for the embedder."""
         return calibration_of(str(getattr(self.embeddings, "model", "")))
 
-    def select(self, filter_: Mapping[str, Any]) -> list[str]:
-        """Return the ids of the committed chunks whose metadata passes a filter in Chroma's notation."""
-        return self.ledger.select_ids(*filter_to_sql(filter_))
+    def select(self, filter_: Mapping[str, Any]) -> Selection:
+        """Return the committed chunks whose metadata passes a filter in Chroma's notation."""
+        condition, values = filter_to_sql(filter_)
+        # Questions often share a filter, and to apply it to all chunks takes longer than the rest.
+        key = f"{self.ledger.generation} {condition} {values!r}"
+        found = self._selections.pop(key, None) or Selection(self.ledger, condition, values)
+        self._selections[key] = found
+        for oldest in list(self._selections)[:-KEPT_SELECTIONS]:
+            self._selections.pop(oldest, None)
+        return found
+
+    def term_lines(self, ids: Sequence[str]) -> dict[str, TermLines]:
+        """Return the terms of committed chunks, by id: as they are stored, or else computed from the text."""
+        stored = self.ledger.term_lines(ids)
+        lost = [chunk_id for chunk_id in ids if chunk_id not in stored]
+        return stored | {each: term_lines(chunk) for each, chunk in self.ledger.chunks(lost).items()}
 
     def search_terms(
-        self, question: str, language: Language, limit: int, ids: Sequence[str] | None = None
+        self, question: str, language: Language, limit: int, selection: Selection | None = None
     ) -> list[LexicalHit]:
         """Search the terms in the latest commit of any process; see ``LexicalIndex.search``."""
         self._refresh()
-        return self.lexical.search(question, language, limit, ids)
+        find = partial(self.lexical.search, question, language)
+        return find(limit) if selection is None else selection.search(find, attrgetter("id"), limit, MOST_HITS)
 
     def search_vectors(
-        self, question: str, limit: int, ids: Sequence[str] | None = None
+        self, question: str, limit: int, selection: Selection | None = None
     ) -> list[tuple[str, float]]:
-        """Find chunks by their vectors: (id, cosine similarity), best first; only among ``ids`` if given.
+        """Find chunks by their vectors: (id, cosine similarity), best first.
 
         Chunks whose vectors are still to come are not found.
         """
-        if (ids is not None and not ids) or not self.ledger.had_vectors():
+        if (selection is not None and selection.few == []) or not self.ledger.had_vectors():
             return []
-        vector = self.embeddings.embed_query(question)
-        options: dict[str, Any] = {} if ids is None else {"ids": list(ids)}
+        vector: Any = self.embeddings.embed_query(question)
         with self.vectors() as store:
-            if ids is not None and len(ids) <= EXACT_SEARCH:
-                return _search_exactly(store.get(ids=list(ids), include=["embeddings"]), vector)[:limit]
-            # LangChain's own search leaves out what has no text in Chroma.
-            collection: Any = store._collection
-            found = collection.query([vector], n_results=limit, include=["distances"], **options)
-        return [(key, 1.0 - far) for key, far in zip(found["ids"][0], found["distances"][0], strict=True)]
+            if selection is None:
+                return _nearest(store, vector, limit)
+            if selection.few is None:
+                return selection.search(partial(_nearest, store, vector), itemgetter(0), limit, MOST_VECTORS)
+            # Reading the vectors takes much longer than comparing them.
+            changes, found = selection.memory or (None, None)
+            if changes is None or changes != self._vector_changes:
+                found = store.get(ids=selection.few, include=["embeddings"])
+                selection.memory = self._vector_changes, found
+        return _search_exactly(found, vector)[:limit]
 
     @contextmanager
     def vectors(self) -> Iterator["Chroma"]:
@@ -220,7 +244,7 @@ class ChunkStores:
     # Writing.
 
     @contextmanager
-    def writing(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    def writing(self, seconds: float | None = None) -> Iterator[None]:
         """Hold the write lock, after deleting what an interrupted writer left; raises ``IndexLockedError``."""
         with self.write_lock(seconds):
             self._refresh()
@@ -228,11 +252,11 @@ class ChunkStores:
             yield
 
     @contextmanager
-    def write_lock(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    def write_lock(self, seconds: float | None = None) -> Iterator[None]:
         """Hold the write lock; raises ``IndexLockedError``, and ``IndexFolderError`` if nothing can be written."""
         if self.ledger.read_only:
             raise not_writable(self._folder)
-        with self._locked(FileLock(self._folder / "write.lock"), seconds):
+        with self._locked(FileLock(self._folder / "write.lock"), LOCK_SECONDS if seconds is None else seconds):
             yield
 
     @contextmanager
@@ -287,7 +311,7 @@ class ChunkStores:
             for source in forget:
                 self.ledger.forget(source)
             for document in prepared:
-                self.ledger.commit(document.document, document.content_hash, document.chunks)
+                self.ledger.commit(document.document, document.content_hash, document.chunks, document.lines)
             self.ledger.set_uncommitted(remove=new, add=old - new)
             self.ledger.set_waiting(add=waiting)
             self.ledger.advance()
@@ -373,6 +397,14 @@ class ChunkStores:
         found = [index_terms(chunk) for chunk in chunks] if terms is None else terms
         self.lexical.write(zip([str(chunk.id) for chunk in chunks], found, strict=True))
 
+    def restore_term_lines(self) -> None:
+        """Compute the stored terms that are missing or damaged; call it with the write lock held."""
+        ids = self.ledger.ordered_ids()
+        for part in _batches(len(ids)):
+            lost = self.ledger.chunks(set(ids[part]) - self.ledger.term_lines(ids[part]).keys())
+            with self.ledger.transaction():
+                self.ledger.set_term_lines((each, term_lines(chunk).pack()) for each, chunk in lost.items())
+
     def discard(self, ids: Sequence[str]) -> None:
         """Delete chunks from both stores; unknown ids are skipped."""
         if self.ledger.had_vectors():
@@ -434,6 +466,13 @@ def _remove(folder: Path) -> None:
 def _batches(length: int) -> Iterator[slice]:
     for first in range(0, length, CHUNKS_PER_CALL):
         yield slice(first, first + CHUNKS_PER_CALL)
+
+
+def _nearest(store: "Chroma", vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
+    # Not LangChain's methods: they always read the texts and the metadata too, which the ledger has.
+    found = store._collection.query([vector], n_results=limit, include=["distances"], ids=ids)
+    distances = found["distances"] or [[]]
+    return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
 
 
 def _search_exactly(found: Any, vector: list[float]) -> list[tuple[str, float]]:

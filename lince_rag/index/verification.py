@@ -78,6 +78,7 @@ def verify(stores: ChunkStores, *, repair: bool = False) -> VerifyReport:
                 report.repaired = _check(stores).ok
         if report.ok:
             stores.delete_uncommitted()
+            stores.restore_term_lines()
     return report
 
 

@@ -1,18 +1,28 @@
-"""Texts cut into sentences with their terms, and cached: retrieval, answers and citations share them."""
+"""Texts cut into sentences with their terms, and cached: retrieval, answers and citations share them.
+
+Cutting a chunk and stemming its words takes most of a retrieval, so an index stores the result (``TermLines``).
+"""
 
 import re
+import zlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
+from functools import cached_property
+from threading import Lock
+from typing import Final, Self
 
 from lince_rag.text.language import Language
-from lince_rag.text.words import grams, words
+from lince_rag.text.words import spelling_grams, stems_and_spellings, words_with_digits
 
 # How many chunks are cached, the most recently used; each takes about 50 kB.
 CACHED_TEXTS: Final = 512
 
-_DIGIT: Final = re.compile(r"\d")
+# Raise it whenever the sentences of a text or their terms change: what an index has stored is computed again then.
+LINES_VERSION: Final = 1
+
+# Between the parts of stored lines; no word has it.
+_PART: Final = "\f"
 
 # The number of an item or a section.
 _NUMBER: Final = re.compile(r"(?:\d{1,3}\.)+\d{0,3}[.)]?", re.ASCII)
@@ -33,36 +43,100 @@ _LIKELY_ENDS: Final = ("\n", ". ", "? ", "! ", "。", "？", "！")
 
 
 @dataclass(frozen=True, slots=True)
+class TermLines:
+    """The terms of a text's sentences in two texts of a line each: to find a term is to search a line for it.
+
+    The words of a line have a space on each side. So ``f" {stem} "`` is in a line of stems if the sentence has the
+    stem, and a 4-gram (``spaced_gram``) in a line of spellings if one of its words has it.
+    """
+
+    # The character offsets [start, end) of each sentence.
+    spans: tuple[tuple[int, int], ...]
+    stems: str
+    spellings: str
+
+    @classmethod
+    def of(cls, text: str, language: Language) -> Self:
+        """Cut a text into sentences, and find their terms."""
+        spans = sentence_spans(text, language)
+        lines = [stems_and_spellings(text[start:end], language) for start, end in spans]
+        return cls(
+            tuple(spans), "\n".join(stems for stems, _ in lines), "\n".join(spellings for _, spellings in lines)
+        )
+
+    def pack(self) -> bytes:
+        """Return the value from which ``unpack`` makes an equal one."""
+        offsets = " ".join(f"{start} {end}" for start, end in self.spans)
+        return zlib.compress(_PART.join((str(LINES_VERSION), offsets, self.stems, self.spellings)).encode())
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self | None:
+        """Read a value of ``pack``; ``None`` if it is damaged, or of another version."""
+        try:
+            version, offsets, stems, spellings = zlib.decompress(packed).decode().split(_PART)
+            numbers = list(map(int, offsets.split()))
+            spans = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+        except (ValueError, TypeError, zlib.error):
+            return None
+        return cls(spans, stems, spellings) if version == str(LINES_VERSION) else None
+
+
+@dataclass(frozen=True)
 class Sentence:
     """A sentence, verbatim, and its character offsets ``[start, end)`` in its text."""
 
     start: int
     end: int
     text: str
-    # The stems of its words, in order.
-    stems: tuple[str, ...]
-    # The stems and the 4-grams of its words.
-    terms: frozenset[str]
-    # Its words with a digit, as they are written.
-    numbers: frozenset[str]
+    # Its lines of a ``TermLines``.
+    stem_line: str
+    spelling_line: str
+
+    @cached_property
+    def stems(self) -> tuple[str, ...]:
+        """The stems of its words, in order."""
+        return tuple(self.stem_line.split())
+
+    @cached_property
+    def terms(self) -> frozenset[str]:
+        """The stems and the 4-grams of its words."""
+        return frozenset(self.stems).union(*map(spelling_grams, self.spelling_line.split()))
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """Its words with a digit, as they are written."""
+        return words_with_digits(self.text)
 
 
-@lru_cache(maxsize=CACHED_TEXTS)
+_cached: OrderedDict[tuple[str, Language], tuple[Sentence, ...]] = OrderedDict()
+_lock: Final = Lock()
+
+
 def split_sentences(text: str, language: Language) -> tuple[Sentence, ...]:
     """Cut a chunk or an answer into sentences."""
-    return tuple(_analyse(text, start, end, language) for start, end in sentence_spans(text, language))
+    return remember_sentences(text, language, None)
 
 
-def _analyse(text: str, start: int, end: int, language: Language) -> Sentence:
-    found = list(words(text[start:end], language))
-    return Sentence(
-        start,
-        end,
-        text[start:end],
-        tuple(word.stem for word in found),
-        frozenset(word.stem for word in found).union(gram for word in found for gram in grams(word.folded)),
-        frozenset(word.text for word in found if _DIGIT.search(word.text)),
-    )
+def remember_sentences(text: str, language: Language, lines: TermLines | None) -> tuple[Sentence, ...]:
+    """Cut a text into sentences with the help of its stored lines; ``split_sentences`` returns the same then."""
+    with _lock:
+        if (found := _cached.get((text, language))) is not None:
+            _cached.move_to_end((text, language))
+            return found
+    lines = lines or TermLines.of(text, language)
+    parts = zip(lines.spans, lines.stems.split("\n"), lines.spellings.split("\n"), strict=False)
+    found = tuple(Sentence(start, end, text[start:end], *terms) for (start, end), *terms in parts)
+    with _lock:
+        _cached[text, language] = found
+        if len(_cached) > CACHED_TEXTS:
+            _cached.popitem(last=False)
+    return found
+
+
+def forget_sentences() -> None:
+    """Empty the cache."""
+    with _lock:
+        _cached.clear()
 
 
 def sentence_spans(text: str, language: Language) -> list[tuple[int, int]]:

@@ -30,6 +30,8 @@ ROOT_LETTERS: Final = 5
 # A run of letters and digits; a number keeps its inner separators, so that 3.500,50 and 12:30 are one word.
 _WORD: Final = re.compile(r"\d+(?:[.,:/]\d+)+|[^\W_]+")
 
+_DIGIT: Final = re.compile(r"\d")
+
 # Stemmer names in PyStemmer (Snowball).
 _SNOWBALL: Final[dict[Language, str]] = {"es": "spanish", "pt": "portuguese", "en": "english"}
 
@@ -130,9 +132,37 @@ def grams(folded: str) -> tuple[str, ...]:
 
     Each has ``GRAM_PREFIX`` in front; a word of one letter has one shorter gram.
     """
-    marked = f"_{cognate(folded)}_"
+    return spelling_grams(cognate(folded))
+
+
+@lru_cache(maxsize=65_536)
+def spelling_grams(spelling: str) -> tuple[str, ...]:
+    """Cut a cognate spelling into 4-grams; see ``grams``."""
+    marked = f"_{spelling}_"
     last = max(len(marked) - GRAM_LENGTH, 0)
     return tuple(GRAM_PREFIX + marked[start : start + GRAM_LENGTH] for start in range(last + 1))
+
+
+def spaced_gram(gram: str) -> str:
+    """Write a 4-gram as it stands in a line of spellings with a space on each side: ``"#_cas"`` → ``" cas"``."""
+    return gram[len(GRAM_PREFIX) :].replace("_", " ")
+
+
+def stems_and_spellings(text: str, language: Language) -> tuple[str, str]:
+    """Return the stems and the cognate spellings of a text's words, in order, with a space on each side."""
+    found = [_stem_and_spelling(match.group().lower(), language) for match in _WORD.finditer(text)]
+    return f" {' '.join(stem for stem, _ in found)} ", f" {' '.join(spelling for _, spelling in found)} "
+
+
+@lru_cache(maxsize=65_536)
+def _stem_and_spelling(word: str, language: Language) -> tuple[str, str]:
+    return _stem(word, language), cognate(_fold_word(word))
+
+
+def words_with_digits(text: str) -> frozenset[str]:
+    """Return the words of a text that have a digit, in lower case."""
+    found = (match.group().lower() for match in _WORD.finditer(text))
+    return frozenset(word for word in found if _DIGIT.search(word))
 
 
 def terms(text: str, language: Language | None = None) -> list[str]:

@@ -106,7 +106,8 @@ def test_ablations(data: Path, tmp_path: Path, results: list[str], monkeypatch: 
 
 def forget_terms() -> None:
     """The analyzer remembers words; the sentences remember their terms."""
-    from lince_rag.text.sentences import split_sentences
+    from lince_rag.text.sentences import forget_sentences
 
     analysis.grams.cache_clear()
-    split_sentences.cache_clear()
+    analysis._stem_and_spelling.cache_clear()
+    forget_sentences()

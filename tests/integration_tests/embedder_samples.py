@@ -6,6 +6,7 @@ from pathlib import Path
 from langchain_core.embeddings import Embeddings
 
 from lince_rag import LinceEmbeddings
+from lince_rag.index.embeddings import TRIAL_TEXT
 
 SENTENCES = [
     "El contrato de alquiler vence en mayo.",
@@ -62,7 +63,7 @@ def save_tiny_embedder(
 
 
 class SlowEmbeddings(Embeddings):
-    """Embeds as the hashed embedder, but counts as one that takes its time; keeps the texts it was given.
+    """Embeds as the hashed embedder, but counts as one that takes its time; keeps the texts of the documents.
 
     Args:
         seconds: How long a text takes.
@@ -80,7 +81,7 @@ class SlowEmbeddings(Embeddings):
         if self.interrupt_after is not None and len(self.texts) >= self.interrupt_after:
             raise KeyboardInterrupt
         time.sleep(self.seconds * len(texts))
-        self.texts += texts
+        self.texts += [text for text in texts if text != TRIAL_TEXT]
         return LinceEmbeddings().embed_documents(texts)
 
     def embed_query(self, text: str) -> list[float]:

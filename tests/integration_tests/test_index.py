@@ -11,9 +11,9 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
-from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
+from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, term_lines
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
-from lince_rag.index import ingestion
+from lince_rag.index import filters, ingestion, stores
 
 FILES = {
     "contrato.txt": "El contrato de alquiler vence el 31 de mayo. La renta es de 815 euros al mes.",
@@ -54,6 +54,7 @@ def assert_whole(index):
         assert len(text) == source.characters
         chunks = index.ledger.chunks(index.ledger.chunk_ids(source.source))
         assert len(chunks) == source.chunks > 0
+        assert index.ledger.term_lines(chunks) == {each: term_lines(chunk) for each, chunk in chunks.items()}
         for chunk in chunks.values():
             assert chunk.metadata["source"] == source.source
             assert text[chunk.metadata["start"] : chunk.metadata["end"]] == chunk.page_content
@@ -560,6 +561,20 @@ def test_terms_that_are_gone(index, folder):
     assert_repaired(index)
 
 
+def test_stored_sentences_that_are_gone_or_damaged(index, folder):
+    index.ingest(folder)
+    question = "¿Cuándo vence el contrato de alquiler?"
+    expected = index.as_retriever().invoke(question)
+    with index.ledger.transaction():
+        index.ledger._execute("DELETE FROM term_lines")
+        index.ledger.set_term_lines((chunk_id, b"damaged") for chunk_id in some_ids(index))
+    # They are computed from the text again, for each question and by a repair.
+    assert index.as_retriever().invoke(question) == expected
+    assert index.verify(repair=True).ok
+    assert_whole(index)
+    assert index.as_retriever().invoke(question) == expected
+
+
 def test_stray_chunks(index, folder):
     index.ingest(folder)
     with index.stores.vectors() as store:
@@ -694,6 +709,39 @@ def test_the_keyword_replaces_the_fields_filter(many):
 def test_a_filter_that_half_the_chunks_pass(many):
     found = many.as_retriever(k=300, filter={"number": {"$gte": 200}}).invoke("olivos")
     assert {chunk.metadata["number"] for chunk in found} == set(range(200, 400))
+
+
+@pytest.mark.parametrize("share", [2, 9, 40])
+def test_a_filter_that_many_chunks_pass_finds_what_all_results_say(tmp_path, monkeypatch, share):
+    """More pass than are compared one by one: the results are those of the whole index that pass."""
+    monkeypatch.setattr(filters, "EXACT_SEARCH", 3)
+    monkeypatch.setattr(stores, "MOST_HITS", 160)
+    with Index.open(tmp_path / "index") as index:
+        index.ingest([document(f"La finca {n} tiene olivos.", f"finca-{n}", rest=n % share) for n in range(400)])
+        question = "¿Cuántos olivos tiene la finca 123?"
+        retriever = index.as_retriever(k=6, fetch_k=6, lexical_weight=1.0)
+        everything = index.as_retriever(k=400, lexical_weight=1.0).invoke(question)
+        passing = [chunk.metadata["relevance"] for chunk in everything if chunk.metadata["rest"] == 1]
+        for _ in range(2):
+            found = retriever.invoke(question, filter={"rest": 1})
+            assert {chunk.metadata["rest"] for chunk in found} == {1}
+            # Chunks with equal scores may come in any order.
+            measured = sorted((chunk.metadata["relevance"] for chunk in found), reverse=True)
+            assert measured == sorted(passing, reverse=True)[:6]
+        assert len(index.as_retriever(k=6, lexical_weight=0.0).invoke(question, filter={"rest": 1})) == 6
+
+
+def test_a_filter_sees_what_was_ingested_since(index):
+    filter_ = {"kind_of_note": "new"}
+    retriever = index.as_retriever(filter=filter_)
+    index.ingest(document("El gato duerme.", "uno"))
+    assert retriever.invoke("gato") == []
+    index.ingest(document("El gato negro duerme.", "dos", kind_of_note="new"))
+    assert [chunk.metadata["source"] for chunk in retriever.invoke("gato")] == ["dos"]
+    index.ingest(document("El gato come.", "dos", kind_of_note="new"))
+    assert [chunk.page_content for chunk in retriever.invoke("gato")] == ["El gato come."]
+    index.delete("dos")
+    assert retriever.invoke("gato") == []
 
 
 def test_results_after_most_of_the_index_has_gone(index):

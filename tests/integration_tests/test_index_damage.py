@@ -162,15 +162,20 @@ def test_a_changed_text_in_the_ledger_is_noticed(folder: Path) -> None:
     assert "copia de seguridad" in run("status", "--index", str(folder), status=1)
 
 
-def test_an_index_of_an_earlier_version_has_no_checksums(folder: Path) -> None:
+def test_an_index_of_an_earlier_version_has_fewer_tables(folder: Path) -> None:
+    with Index.open(folder) as index:
+        expected = index.as_retriever().invoke(QUESTION)
     with sqlite3.connect(folder / "ledger.sqlite") as connection:
         connection.execute("DROP TABLE checksums")
         connection.execute("DROP TABLE fingerprints")
+        connection.execute("DROP TABLE term_lines")
     connection.close()
     with read_only(folder), Index.open(folder) as index:
         assert index.verify().ok
+        assert index.as_retriever().invoke(QUESTION) == expected
     with Index.open(folder) as index:
         assert index.verify().ok
+        assert index.as_retriever().invoke(QUESTION) == expected
         index.delete("acta")
         assert index.verify().ok
 

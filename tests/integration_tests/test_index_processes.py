@@ -119,6 +119,7 @@ def assert_only_whole_documents(index):
     """Nothing but committed chunks is ever returned, and documents are in the index whole or not at all."""
     sources = index.sources()
     assert all(source.chunks == CHUNKS for source in sources)
+    assert {row[0] for row in index.ledger._rows("SELECT id FROM term_lines")} == index.ledger.chunk_ids()
     found = index.as_retriever(k=FILES * CHUNKS).invoke("¿Cuántos olivos tiene la finca y el pozo?")
     assert {chunk.id for chunk in found} <= index.ledger.chunk_ids()
     for chunk in found:

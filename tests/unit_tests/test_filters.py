@@ -89,9 +89,9 @@ def select(connection, filter_):
 
 def chunks_table(stored):
     connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE TABLE chunks (id INTEGER, metadata TEXT)")
+    connection.execute("CREATE TABLE chunks (id INTEGER, source TEXT, metadata TEXT)")
     rows = [(number, json.dumps(metadata, ensure_ascii=False)) for number, metadata in enumerate(stored)]
-    connection.executemany("INSERT INTO chunks VALUES (?, ?)", rows)
+    connection.executemany("INSERT INTO chunks VALUES (?, NULL, ?)", rows)
     return connection
 
 
