@@ -21,8 +21,9 @@ check: $(VENV)/.all
 unit: $(VENV)/.all
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit_tests -m "not slow"
 
+# One process per core, and one thread in each: the models of the tests are too small for more.
 test: $(VENV)/.all
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 # Every notebook runs from top to bottom in its own kernel; a cell that fails is a failure.
 notebooks: $(VENV)/.all
