@@ -63,6 +63,12 @@ def ingest(
         Literal["now", "later"],
         typer.Option(help="When to embed what was read; until then it is found by its words only."),
     ] = "now",
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild", help="First build the index again beside the old one, with --embeddings if given."
+        ),
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List the files that are not read.")] = False,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Also read what links of a folder lead to outside it.")
@@ -81,6 +87,10 @@ def ingest(
     given = {"seconds": file_seconds, "memory_mib": file_memory, "pages": file_pages, "workers": workers}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     limits = ReadingLimits(**chosen)
+    if rebuild:
+        _rebuild(index, embeddings, language)
+        if not paths:
+            return
     with Index.open(index, embeddings=embeddings, create=bool(paths)) as opened:
         try:
             failed = paths and _read(opened, paths, language, limits, follow_links=follow_links, verbose=verbose)
@@ -95,6 +105,19 @@ def ingest(
             raise typer.Exit(INTERRUPTED_STATUS) from None
     if failed:
         raise typer.Exit(1)
+
+
+def _rebuild(folder: Path, embeddings: str | None, language: "Language") -> None:
+    from lince_rag.cli.terminal import print_plain, progress_bar
+    from lince_rag.index.index import Index
+
+    try:
+        with progress_bar(wording("embedding", language)) as progress:
+            Index.rebuild(folder, embeddings=embeddings, on_vectors=lambda done, total: progress(done, total, ""))
+    except KeyboardInterrupt:
+        print_plain(wording("interrupted", language))
+        raise typer.Exit(INTERRUPTED_STATUS) from None
+    print_plain(wording("rebuilt", language, index=folder))
 
 
 def _read(

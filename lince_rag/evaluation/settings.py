@@ -9,17 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from pydantic import ValidationError
 
 from lince_rag.chain.rag import RagChain, create_rag_chain
-from lince_rag.documents.chunking import ChunkingSettings, PreparedDocument
+from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
 from lince_rag.index.index import Index
-from lince_rag.index.ingestion import CHUNKS_PER_COMMIT
-from lince_rag.index.ledger import Source
+from lince_rag.index.ingestion import copy_documents
 from lince_rag.models.chat_model import ChatLince
 
 # The keys of a setting, and what converts the text of each value.
@@ -173,50 +171,9 @@ def copy_index(
     chunking = ChunkingSettings(**json.loads(index.ledger.setting("chunking") or "{}"))
     copy = Index.open(folder, embeddings=embeddings, chunking=chunking)
     try:
-        with copy.stores.writing():
-            sources = index.sources()
-            known = copy.ledger.content_hashes()
-            if gone := sorted(known.keys() - {source.source for source in sources}):
-                copy.stores.write([], forget=gone)
-            for batch in _batches(index, copy, sources, on_progress):
-                copy.stores.write(batch)
+        copy_documents(index.ledger, copy.stores, on_progress)
         copy.add_vectors()
     except BaseException:
         copy.close()
         raise
     return copy
-
-
-def _batches(
-    index: Index, copy: Index, sources: list[Source], on_progress: Callable[[int, int, str], None] | None
-) -> Iterator[list[PreparedDocument]]:
-    """Yield the new and the changed documents in batches, one for each commit."""
-    known = copy.ledger.content_hashes()
-    batch: list[PreparedDocument] = []
-    for done, source in enumerate(sources):
-        if on_progress:
-            on_progress(done, len(sources), source.source)
-        ids = index.ledger.chunk_ids(source.source)
-        # Chunk ids are digests of the document's contents and the offsets: equal ids mean equal chunks.
-        if known.get(source.source) == source.content_hash and copy.ledger.chunk_ids(source.source) == ids:
-            continue
-        batch.append(_prepared(index, source, ids))
-        if sum(len(document.chunks) for document in batch) >= CHUNKS_PER_COMMIT:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-    if on_progress and sources:
-        on_progress(len(sources), len(sources), "")
-
-
-def _prepared(index: Index, source: Source, ids: set[str]) -> PreparedDocument:
-    metadata = {
-        "source": source.source,
-        "title": source.title,
-        "language": source.language,
-        "content_hash": source.content_hash,
-    }
-    document = Document(page_content=index.text(source.source), metadata=metadata)
-    chunks = sorted(index.ledger.chunks(ids).values(), key=lambda chunk: int(chunk.metadata["start"]))
-    return PreparedDocument.of(document, chunks)

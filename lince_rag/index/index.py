@@ -16,12 +16,20 @@ from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
-from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
+from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError, IndexLockedError
 from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, default_model, embeddings_name
-from lince_rag.index.ingestion import IngestReport, add_vectors, ingest
-from lince_rag.index.ledger import Ledger, Source
+from lince_rag.index.ingestion import IngestReport, add_vectors, copy_documents, ingest
+from lince_rag.index.ledger import CHUNKING_ALGORITHM, Ledger, Source
 from lince_rag.index.retriever import HybridRetriever
-from lince_rag.index.storage import LEDGER_FILE, damaged_ledger, folder_bytes, holds_stores, is_writable
+from lince_rag.index.storage import (
+    LEDGER_FILE,
+    damaged_ledger,
+    folder_bytes,
+    holds_stores,
+    is_writable,
+    replace_folder,
+    set_aside,
+)
 from lince_rag.index.stores import ChunkStores
 from lince_rag.index.verification import VerifyReport, verify
 
@@ -92,6 +100,49 @@ class Index:
         except BaseException:
             ledger.close()
             raise
+
+    @classmethod
+    def rebuild(
+        cls,
+        folder: str | Path,
+        *,
+        embeddings: Embeddings | str | None = None,
+        on_vectors: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Build an index again beside the old one, perhaps with another embedder, and put it in its place.
+
+        Documents and chunks come from the ledger; no file is read. Until the end the old index can be asked. An
+        interrupted run goes on the next time. Another process that has the index open sees the new one when it
+        opens it again.
+
+        Args:
+            folder: The index's folder.
+            embeddings: The embedder, or the ``model`` of a ``LinceEmbeddings``; ``None`` keeps the recorded one.
+            on_vectors: Called with (number of vectors done, total number).
+
+        Raises:
+            IndexFolderError: There is no index in the folder, or it cannot be written.
+            IndexLockedError: Another process is writing, or rebuilding it.
+            EmbeddingsMismatchError: An application's own embedder is recorded, and none is given.
+        """
+        path = Path(folder).expanduser().resolve()
+        if not path.exists() and set_aside(path).exists():
+            # An earlier run was killed between two renamings.
+            set_aside(path).rename(path)
+        new = path.with_name(f"{path.name}.new")
+        ledger = _open_ledger(path, create=False)
+        # The old embedder is not used.
+        with cls(path, LinceEmbeddings(), ledger) as old, old.stores.write_lock():
+            wanted = _recorded_embeddings(ledger) if embeddings is None else embeddings
+            if embeddings is None and embeddings_name(wanted) != ledger.setting("embeddings"):
+                raise _other_embedder(ledger.setting("embeddings"), embeddings_name(wanted))
+            chunking = ledger.json_setting("chunking") or {}
+            with cls.open(new, embeddings=wanted, chunking=ChunkingSettings(**chunking)) as built:
+                built.ledger.set_settings(**{CHUNKING_ALGORITHM: ledger.setting(CHUNKING_ALGORITHM) or ""})
+                copy_documents(ledger, built.stores)
+                if built.add_vectors(on_vectors):
+                    raise IndexLockedError(f"Another process is rebuilding the index {path}.")
+            replace_folder(path, new)
 
     def __enter__(self) -> Self:
         return self
@@ -332,11 +383,15 @@ def _choose_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embed
         options = wanted.options if isinstance(wanted, LinceEmbeddings) else {}
         ledger.set_settings(embeddings=name, embeddings_options=json.dumps(options))
     elif recorded != name:
-        raise EmbeddingsMismatchError(
-            f"The index was built with the embedder {recorded!r}, but it is opened with {name!r}.",
-            hint=f"Open it with {recorded!r}, or ingest the documents into another folder.",
-        )
+        raise _other_embedder(recorded, name)
     return wanted
+
+
+def _other_embedder(recorded: str | None, name: str) -> EmbeddingsMismatchError:
+    return EmbeddingsMismatchError(
+        f"The index was built with the embedder {recorded!r}, but it is opened with {name!r}.",
+        hint=f"Open it with {recorded!r}, or build it again: lince-rag ingest --rebuild --embeddings NAME",
+    )
 
 
 def _recorded_embeddings(ledger: Ledger) -> LinceEmbeddings:

@@ -19,6 +19,7 @@ from lince_rag.documents.files import FileLoader, FoundFiles, find_files, hash_f
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits, ReadingPool
 from lince_rag.errors import ConfigurationError, DocumentError
 from lince_rag.index.embeddings import check_loading
+from lince_rag.index.ledger import Ledger, Source
 from lince_rag.index.stores import ChunkStores
 from lince_rag.index.verification import is_gone
 from lince_rag.text.language import LANGUAGES, detect_language
@@ -133,6 +134,48 @@ def add_vectors(stores: ChunkStores, on_progress: Callable[[int, int], None] | N
     if on_progress and done:
         on_progress(done, done)
     return stores.ledger.count_waiting()
+
+
+def copy_documents(
+    ledger: Ledger, stores: ChunkStores, on_progress: Callable[[int, int, str], None] | None = None
+) -> None:
+    """Bring the documents and chunks of another index into stores; no file is read.
+
+    Stores that have some of them are brought up to date, so an interrupted copy continues on the next call.
+    """
+    with stores.writing():
+        known = stores.ledger.content_hashes()
+        sources = ledger.sources()
+        if gone := sorted(known.keys() - {source.source for source in sources}):
+            stores.write([], forget=gone)
+        batch: list[PreparedDocument] = []
+        for done, source in enumerate(sources):
+            if on_progress:
+                on_progress(done, len(sources), source.source)
+            ids = ledger.chunk_ids(source.source)
+            # Chunk ids are digests of the document's contents and the offsets: equal ids mean equal chunks.
+            if known.get(source.source) == source.content_hash and stores.ledger.chunk_ids(source.source) == ids:
+                continue
+            batch.append(_stored_document(ledger, source, ids))
+            if sum(len(document.chunks) for document in batch) >= CHUNKS_PER_COMMIT:
+                stores.write(batch)
+                batch = []
+        if batch:
+            stores.write(batch)
+    if on_progress and sources:
+        on_progress(len(sources), len(sources), "")
+
+
+def _stored_document(ledger: Ledger, source: Source, ids: set[str]) -> PreparedDocument:
+    metadata = {
+        "source": source.source,
+        "title": source.title,
+        "language": source.language,
+        "content_hash": source.content_hash,
+    }
+    document = Document(page_content=ledger.text(source.source) or "", metadata=metadata)
+    chunks = sorted(ledger.chunks(ids).values(), key=lambda chunk: int(chunk.metadata["start"]))
+    return PreparedDocument.of(document, chunks)
 
 
 def _note(report: IngestReport, source: str, outcome: Outcome, known: Mapping[str, str]) -> bool:

