@@ -95,7 +95,7 @@ def ingest(
         try:
             failed = paths and _read(opened, paths, language, limits, follow_links=follow_links, verbose=verbose)
             if not paths and not opened.ledger.count_waiting():
-                raise ConfigurationError(wording("nothing_waits", language), hint="Give files or folders to read.")
+                raise ConfigurationError(wording("nothing_waits", language))
             if vectors == "now":
                 _embed(opened, language)
             elif waiting := opened.ledger.count_waiting():

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from langchain_core.embeddings import Embeddings
 from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError, IndexLockedError
-from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, default_model, embeddings_name
+from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, check_loading, default_model, embeddings_name
 from lince_rag.index.ingestion import IngestReport, add_vectors, copy_documents, ingest
 from lince_rag.index.ledger import CHUNKING_ALGORITHM, Ledger, Source
 from lince_rag.index.retriever import HybridRetriever
@@ -134,15 +135,27 @@ class Index:
         # The old embedder is not used.
         with cls(path, LinceEmbeddings(), ledger) as old, old.stores.write_lock():
             wanted = _recorded_embeddings(ledger) if embeddings is None else embeddings
-            if embeddings is None and embeddings_name(wanted) != ledger.setting("embeddings"):
-                raise _other_embedder(ledger.setting("embeddings"), embeddings_name(wanted))
-            chunking = ledger.json_setting("chunking") or {}
-            with cls.open(new, embeddings=wanted, chunking=ChunkingSettings(**chunking)) as built:
+            wanted = LinceEmbeddings(wanted) if isinstance(wanted, str) else wanted
+            name = embeddings_name(wanted)
+            if embeddings is None and name != ledger.setting("embeddings"):
+                raise _other_embedder(ledger.setting("embeddings"), name)
+            check_loading(wanted)
+            chunking = ChunkingSettings(**(ledger.json_setting("chunking") or {}))
+            with cls._open_copy(new, wanted, chunking) as built:
                 built.ledger.set_settings(**{CHUNKING_ALGORITHM: ledger.setting(CHUNKING_ALGORITHM) or ""})
                 copy_documents(ledger, built.stores)
                 if built.add_vectors(on_vectors):
                     raise IndexLockedError(f"Another process is rebuilding the index {path}.")
             replace_folder(path, new)
+
+    @classmethod
+    def _open_copy(cls, folder: Path, embeddings: Embeddings, chunking: ChunkingSettings) -> Self:
+        """Open what an interrupted run has built, or a new index if that run had another embedder."""
+        try:
+            return cls.open(folder, embeddings=embeddings, chunking=chunking)
+        except EmbeddingsMismatchError:
+            shutil.rmtree(folder)
+            return cls.open(folder, embeddings=embeddings, chunking=chunking)
 
     def __enter__(self) -> Self:
         return self

