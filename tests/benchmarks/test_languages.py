@@ -178,10 +178,12 @@ def corpora(data: Path) -> Iterator[Corpus]:
 
 
 def rank_of(index: Index, question: Asked) -> int:
-    """The rank of the right paragraph among those of the first ten chunks; 0 if it is not there."""
+    """The rank of the right paragraph, or of one with its text, among those of ten chunks; 0 if it is missing."""
     chunks = index.as_retriever(k=10).invoke(question.text)
-    found = list(dict.fromkeys(paragraph_of(chunk.metadata["source"]) for chunk in chunks))
-    return found.index(question.paragraph) + 1 if question.paragraph in found else 0
+    by_source = {chunk.metadata["source"]: chunk.metadata.get("also_in", []) for chunk in reversed(chunks)}
+    ranked = dict.fromkeys(chunk.metadata["source"] for chunk in chunks)
+    found = [{paragraph_of(source) for source in (each, *by_source[each])} for each in ranked]
+    return next((rank for rank, numbers in enumerate(found, 1) if question.paragraph in numbers), 0)
 
 
 def figures(ranks: Sequence[tuple[int, int]]) -> list[object]:

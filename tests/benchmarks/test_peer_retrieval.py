@@ -107,9 +107,15 @@ def measure_ranks(found: dict[str, list[Document]], questions: Sequence[Question
     """Recall@5, MRR@10 and nDCG@10 of paragraphs; a question has one that is relevant."""
     recalls, reciprocals, gains = [], [], []
     for question in questions:
-        # Ours finds chunks: a paragraph counts once, where its first chunk stands.
+        # Ours finds chunks: a paragraph counts once, where its first chunk stands, or one with the same text.
+        chunks = {paragraph_of(chunk.metadata["source"]): chunk for chunk in reversed(found[question.text])}
         ranks = list(dict.fromkeys(paragraph_of(chunk.metadata["source"]) for chunk in found[question.text]))
-        rank = ranks.index(question.paragraph) + 1 if question.paragraph in ranks else math.inf
+        rank = math.inf
+        for place, number in enumerate(ranks, 1):
+            copies = chunks[number].metadata.get("also_in", [])
+            if question.paragraph == number or question.paragraph in map(paragraph_of, copies):
+                rank = place
+                break
         recalls.append(float(rank <= 5))
         reciprocals.append(1 / rank)
         gains.append(1 / math.log2(rank + 1))
