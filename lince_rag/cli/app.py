@@ -93,11 +93,13 @@ def ingest(
             return
     with Index.open(index, embeddings=embeddings, create=bool(paths)) as opened:
         try:
-            failed = paths and _read(opened, paths, language, limits, follow_links=follow_links, verbose=verbose)
+            failed = paths and _read(
+                opened, index, paths, language, limits, follow_links=follow_links, verbose=verbose
+            )
             if not paths and not opened.ledger.count_waiting():
                 raise ConfigurationError(wording("nothing_waits", language))
             if vectors == "now":
-                _embed(opened, language)
+                _embed(opened, index, language)
             elif waiting := opened.ledger.count_waiting():
                 print_plain(wording("vectors_to_come", language, count=waiting, index=index))
         except KeyboardInterrupt:
@@ -122,6 +124,7 @@ def _rebuild(folder: Path, embeddings: str | None, language: "Language") -> None
 
 def _read(
     index: "Index",
+    folder: Path,
     paths: list[Path],
     language: "Language",
     limits: "ReadingLimits",
@@ -140,11 +143,11 @@ def _read(
     if not found:
         print_skipped(report.skipped, language, verbose=verbose)
         raise ConfigurationError(wording("no_documents", language, paths=", ".join(map(str, paths))))
-    print_ingest_report(report, str(index.folder), language, verbose=verbose)
+    print_ingest_report(report, str(folder), language, verbose=verbose)
     return bool(report.failed)
 
 
-def _embed(index: "Index", language: "Language") -> None:
+def _embed(index: "Index", folder: Path, language: "Language") -> None:
     """Go on with the vectors that are still to come, and say what remains."""
     from lince_rag.cli.terminal import print_plain, progress_bar
 
@@ -158,7 +161,7 @@ def _embed(index: "Index", language: "Language") -> None:
             index.add_vectors(lambda done, total: progress(done, total, ""))
     except KeyboardInterrupt:
         remaining = index.ledger.count_waiting()
-        print_plain(wording("vectors_to_come", language, count=remaining, index=index.folder))
+        print_plain(wording("vectors_to_come", language, count=remaining, index=folder))
         raise
     if remaining := index.ledger.count_waiting():
         # Another process has the lock.

@@ -1,7 +1,6 @@
 """The settings that an evaluation compares: how they are read, and the index and the chain of each one."""
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +12,10 @@ from langchain_core.embeddings import Embeddings
 from pydantic import ValidationError
 
 from lince_rag.chain.rag import RagChain, create_rag_chain
-from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
 from lince_rag.index.index import Index
-from lince_rag.index.ingestion import copy_documents
+from lince_rag.index.ingestion import copy_documents, recorded_chunking
 from lince_rag.models.chat_model import ChatLince
 
 # The keys of a setting, and what converts the text of each value.
@@ -168,8 +166,7 @@ def copy_index(
     Texts and chunks come from the ledger, so no file is read. An existing copy is brought up to date: only new and
     changed documents are embedded. An interrupted copy continues on the next call.
     """
-    chunking = ChunkingSettings(**json.loads(index.ledger.setting("chunking") or "{}"))
-    copy = Index.open(folder, embeddings=embeddings, chunking=chunking)
+    copy = Index.open(folder, embeddings=embeddings, chunking=recorded_chunking(index.ledger))
     try:
         copy_documents(index.ledger, copy.stores, on_progress)
         copy.add_vectors()

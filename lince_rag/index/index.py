@@ -19,7 +19,7 @@ from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError, IndexLockedError
 from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, check_loading, default_model, embeddings_name
-from lince_rag.index.ingestion import IngestReport, add_vectors, copy_documents, ingest
+from lince_rag.index.ingestion import IngestReport, add_vectors, copy_documents, ingest, recorded_chunking
 from lince_rag.index.ledger import CHUNKING_ALGORITHM, Ledger, Source
 from lince_rag.index.retriever import HybridRetriever
 from lince_rag.index.storage import (
@@ -140,8 +140,7 @@ class Index:
             if embeddings is None and name != ledger.setting("embeddings"):
                 raise _other_embedder(ledger.setting("embeddings"), name)
             check_loading(wanted)
-            chunking = ChunkingSettings(**(ledger.json_setting("chunking") or {}))
-            with cls._open_copy(new, wanted, chunking) as built:
+            with cls._open_copy(new, wanted, recorded_chunking(ledger)) as built:
                 built.ledger.set_settings(**{CHUNKING_ALGORITHM: ledger.setting(CHUNKING_ALGORITHM) or ""})
                 copy_documents(ledger, built.stores)
                 if built.add_vectors(on_vectors):

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -81,7 +81,7 @@ def ingest(
     """Bring files, folders and documents into the stores and the ledger of an index; see ``Index.ingest``."""
     started = time.monotonic()
     report = IngestReport()
-    settings = ChunkingSettings(**json.loads(stores.ledger.setting("chunking") or "{}"))
+    settings = recorded_chunking(stores.ledger)
     given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
     if not stores.ledger.had_vectors():
         check_loading(stores.embeddings)
@@ -98,24 +98,38 @@ def ingest(
             stores.write([], forget=report.removed)
         for source in report.removed:
             items.pop(source, None)
-        batch: list[PreparedDocument] = []
-        outcomes = pool.map(partial(_prepare, pool, settings, known), items.items())
-        for done, (source, outcome) in enumerate(zip(items, outcomes, strict=True)):
-            if on_progress:
-                on_progress(done, len(items), source)
-            if not _note(report, source, outcome, known):
-                continue
-            batch.append(outcome)
-            if sum(len(document.chunks) for document in batch) >= CHUNKS_PER_COMMIT:
-                stores.write(batch)
-                batch = []
-        if batch:
-            stores.write(batch)
+
+        def read() -> Iterator[PreparedDocument]:
+            outcomes = pool.map(partial(_prepare, pool, settings, known), items.items())
+            for done, (source, outcome) in enumerate(zip(items, outcomes, strict=True)):
+                if on_progress:
+                    on_progress(done, len(items), source)
+                if _note(report, source, outcome, known):
+                    yield outcome
+
+        _write(stores, read())
         if on_progress and items:
             on_progress(len(items), len(items), "")
     report.waiting = stores.ledger.count_waiting()
     report.seconds = time.monotonic() - started
     return report
+
+
+def _write(stores: ChunkStores, documents: Iterable[PreparedDocument]) -> None:
+    """Write documents as they come, some hundred chunks in each commit; call it inside ``writing``."""
+    batch: list[PreparedDocument] = []
+    for document in documents:
+        batch.append(document)
+        if sum(len(each.chunks) for each in batch) >= CHUNKS_PER_COMMIT:
+            stores.write(batch)
+            batch = []
+    if batch:
+        stores.write(batch)
+
+
+def recorded_chunking(ledger: Ledger) -> ChunkingSettings:
+    """Return how the documents of an index are cut."""
+    return ChunkingSettings(**(ledger.json_setting("chunking") or {}))
 
 
 def add_vectors(stores: ChunkStores, on_progress: Callable[[int, int], None] | None = None) -> int:
@@ -148,20 +162,18 @@ def copy_documents(
         sources = ledger.sources()
         if gone := sorted(known.keys() - {source.source for source in sources}):
             stores.write([], forget=gone)
-        batch: list[PreparedDocument] = []
-        for done, source in enumerate(sources):
-            if on_progress:
-                on_progress(done, len(sources), source.source)
-            ids = ledger.chunk_ids(source.source)
-            # Chunk ids are digests of the document's contents and the offsets: equal ids mean equal chunks.
-            if known.get(source.source) == source.content_hash and stores.ledger.chunk_ids(source.source) == ids:
-                continue
-            batch.append(_stored_document(ledger, source, ids))
-            if sum(len(document.chunks) for document in batch) >= CHUNKS_PER_COMMIT:
-                stores.write(batch)
-                batch = []
-        if batch:
-            stores.write(batch)
+
+        def read() -> Iterator[PreparedDocument]:
+            for done, source in enumerate(sources):
+                if on_progress:
+                    on_progress(done, len(sources), source.source)
+                ids = ledger.chunk_ids(source.source)
+                # Chunk ids are digests of the document's contents and the offsets: equal ids mean equal chunks.
+                same = stores.ledger.chunk_ids(source.source) == ids
+                if not same or known.get(source.source) != source.content_hash:
+                    yield _stored_document(ledger, source, ids)
+
+        _write(stores, read())
     if on_progress and sources:
         on_progress(len(sources), len(sources), "")
 

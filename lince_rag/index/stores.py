@@ -4,7 +4,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -212,16 +212,12 @@ class ChunkStores:
         if (folder / CHROMA_FILE).exists():
             with self.reporting_vectors():
                 damage = graphs_damage(folder, vectors=False)
-        elif self.expects_vectors():
+        elif self.ledger.had_vectors() and self.ledger.has_documents():
             damage = f"{CHROMA_FILE} is missing"
         if damage:
             raise damaged_store(self._folder, CHROMA_FOLDER, damage)
         with self.reporting_vectors():
             return open_vector_store(self.embeddings, folder)
-
-    def expects_vectors(self) -> bool:
-        """Return whether the vector store must have files."""
-        return self.ledger.has_documents() and self.ledger.had_vectors()
 
     def reporting_vectors(self) -> AbstractContextManager[None]:
         """Turn errors of the vector store inside the block into a ``LinceError``."""
@@ -264,16 +260,13 @@ class ChunkStores:
         """Hold the lock of the process that adds vectors; yield whether no other process has it."""
         if self.ledger.read_only:
             raise not_writable(self._folder)
-        lock = FileLock(self._folder / "embedding.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._locked(FileLock(self._folder / "embedding.lock"), 0))
+                free = True
+            except IndexLockedError:
+                free = False
+            yield free
 
     @contextmanager
     def _locked(self, lock: FileLock, seconds: float) -> Iterator[None]:

@@ -155,7 +155,7 @@ def _check_vectors(stores: ChunkStores, committed: Set[str]) -> tuple[str, set[s
         if not stores.ledger.had_vectors():
             return "", set(), set()
         if not (folder / CHROMA_FILE).exists():
-            return (f"{CHROMA_FILE} is missing" if stores.expects_vectors() else ""), set(), set()
+            return (f"{CHROMA_FILE} is missing" if stores.ledger.has_documents() else ""), set(), set()
         # SQLite's locks belong to the process: closing a file that Chroma has open would release Chroma's.
         stores.close_vectors()
         with stores.reporting_vectors():

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from langchain_core.documents import Document
+
 from lince_rag.chain.rag import RagChain
 from lince_rag.evaluation.metrics import contains_answer, token_f1
 from lince_rag.text.language import Language
@@ -57,6 +59,14 @@ def load(path: Path) -> Dataset:
 def paragraph_of(source: str) -> int:
     """The paragraph that a file of ``Dataset.write`` holds."""
     return int(Path(source).stem)
+
+
+def rank_of(chunks: Sequence[Document], paragraph: int) -> int:
+    """The rank of a paragraph, or of one with its text, among those of chunks, each counted once; 0 if missing."""
+    copies = {chunk.metadata["source"]: chunk.metadata.get("also_in", []) for chunk in reversed(chunks)}
+    ranked = dict.fromkeys(chunk.metadata["source"] for chunk in chunks)
+    found = [{paragraph_of(source) for source in (each, *copies[each])} for each in ranked]
+    return next((rank for rank, numbers in enumerate(found, 1) if paragraph in numbers), 0)
 
 
 def measure_answers(chain: RagChain, questions: Sequence[Question], language: Language) -> dict[str, float]:

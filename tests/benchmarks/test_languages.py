@@ -18,7 +18,7 @@ from langchain_core.documents import Document
 
 from lince_rag import Index
 from lince_rag.text.confidence import EVEN_CONFIDENCE
-from tests.benchmarks.squad import load, paragraph_of
+from tests.benchmarks.squad import load, rank_of
 from tests.benchmarks.tables import table
 
 EMBEDDERS = ("embedded", "multilingual-e5-small")
@@ -79,7 +79,13 @@ def test_languages(data: Path, tmp_path: Path, embedders: Sequence[str], results
                     [Document(text, metadata={"source": f"{place}.txt"}) for place, text in enumerate(paragraphs)]
                 )
                 for name, asked in questions.items():
-                    ranks = [(rank_of(index, question), question.half) for question in asked]
+                    ranks = [
+                        (
+                            rank_of(index.as_retriever(k=10).invoke(question.text), question.paragraph),
+                            question.half,
+                        )
+                        for question in asked
+                    ]
                     rows.append([name, embedder, *figures(ranks)])
     rows.sort(key=lambda row: str(row[0]))
     header = ["question → paragraphs", "embedder", *MEASURES, "MRR@10, even / odd articles"]
@@ -175,15 +181,6 @@ def corpora(data: Path) -> Iterator[Corpus]:
                     for asked in ("en", "pt")
                 },
             )
-
-
-def rank_of(index: Index, question: Asked) -> int:
-    """The rank of the right paragraph, or of one with its text, among those of ten chunks; 0 if it is missing."""
-    chunks = index.as_retriever(k=10).invoke(question.text)
-    by_source = {chunk.metadata["source"]: chunk.metadata.get("also_in", []) for chunk in reversed(chunks)}
-    ranked = dict.fromkeys(chunk.metadata["source"] for chunk in chunks)
-    found = [{paragraph_of(source) for source in (each, *by_source[each])} for each in ranked]
-    return next((rank for rank, numbers in enumerate(found, 1) if question.paragraph in numbers), 0)
 
 
 def figures(ranks: Sequence[tuple[int, int]]) -> list[object]:

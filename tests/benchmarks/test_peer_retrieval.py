@@ -21,7 +21,7 @@ from lince_rag import ChatLince, Index, LinceEmbeddings, create_rag_chain
 from lince_rag.engines.encoder import Encoder
 from lince_rag.index.embeddings import PACKAGED_E5_SMALL
 from tests.benchmarks.peer_retrievers import E5_PEERS, PEERS, minilm_folder
-from tests.benchmarks.squad import Dataset, Question, load, measure_answers, paragraph_of
+from tests.benchmarks.squad import Dataset, Question, load, measure_answers, rank_of
 from tests.benchmarks.tables import table
 
 # File and language of each data set.
@@ -107,15 +107,7 @@ def measure_ranks(found: dict[str, list[Document]], questions: Sequence[Question
     """Recall@5, MRR@10 and nDCG@10 of paragraphs; a question has one that is relevant."""
     recalls, reciprocals, gains = [], [], []
     for question in questions:
-        # Ours finds chunks: a paragraph counts once, where its first chunk stands, or one with the same text.
-        chunks = {paragraph_of(chunk.metadata["source"]): chunk for chunk in reversed(found[question.text])}
-        ranks = list(dict.fromkeys(paragraph_of(chunk.metadata["source"]) for chunk in found[question.text]))
-        rank = math.inf
-        for place, number in enumerate(ranks, 1):
-            copies = chunks[number].metadata.get("also_in", [])
-            if question.paragraph == number or question.paragraph in map(paragraph_of, copies):
-                rank = place
-                break
+        rank = rank_of(found[question.text], question.paragraph) or math.inf
         recalls.append(float(rank <= 5))
         reciprocals.append(1 / rank)
         gains.append(1 / math.log2(rank + 1))

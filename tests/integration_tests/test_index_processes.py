@@ -7,16 +7,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from langchain_core.documents import Document
 
 from lince_rag import Index
 from lince_rag.errors import IndexLockedError
+from tests.integration_tests.farm_files import CHUNKS, write_files
 
 # Three hundred files of four chunks: three commits.
-FILES, CHUNKS = 300, 4
+FILES = 300
 SECONDS = 60
 
 WRITER = """
@@ -62,16 +62,6 @@ with Index.open(sys.argv[1]) as index:
 """
 
 
-def write_files(folder: Path, version: str, count: int = FILES) -> None:
-    folder.mkdir(exist_ok=True)
-    for number in range(count):
-        sections = [
-            f"# Sección {part}\n\nLa finca {number} tiene olivos, versión {version} parte {part}, y un pozo hondo."
-            for part in range(CHUNKS)
-        ]
-        (folder / f"finca-{number:03}.md").write_text("\n\n".join(sections))
-
-
 def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -101,7 +91,7 @@ def kill_when(process: "subprocess.Popen[str]", reached: Callable[[str], bool], 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files") / "documents"
-    write_files(folder, "uno")
+    write_files(folder, "uno", FILES)
     return folder
 
 
@@ -157,12 +147,12 @@ def test_a_killed_writer_does_no_harm(folder, clean_ids, tmp_path, reached, dela
 @pytest.mark.parametrize("delay", [0.02, 0.2])
 def test_a_writer_killed_while_it_replaces_documents(folder, clean_ids, tmp_path, delay):
     changing = tmp_path / "documents"
-    write_files(changing, "uno")
+    write_files(changing, "uno", FILES)
     path = tmp_path / "index"
     with Index.open(path) as index:
         index.ingest(changing)
         old = index.ledger.chunk_ids()
-    write_files(changing, "dos")
+    write_files(changing, "dos", FILES)
     kill_when(start(WRITER, path, changing), lambda line: line == "127", delay)
     with Index.open(path) as index:
         assert_only_whole_documents(index)
@@ -178,14 +168,14 @@ def test_a_writer_killed_while_it_replaces_documents(folder, clean_ids, tmp_path
 def test_readers_beside_a_writer_see_whole_documents_and_then_the_new_version(tmp_path):
     changing = tmp_path / "documents"
     path = tmp_path / "index"
-    write_files(changing, "uno")
+    write_files(changing, "uno", FILES)
     wait(start(WRITER, path, changing))
     readers = [start(READER, path) for _ in range(2)]
     for reader in readers:
         assert reader.stdout
         assert reader.stdout.readline() == "open\n"
     for version in ("dos", "tres"):
-        write_files(changing, version)
+        write_files(changing, version, FILES)
         assert f"changed {FILES}" in wait(start(WRITER, path, changing))
     for reader in readers:
         answers = [line.split() for line in wait(reader).splitlines()]
@@ -261,7 +251,7 @@ def test_two_open_indexes_of_one_process_beside_another_process(tmp_path):
         assert len(other.stores.search_vectors("gato", 9)) == 1
         for round_, index in enumerate((one, other)):
             documents = tmp_path / f"documents-{round_}"
-            write_files(documents, "uno")
+            write_files(documents, "uno", FILES)
             wait(start(WRITER, path, documents))
             for reader in (one, other):
                 found = reader.stores.search_vectors("¿Qué versión tiene la finca de olivos?", 40)

@@ -17,7 +17,7 @@ from lince_rag.documents.chunking import searchable_text
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 from lince_rag.index.ingestion import VECTORS_PER_COMMIT
 from tests.integration_tests.embedder_samples import SlowEmbeddings
-from tests.integration_tests.test_index_processes import CHUNKS, write_files
+from tests.integration_tests.farm_files import CHUNKS, write_files
 
 FILES = 60
 QUESTION = "¿Qué versión tiene la finca 7 de olivos?"
