@@ -30,9 +30,8 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.index.index import Index
 from lince_rag.models.messages import current_turn, found_documents, last_question, made_calls, without_calls
 from lince_rag.models.search_policy import MOST_SEARCHES
-from lince_rag.text.confidence import EVEN_CONFIDENCE, strongest_confidence
-from lince_rag.text.language import Language
-from lince_rag.text.wording import wording
+from lince_rag.text.evidence import MINIMUM_CONFIDENCE, strongest_confidence
+from lince_rag.text.language import Language, wording
 
 SEARCH_TOOL: Final = "search_documents"
 
@@ -283,7 +282,7 @@ def create_document_agent(
     system_prompt: str = "",
     max_searches: int = MOST_SEARCHES,
     on_unsupported: OnUnsupported = "flag",
-    minimum_confidence: float = EVEN_CONFIDENCE,
+    minimum_confidence: float = MINIMUM_CONFIDENCE,
     max_context_tokens: int | None = None,
     search_options: dict[str, Any] | None = None,
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),

@@ -6,10 +6,10 @@ from langchain_core.documents import Document
 from langchain_core.messages.ai import UsageMetadata
 from pydantic import BaseModel, ConfigDict
 
-from lince_rag.text.language import LANGUAGES, Language
+from lince_rag.text.evidence import DOUBTFUL_CONFIDENCE
+from lince_rag.text.language import LANGUAGES, Language, wording
 from lince_rag.text.questions import content_stems, function_words, kind_of
 from lince_rag.text.sentences import split_sentences
-from lince_rag.text.wording import wording
 from lince_rag.text.words import Word, words
 
 # What the chain did to a model's answer, in the order it did it.
@@ -57,8 +57,9 @@ class Answer(BaseModel):
         documents: The chunks that were in the prompt, best first.
         grounded: Whether every sentence of the answer has a citation; false for an abstention.
         unsupported: (start, end) character offsets in ``text`` of the sentences without a citation.
-        confidence: Calibrated chance, from 0 to 1, that the retrieved documents hold the answer; the chain
-            abstains below its ``minimum_confidence``. ``None`` if the retriever does not measure it.
+        confidence: Calibrated chance, from 0 to 1, that passages quoted from the retrieved documents hold the
+            answer; the chain abstains below its ``minimum_confidence``. ``None`` if the retriever does not measure
+            it.
         corrections: What the chain did to the model's answer, in order. ``"asked_again_for_language"``: the first
             answer was in another language. ``"dropped_unsupported"``: sentences without a citation were removed.
             ``"quoted_instead"``: sentences quoted from the documents replaced the answer.
@@ -89,6 +90,11 @@ class Answer(BaseModel):
     omitted_turns: int = 0
     usage: UsageMetadata | None = None
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether an answer is given, but with little confidence (below 0.4)."""
+        return not self.abstained and self.confidence is not None and self.confidence < DOUBTFUL_CONFIDENCE
+
 
 def is_abstention(text: str) -> bool:
     """Return whether a text is the sentence that models are told to abstain with, in any of our languages."""
@@ -99,8 +105,9 @@ def is_abstention(text: str) -> bool:
 def find_short_answer(question: str, answer: str, language: Language) -> str | None:
     """Return the span of an answer that gives the date, number, name or place that the question asks for.
 
-    Among the spans that match the kind of question (``prompts/questions.toml``), it is the one nearest to the
-    words that the answer shares with the question. A number includes its unit, unless the question names the unit.
+    Among the spans that match the kind of question (``prompts/questions.toml``), it is one in the sentence that
+    shares most words with the question, and the nearest to them. A number includes its unit, unless the question
+    names the unit.
     """
     kind = kind_of(question, language)
     if kind is None:
@@ -108,7 +115,9 @@ def find_short_answer(question: str, answer: str, language: Language) -> str | N
     asked = list(words(question, language))
     content = content_stems(asked, language)
     asked_words = {word.folded for word in asked}
-    for sentence in split_sentences(answer, language):
+    # The sentence that shares most with the question is the likeliest to answer it.
+    sentences = sorted(split_sentences(answer, language), key=lambda each: -len(content & set(each.stems)))
+    for sentence in sentences:
         found = list(words(sentence.text, language))
         shared = [word for word in found if word.stem in content]
         for pattern in kind.spans:

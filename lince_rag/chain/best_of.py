@@ -27,8 +27,7 @@ from lince_rag.engines.base import generation_options, is_beam_search, is_sampli
 from lince_rag.engines.extractive import EXTRACTIVE
 from lince_rag.models.chat_model import ChatLince
 from lince_rag.models.native_model import CALL_SETTINGS
-from lince_rag.text.language import Language, detect_language
-from lince_rag.text.wording import wording
+from lince_rag.text.language import Language, detect_language, wording
 
 logger = logging.getLogger(__name__)
 

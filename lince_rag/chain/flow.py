@@ -32,9 +32,8 @@ from lince_rag.chain.question import (
 )
 from lince_rag.errors import ConfigurationError
 from lince_rag.models.chat_model import ChatLince
-from lince_rag.text.confidence import strongest_confidence
-from lince_rag.text.language import LANGUAGES, Language
-from lince_rag.text.wording import wording
+from lince_rag.text.evidence import strongest_confidence
+from lince_rag.text.language import LANGUAGES, Language, wording
 
 # Words of an answer that are held back until their language is known.
 HELD_BACK_WORDS: Final = 8

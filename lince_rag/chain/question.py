@@ -10,9 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from lince_rag.chain.grounding import is_in_other_language
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import DEFAULT_LANGUAGE, Language, detect_language
+from lince_rag.text.language import DEFAULT_LANGUAGE, Language, detect_language, wording
 from lince_rag.text.questions import function_words, names_its_subject, refers_back, replaceable_patterns
-from lince_rag.text.wording import wording
 from lince_rag.text.words import words
 
 Rewriting = Literal["auto", "model", "rules", "off"]

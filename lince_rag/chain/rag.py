@@ -17,7 +17,7 @@ from lince_rag.chain.bindings import AnyModel, check_model, inner_runnables, is_
 from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, answer_flow, last_pieces
 from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.question import Conversation, RagInput, Rewriting
-from lince_rag.text.confidence import EVEN_CONFIDENCE
+from lince_rag.text.evidence import MINIMUM_CONFIDENCE
 from lince_rag.text.language import Language
 
 
@@ -216,7 +216,7 @@ def create_rag_chain(
     language: Language | None = None,
     max_context_tokens: int | None = None,
     on_unsupported: OnUnsupported = "flag",
-    minimum_confidence: float = EVEN_CONFIDENCE,
+    minimum_confidence: float = MINIMUM_CONFIDENCE,
     rewriting: Rewriting = "auto",
 ) -> RagChain:
     """Create the chain that answers questions from documents, with citations.
@@ -251,8 +251,8 @@ def create_rag_chain(
             one piece, after the check.
         minimum_confidence: The chain abstains if the chance that the retrieved chunks hold the answer
             (``Answer.confidence``, 0 to 1) is lower; 0 always asks the model. A ``HybridRetriever`` calibrates it:
-            at 0.5, it is as likely that the chunks hold the answer as that they do not. Other retrievers do not
-            measure it: then the chain abstains only if nothing is retrieved.
+            at 0.5, passages quoted from the chunks are as likely to hold the answer as not. Other retrievers do
+            not measure it: then the chain abstains only if nothing is retrieved.
         rewriting: How to rewrite a follow-up question ("¿Y en 2020?"): ``"model"`` asks the model; ``"rules"``
             takes what is missing from the question before, without a model; ``"auto"`` is the model, or rules for
             the embedded default, which only quotes; ``"off"`` searches for the question as it is.

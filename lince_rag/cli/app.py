@@ -28,7 +28,7 @@ from lince_rag.cli.options import (
     takes_answer_options,
 )
 from lince_rag.errors import ConfigurationError, LinceError
-from lince_rag.text.wording import wording
+from lince_rag.text.language import wording
 
 if TYPE_CHECKING:
     from lince_rag.documents.workers import ReadingLimits

@@ -15,7 +15,7 @@ from lince_rag.cli.options import (
     takes_answer_options,
 )
 from lince_rag.errors import ConfigurationError, require
-from lince_rag.text.wording import wording
+from lince_rag.text.language import wording
 
 if TYPE_CHECKING:
     from langchain_core.chat_history import BaseChatMessageHistory

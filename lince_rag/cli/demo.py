@@ -10,8 +10,7 @@ from rich.markup import escape
 
 from lince_rag.cli.terminal import output, print_answer, progress_bar
 from lince_rag.prompting.registry import load_registry
-from lince_rag.text.language import Language
-from lince_rag.text.wording import load_table, wording
+from lince_rag.text.language import Language, load_table, wording
 
 
 def load_questions(kind: str = "question") -> list[dict[str, Any]]:

@@ -17,8 +17,7 @@ from lince_rag.cli.options import (
     takes_answer_options,
 )
 from lince_rag.errors import require
-from lince_rag.text.language import Language
-from lince_rag.text.wording import wording
+from lince_rag.text.language import Language, wording
 
 if TYPE_CHECKING:
     from lince_rag.evaluation import Evaluation, Question

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from lince_rag.text.evidence import DOUBTFUL_CONFIDENCE, MINIMUM_CONFIDENCE
+
 if TYPE_CHECKING:
     from lince_rag.chain.rag import RagChain
     from lince_rag.index.index import Index
@@ -86,11 +88,14 @@ class AnswerOptions:
     minimum_confidence: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Abstain below this confidence (0 to 1); 0 never abstains."),
-    ] = 0.5
+    ] = MINIMUM_CONFIDENCE
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Abstain rather than give a doubtful answer (confidence below 0.4).")
+    ] = False
 
     def model_fields(self) -> dict[str, Any]:
         """Return the fields of ``ChatLince``."""
-        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS
+        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict"}
         return {name: value for name, value in asdict(self).items() if name not in other}
 
     def retriever_fields(self) -> dict[str, Any]:
@@ -99,7 +104,10 @@ class AnswerOptions:
 
     def chain_fields(self) -> dict[str, Any]:
         """Return the keywords of ``create_rag_chain``."""
-        return {name: getattr(self, name) for name in _CHAIN_FIELDS}
+        chosen = {name: getattr(self, name) for name in _CHAIN_FIELDS}
+        if self.strict:
+            chosen["minimum_confidence"] = max(self.minimum_confidence, DOUBTFUL_CONFIDENCE)
+        return chosen
 
     def make_chain(self, index: "Index") -> "RagChain":
         """Make the chain that answers from an index; a ``ConfigurationError`` names a wrong value."""

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language
-from lince_rag.text.wording import wording
+from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, wording
 
 if TYPE_CHECKING:
     from lince_rag.chain.answer import Answer
@@ -105,6 +104,8 @@ def print_waiting(count: int, language: Language) -> None:
 
 
 def _notes(answer: "Answer") -> Iterator[str]:
+    if answer.doubtful:
+        yield wording("doubtful", answer.language, confidence=answer.confidence)
     if not answer.grounded and not answer.abstained:
         yield wording("unsupported", answer.language)
     if answer.omitted:

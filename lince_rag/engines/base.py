@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from lince_rag.errors import ContextWindowError, EngineError
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
-from lince_rag.text.confidence import EVEN_CONFIDENCE
+from lince_rag.text.evidence import MINIMUM_CONFIDENCE
 from lince_rag.text.language import Language
 
 FinishReason = Literal["stop", "length"]
@@ -38,7 +38,7 @@ class GenerationSettings:
     # The reader's language, for an engine with messages of its own; ``None`` uses the question's.
     language: Language | None = None
     # An engine that measures the confidence of the documents (0 to 1) abstains below this.
-    minimum_confidence: float = EVEN_CONFIDENCE
+    minimum_confidence: float = MINIMUM_CONFIDENCE
     # A JSON schema, as JSON, that the answer must match. Stop texts do not cut the answer, but its free strings
     # cannot contain them.
     json_schema: str | None = None

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from lince_rag.evaluation.metrics import confidences
 from lince_rag.evaluation.runs import Evaluation
-from lince_rag.text.language import Language
-from lince_rag.text.wording import wording
+from lince_rag.text.language import Language, wording
 
 # Okabe and Ito's palette, which colour-blind people can distinguish.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -15,8 +15,7 @@ from lince_rag.evaluation.metrics import RECALL_DEPTH, Estimate, cites_gold, hol
 from lince_rag.evaluation.plots import plot_confidence, plot_latency, plot_metrics
 from lince_rag.evaluation.records import Record
 from lince_rag.evaluation.runs import Evaluation
-from lince_rag.text.language import Language
-from lince_rag.text.wording import wording
+from lince_rag.text.language import Language, wording
 
 Failure = Literal["not_retrieved", "wrongly_abstained", "not_cited", "wrong_sentence", "answered_unanswerable"]
 

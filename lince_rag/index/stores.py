@@ -34,7 +34,6 @@ from lince_rag.index.storage import (
     shared_lock,
     storage_error,
 )
-from lince_rag.text.confidence import Calibration, calibration_of
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
 
@@ -77,6 +76,7 @@ class ChunkStores:
         self._copies = StoreCopies(folder)
         self._vector_store: Chroma | None = None
         self._selections: dict[str, Selection] = {}
+        self._last_query: tuple[str | None, list[float]] = (None, [])
         self._generation = ledger.generation
         self._vector_changes = ledger.setting(VECTOR_CHANGES)
         self._lock = threading.RLock()
@@ -110,11 +110,6 @@ class ChunkStores:
         """How far apart the similarities of the embedder lie; ``None`` if it was not measured."""
         spread = getattr(self.embeddings, "similarity_spread", None)
         return None if spread is None else float(spread)
-
-    @property
-    def calibration(self) -> Calibration:
-        """The calibration of the confidence for the embedder."""
-        return calibration_of(str(getattr(self.embeddings, "model", "")))
 
     def select(self, filter_: Mapping[str, Any]) -> Selection:
         """Return the committed chunks whose metadata passes a filter in Chroma's notation."""
@@ -150,7 +145,7 @@ class ChunkStores:
         """
         if (selection is not None and selection.few == []) or not self.ledger.had_vectors():
             return []
-        vector: Any = self.embeddings.embed_query(question)
+        vector: Any = self._query_vector(question)
         with self.vectors() as store:
             if selection is None:
                 return _nearest(store, vector, limit)
@@ -162,6 +157,22 @@ class ChunkStores:
                 found = store.get(ids=selection.few, include=["embeddings"])
                 selection.memory = self._vector_changes, found
         return _search_exactly(found, vector)[:limit]
+
+    def similarities(self, question: str, texts: list[str]) -> list[float]:
+        """Return the cosine similarity of a question and each of some texts, which are embedded as chunks are."""
+        import numpy as np
+
+        vectors, query = np.array(self.embeddings.embed_documents(texts)), np.array(self._query_vector(question))
+        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+        return [float(each) for each in vectors @ query / lengths]
+
+    def _query_vector(self, question: str) -> list[float]:
+        """Embed a question, and remember the last one: a retrieval needs it twice."""
+        asked, vector = self._last_query
+        if asked != question:
+            vector = self.embeddings.embed_query(question)
+            self._last_query = question, vector
+        return vector
 
     @contextmanager
     def vectors(self) -> Iterator["Chroma"]:

@@ -12,8 +12,7 @@ from pydantic import BaseModel
 
 from lince_rag.engines.json_schema.grammar import to_json
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import Language
-from lince_rag.text.wording import wording
+from lince_rag.text.language import Language, wording
 
 # The types that LangChain accepts as tools.
 Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool

@@ -26,9 +26,8 @@ from lince_rag.engines import Generation
 from lince_rag.engines.json_schema.grammar import to_json
 from lince_rag.errors import TemplateError
 from lince_rag.models.answer_formats import may_be_calls, read_calls, write_calls
-from lince_rag.text.confidence import strongest_confidence
-from lince_rag.text.language import DEFAULT_LANGUAGE, Language
-from lince_rag.text.wording import wording
+from lince_rag.text.evidence import strongest_confidence
+from lince_rag.text.language import DEFAULT_LANGUAGE, Language, wording
 
 _ROLES: Final[dict[type[BaseMessage], str]] = {
     SystemMessage: "system",
@@ -41,7 +40,7 @@ _ROLES: Final[dict[type[BaseMessage], str]] = {
 _CALL_BLOCKS: Final = frozenset({"tool_use", "tool_call"})
 
 # Metadata that a template document keeps: templates use the title, the rest is for the extractive engine.
-_DOCUMENT_METADATA: Final = ("title", "heading", "language", "relevance", "confidence")
+_DOCUMENT_METADATA: Final = ("title", "heading", "language", "passages", "confidence")
 
 
 def as_template_documents(documents: Sequence[Document]) -> list[dict[str, Any]]:

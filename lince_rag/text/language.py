@@ -1,6 +1,8 @@
-"""Language identification among Spanish, Portuguese and English."""
+"""Spanish, Portuguese and English: which one a text is in, the data of ``prompts/``, and the localised wording."""
 
+import tomllib
 from functools import cache, lru_cache
+from importlib.resources import files
 from typing import Any, Final, Literal, cast
 
 from lince_rag.errors import LinceError
@@ -54,3 +56,15 @@ def identify_language(text: str) -> tuple[Language, float]:
 def _identify(text: str) -> tuple[Language, float]:
     language, probability = _identifier().classify(text)
     return cast(Language, language), float(probability)
+
+
+@cache
+def load_table(name: str) -> dict[str, Any]:
+    """Read ``prompts/<name>.toml``, once; callers must not change the table."""
+    return tomllib.loads((files("lince_rag.prompts") / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def wording(key: str, language: Language, **values: object) -> str:
+    """Return a text of ``prompts/wording.toml`` in the reader's language, its ``{placeholders}`` filled in."""
+    text: str = load_table("wording")[key][language]
+    return text.format(**values)

@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from lince_rag.text.language import LANGUAGES, Language
-from lince_rag.text.wording import load_table
+from lince_rag.text.language import LANGUAGES, Language, load_table
 from lince_rag.text.words import Word
 
 
@@ -54,6 +53,30 @@ def kind_of(question: str, language: Language) -> QuestionKind | None:
 def asks_for_list(question: str, language: Language) -> bool:
     """Return whether a question asks for several things."""
     return _cues("lists", language).search(question) is not None
+
+
+def asks_how(question: str, language: Language) -> bool:
+    """Return whether a question asks how to do something."""
+    return _cues("instructions", language).search(question) is not None
+
+
+def asks_why(question: str, language: Language) -> bool:
+    """Return whether a question asks for a reason."""
+    return _cues("reasons", language).search(question) is not None
+
+
+def asks_what(question: str, language: Language) -> bool:
+    """Return whether a question asks what something is."""
+    return _cues("definitions", language).search(question) is not None
+
+
+@cache
+def answer_pattern(name: str) -> re.Pattern[str]:
+    """Return what a sentence has that gives a ``menu`` item, an ``instruction``, a ``reason``, a ``definition``.
+
+    ``dependent`` is what a sentence begins with that needs the one before it.
+    """
+    return re.compile(load_table("questions")["answers"][name])
 
 
 def refers_back(question: str, language: Language) -> bool:

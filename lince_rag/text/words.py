@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from lince_rag.text.language import Language, detect_language
-from lince_rag.text.wording import load_table
+from lince_rag.text.language import Language, detect_language, load_table
 
 GRAM_LENGTH: Final = 4
 

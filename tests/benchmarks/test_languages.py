@@ -17,7 +17,7 @@ import pytest
 from langchain_core.documents import Document
 
 from lince_rag import Index
-from lince_rag.text.confidence import EVEN_CONFIDENCE
+from lince_rag.text.evidence import MINIMUM_CONFIDENCE
 from tests.benchmarks.squad import load, rank_of
 from tests.benchmarks.tables import table
 
@@ -118,7 +118,9 @@ def test_abstention_by_language(data: Path, tmp_path: Path, embedders: Sequence[
             for answerable, unanswerable in (even, odd):
                 labels = [1] * len(answerable) + [0] * len(unanswerable)
                 cells.append(f"{roc_auc_score(labels, [*answerable, *unanswerable]):.3f}")
-                cells += [fmean(each < EVEN_CONFIDENCE for each in group) for group in (answerable, unanswerable)]
+                cells += [
+                    fmean(each < MINIMUM_CONFIDENCE for each in group) for group in (answerable, unanswerable)
+                ]
             rows.append([name, embedder, *cells])
         same, other = (
             [pair for name, both in confidences.items() for pair in both if name in names]

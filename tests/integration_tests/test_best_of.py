@@ -25,8 +25,7 @@ from lince_rag.chain.grounding import attribute
 from lince_rag.chain.packing import native_model
 from lince_rag.engines.scorers.classifiers import SequenceClassifier
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import LANGUAGES
-from lince_rag.text.wording import wording
+from lince_rag.text.language import LANGUAGES, wording
 from tests.checkpoints import shared_checkpoint
 from tests.integration_tests.classifier_samples import save_tiny_classifier
 

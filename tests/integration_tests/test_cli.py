@@ -60,8 +60,17 @@ def test_ingest_reports_problems_by_name_and_reason(folder: Path) -> None:
 def test_ask(folder: Path) -> None:
     out, _ = run("ask", "¿Cuándo vence el contrato?", "--index", "indice", cwd=folder)
     assert out == "El contrato vence el 30 de junio de 2027.\n  Fuentes: documentos/contrato.txt\n"
-    out, _ = run("ask", "Quando foi a reunião?", "--index", "indice", cwd=folder)
-    assert out == "A reunião foi no dia 12 de maio.\n  Fontes: documentos/ata.md\n"
+    out, _ = run("ask", "Em que dia foi a reunião?", "--index", "indice", cwd=folder)
+    said = "A reunião foi no dia 12 de maio.\n  Fontes: documentos/ata.md\n"
+    assert out.startswith(said)
+
+
+def test_a_doubtful_answer_says_so_and_strict_abstains(folder: Path) -> None:
+    question = "¿Qué dice el contrato de la calefacción del garaje?"
+    out, _ = run("ask", question, "--index", "indice", "--minimum-confidence", "0", cwd=folder)
+    assert re.search(r"Puede que no sea esto: la confianza es baja \(\d+%\)\.", out)
+    out, _ = run("ask", question, "--index", "indice", "--minimum-confidence", "0", "--strict", cwd=folder)
+    assert out == "No lo encuentro en los documentos.\n"
 
 
 def test_ask_what_the_documents_do_not_say(folder: Path) -> None:
@@ -73,7 +82,7 @@ def test_ask_what_the_documents_do_not_say(folder: Path) -> None:
 
 SHARED_OPTIONS = ["--model", "--model-path", "--base-model-path", "--device", "--dtype", "--quantization"]
 SHARED_OPTIONS += ["--models-file", "--max-tokens", "--seed", "-k", "--reranker", "--language"]
-SHARED_OPTIONS += ["--on-unsupported", "--minimum-confidence"]
+SHARED_OPTIONS += ["--on-unsupported", "--minimum-confidence", "--strict"]
 
 
 @pytest.mark.parametrize("command", ["ask", "chat", "mcp", "eval"])

@@ -31,7 +31,7 @@ from lince_rag.evaluation import Evaluation, Question, evaluate, load_questions
 from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.report import write_report
 from lince_rag.evaluation.settings import Setting, check_setting, copy_index, open_setting_index, parse_setting
-from lince_rag.text.wording import wording
+from lince_rag.text.language import wording
 from tests.integration_tests.embedder_samples import save_tiny_embedder
 
 COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
@@ -557,7 +557,7 @@ def test_the_options_of_answers_reach_every_setting(folder: Path) -> None:
     found = json.loads(run("eval", "squad.json", *options, *compare, cwd=folder)[0])["evaluations"]
     chains = [one["settings"]["chain"] for one in found]
     assert [chain["language"] for chain in chains] == ["pt", "en", "pt"]
-    assert [chain["minimum_confidence"] for chain in chains] == [0.5, 0.0, 0.5]
+    assert [chain["minimum_confidence"] for chain in chains] == [0.12, 0.0, 0.12]
     assert [chain["on_unsupported"] for chain in chains] == ["flag", "flag", "drop"]
     assert {one["settings"]["model"]["seed"] for one in found} == {3}
     assert len({one["fingerprint"] for one in found}) == 3

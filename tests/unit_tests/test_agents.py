@@ -21,7 +21,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from lince_rag import Answer, BestOf, ChatLince, Index, create_document_agent
 from lince_rag.agents.agent import SEARCH_TOOL
 from lince_rag.errors import ConfigurationError, UnknownModelError
-from lince_rag.text.wording import wording
+from lince_rag.text.language import wording
 from tests.unit_tests.chain_samples import QUESTION, TEXTS
 
 ANSWER = "El comité lo preside Amalia Ortuño."
@@ -94,9 +94,9 @@ async def test_the_async_twin_says_the_same(index: Index) -> None:
 
 def test_it_searches_again_in_other_words(index: Index) -> None:
     question = "Buenas tardes, tendrías la amabilidad de confirmarme quién preside el comité"
-    state = create_document_agent(ChatLince(), index).invoke(asked(question))
+    state = create_document_agent(ChatLince(), index, minimum_confidence=0.5).invoke(asked(question))
     assert kinds(state["messages"]) == ["human", "call", "tool", "call", "tool", "ai"]
-    assert state["answer"].text == ANSWER
+    assert ANSWER in state["answer"].text
 
 
 def test_it_abstains(index: Index) -> None:
@@ -131,7 +131,7 @@ def test_it_remembers(index: Index, caplog: pytest.LogCaptureFixture) -> None:
     thread: Any = {"configurable": {"thread_id": "una"}}
     assert agent.invoke(asked("¿Cuándo es la reunión del comité?"), thread)["answer"].grounded
     followed = agent.invoke(asked("¿Y quién lo preside?"), thread)
-    assert followed["answer"].text == ANSWER
+    assert ANSWER in followed["answer"].text
     assert "comité" in followed["answer"].standalone
     assert kinds(followed["messages"]).count("human") == 2
     other = agent.invoke(asked("¿Y quién lo preside?"), {"configurable": {"thread_id": "otra"}})

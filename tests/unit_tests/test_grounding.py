@@ -14,7 +14,7 @@ from langchain_core.messages.ai import UsageMetadata
 from lince_rag import Answer, ChatLince, create_rag_chain
 from lince_rag.chain.grounding import attribute, drop_unsupported, is_in_other_language
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.wording import wording
+from lince_rag.text.language import wording
 from tests.unit_tests.chain_samples import QUESTION, Fixed, chain, chunks
 
 SPANISH = "El comité lo preside Amalia Ortuño."
@@ -149,13 +149,16 @@ def test_little_confidence_abstains_without_the_model() -> None:
         answer: Answer = create_rag_chain(replies(SPANISH), Fixed(documents=documents), **options).invoke(QUESTION)
         return answer
 
-    refused = ask(0.2)
+    refused = ask(0.02)
     assert refused.abstained
-    assert refused.confidence == 0.2
+    assert refused.confidence == 0.02
+    assert not refused.doubtful
     assert refused.usage is None
     assert refused.text == wording("abstention", "es")
-    assert ask(0.2, minimum_confidence=0.1).text == SPANISH
+    assert ask(0.02, minimum_confidence=0.01).text == SPANISH
+    assert ask(0.02, minimum_confidence=0.01).doubtful
     assert ask(0.8).confidence == 0.8
+    assert not ask(0.8).doubtful
 
 
 @pytest.mark.parametrize(

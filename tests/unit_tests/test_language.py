@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.text.language import LANGUAGES, MAXIMUM_CHARACTERS, detect_language
-from lince_rag.text.wording import load_table, wording
+from lince_rag.text.language import LANGUAGES, MAXIMUM_CHARACTERS, detect_language, load_table, wording
 
 MESSAGES = load_table("wording")
 

@@ -65,6 +65,7 @@ def test_budget_order_and_nothing_lost(texts: list[str], budget: int) -> None:
 
 def test_template_documents() -> None:
     document = chunk("Texto.", title="Título")
-    document.metadata |= {"heading": "", "relevance": 0.0, "other": 1}
-    expected = {"text": "Texto.", "title": "Título", "language": "es", "relevance": 0.0}
+    document.metadata |= {"heading": "", "confidence": 0.0, "passages": [[0, 6, 50.0]], "other": 1}
+    expected = {"text": "Texto.", "title": "Título", "language": "es", "confidence": 0.0}
+    expected["passages"] = [[0, 6, 50.0]]
     assert as_template_documents([document, Document("Solo")]) == [expected, {"text": "Solo"}]

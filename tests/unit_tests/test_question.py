@@ -11,8 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from lince_rag import ChatLince, create_rag_chain
 from lince_rag.chain.question import accept_rewriting, needs_rewriting, rewrite_by_rules
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import LANGUAGES, Language
-from lince_rag.text.wording import wording
+from lince_rag.text.language import LANGUAGES, Language, wording
 from tests.unit_tests.chain_samples import Fixed, chain, chunks
 
 
@@ -144,7 +143,7 @@ async def test_the_embedded_engine_answers_a_follow_up(call: str) -> None:
         answer = list(asking.stream(FOLLOW_UP))[-1]
     else:
         answer = [step async for step in asking.astream(FOLLOW_UP)][-1]
-    assert answer.text == "El comité lo preside Amalia Ortuño."
+    assert "El comité lo preside Amalia Ortuño." in answer.text
     assert retriever.asked == [answer.standalone] == ["¿Y quién lo preside? (reunión comité)"]
 
 

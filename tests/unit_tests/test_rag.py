@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lince_rag import Answer, ChatLince, create_rag_chain
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.wording import wording
+from lince_rag.text.language import wording
 from tests.unit_tests.chain_samples import QUESTION, TEXTS, Fixed, chain
 
 

@@ -11,7 +11,7 @@ from lince_rag import ChatLince
 from lince_rag.errors import EngineError
 from lince_rag.models.answer_formats import write_calls
 from lince_rag.models.messages import found_documents
-from lince_rag.text.wording import wording
+from lince_rag.text.language import wording
 from tests.unit_tests.chain_samples import QUESTION, chunks
 
 ANSWER = "El comité lo preside Amalia Ortuño."

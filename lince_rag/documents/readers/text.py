@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from lince_rag.documents.readers.blocks import MAXIMUM_HEADING, Block, Content, Unreadable
@@ -13,6 +14,9 @@ MAXIMUM_CONTROL_SHARE: Final = 0.05
 _FRONT_LINE: Final = re.compile(r"[\w-]+[ \t]*:|[ \t#-]|$")
 _FRONT_TITLE: Final = re.compile(r"title[ \t]*:", re.IGNORECASE)
 _FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+# Not over a blank line. Both are removed, and what is between them stays.
+_BOLD: Final = re.compile(r"\*\*(?=\S)((?:(?!\*\*|\n\n).)+)(?<=\S)\*\*", re.DOTALL)
+_CODE: Final = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _HASHES: Final = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
 _UNDERLINE: Final = re.compile(r" {0,3}(=+|-+)$")
 _NO_SETEXT: Final = re.compile(r"$| {4}|\t| {0,3}(?:[>#|]|[*+-] |\d+[.)] |[-=*_ ]+$)|.*\|.*\|")
@@ -61,11 +65,11 @@ def read_text(data: bytes) -> Content:
 def read_markdown(data: bytes) -> Content:
     """Read Markdown: a block for each heading (``#`` or underlined) with the text below it.
 
-    The text stays as written, with its markers: ``**`` shows a model what the author emphasised. YAML front matter
-    is left out, except for its title.
+    The text stays as written, with its markers, except for those of bold and of code in a line: an answer quotes
+    the words, as other formats give them. YAML front matter is left out, except for its title.
     """
     title, text = _split_front_matter(clean(decode(data)).lstrip("\n"))
-    lines = _tidy(text).split("\n")
+    lines = _without_emphasis(_tidy(text).split("\n"))
     headings = _markdown_headings(lines)
     blocks = []
     starts = [0, *(line for line in headings if line)]
@@ -92,18 +96,38 @@ def _split_front_matter(text: str) -> tuple[str, str]:
     return "", text
 
 
+def _without_emphasis(lines: list[str]) -> list[str]:
+    """Remove the marks of bold and of code in a line, outside fenced code."""
+    found: list[str] = []
+    paragraph: list[str] = []
+    for line, fenced in zip([*lines, ""], [*_fenced(lines), True], strict=True):
+        if not fenced:
+            paragraph.append(line)
+            continue
+        text = _CODE.sub(r"\1", _BOLD.sub(r"\1", "\n".join(paragraph)))
+        found += [*(text.split("\n") if paragraph else []), line]
+        paragraph = []
+    return found[:-1]
+
+
+def _fenced(lines: list[str]) -> Iterator[bool]:
+    """Yield for each line whether it is in fenced code or a fence."""
+    fence = ""
+    for line in lines:
+        marks = _FENCE.fullmatch(line)
+        closes = bool(fence and marks and marks[1].startswith(fence) and not marks[2].strip())
+        opens = not fence and marks is not None and not (marks[1][0] == "`" and "`" in marks[2])
+        yield bool(fence) or opens
+        fence = marks[1] if opens and marks else "" if closes else fence
+
+
 def _markdown_headings(lines: list[str]) -> dict[int, tuple[int, str, int]]:
     """Line number → (level, title, lines it takes) of each heading outside fenced code."""
     headings = {}
-    fence = ""
-    for number, line in enumerate(lines):
-        marks = _FENCE.fullmatch(line)
-        if fence:
-            closes = marks and marks[1].startswith(fence) and not marks[2].strip()
-            fence = "" if closes else fence
-        elif marks and not (marks[1][0] == "`" and "`" in marks[2]):
-            fence = marks[1]
-        elif match := _HASHES.match(line):
+    for number, (line, fenced) in enumerate(zip(lines, _fenced(lines), strict=True)):
+        if fenced:
+            continue
+        if match := _HASHES.match(line):
             headings[number] = (len(match[1]), _plain(line[match.end() :]), 1)
         elif (match := _UNDERLINE.fullmatch(line)) and _is_setext(lines, number, headings):
             headings[number - 1] = (1 if match[1][0] == "=" else 2, _plain(lines[number - 1]), 2)

@@ -1,0 +1,422 @@
+"""How likely each sentence of some documents is to answer a question, and the passages to quote.
+
+Two models, learned by ``tests/benchmarks/train_evidence.py`` and stored as ``prompts/evidence.toml``: one chooses
+among the sentences (a softmax over a weighted sum of features), one says how likely the choice is to be right (a
+logistic regression). Both exist with and without the similarities that an embedder measured.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from lince_rag.text.language import Language, load_table
+from lince_rag.text.passages import Reading, is_unfinished
+from lince_rag.text.questions import (
+    answer_pattern,
+    asks_for_list,
+    asks_how,
+    asks_what,
+    asks_why,
+    content_stems,
+    kind_of,
+)
+from lince_rag.text.sentences import Sentence
+from lince_rag.text.words import grams, spaced_gram, stems_and_spellings, words
+
+# The chain abstains below this confidence, unless it is told otherwise: see tests/benchmarks/RESULTS.md.
+MINIMUM_CONFIDENCE: Final = 0.12
+
+# Below it an answer is shown with doubt: fewer than two of five are right there.
+DOUBTFUL_CONFIDENCE: Final = 0.4
+
+# A word is in a sentence that has at least this share of its 4-grams: inflections, cognates, typing errors.
+OCCURRENCE: Final = 0.6
+
+# Characters of an answer, and of one that is a list. Sentences are quoted, the likeliest first, until one of them
+# is the answer with ANSWER_CHANCE, or the next one is less likely than LEAST_SHARE of the first.
+ANSWER_CHARACTERS: Final = 390
+LIST_CHARACTERS: Final = 700
+ANSWER_CHANCE: Final = 0.9
+LEAST_SHARE: Final = 0.05
+
+# A sentence next to a quoted one counts as this many times as likely, because one passage reads better than two.
+# With 5, fewer answers are found.
+NEIGHBOUR_BONUS: Final = 3.0
+
+# If the chosen sentences cover at most COVERED_SHARE of the question, one that covers FURTHER_SHARE more is added:
+# "¿A qué hora abre el museo y cuánto cuesta?" Lower bars find more answers but add more noise.
+COVERED_SHARE: Final = 0.5
+FURTHER_SHARE: Final = 0.33
+
+# Shorter words say little about what is new in a sentence.
+NEW_WORD_LETTERS: Final = 4
+
+Shares = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A span of a document's text."""
+
+    # The position of the document, from 0.
+    document: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A sentence that can be a part of the answer."""
+
+    document: int
+    # Its position among the sentences of its document.
+    position: int
+    sentence: Sentence
+    features: dict[str, float]
+
+
+class Evidence:
+    """What documents hold for a question.
+
+    Args:
+        question: The question.
+        language: Its language.
+        documents: The documents, best first: dicts with ``text`` and, if known, ``language``, ``title``,
+            ``heading``, ``relevance``, ``similarity`` and ``passages``: [start, end, similarity] of the windows
+            whose vectors were compared with the question's.
+        spread: The embedder's ``similarity_spread``, if it was measured.
+    """
+
+    def __init__(
+        self, question: str, language: Language, documents: Sequence[Mapping[str, Any]], spread: float = 1.0
+    ) -> None:
+        self.spread = spread
+        self.question = question
+        self.language = language
+        self.documents = documents
+        asked = list(words(question, language))
+        content = content_stems(asked, language)
+        self._words = list({word.folded: word for word in asked if word.stem in content}.values())
+        self._keys = [
+            (f" {word.stem} ", [spaced_gram(gram) for gram in grams(word.folded)]) for word in self._words
+        ]
+        self.readings = [Reading.of(document) for document in documents]
+        self._shares = [
+            [self._shares_in(sentence.stem_line, sentence.spelling_line) for sentence in reading.sentences]
+            for reading in self.readings
+        ]
+        self._titles = [
+            self._shares_in(*stems_and_spellings(_titles(document), reading.language))
+            for document, reading in zip(documents, self.readings, strict=True)
+        ]
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the question has a word."""
+        return bool(self._words)
+
+    def _shares_in(self, stems: str, spellings: str) -> Shares:
+        """Return for each word of the question 1 if its stem is there, else the share of its 4-grams."""
+        return tuple(
+            1.0 if stem in stems else sum(gram in spellings for gram in found) / len(found)
+            for stem, found in self._keys
+        )
+
+    @cached_property
+    def _weights(self) -> list[float]:
+        """The inverse document frequency of each word among the sentences; together 1."""
+        sentences = [shares for reading in self._shares for shares in reading]
+        found = [max(sum(share >= OCCURRENCE for share in column), 1) for column in zip(*sentences, strict=True)]
+        weights = [math.log(1 + (len(sentences) - count + 0.5) / (count + 0.5)) for count in found]
+        total = sum(weights) or 1.0
+        return [weight / total for weight in weights]
+
+    def _weigh(self, *shares: Shares) -> float:
+        """Return how much of the question some texts cover together, from 0 to 1."""
+        if not shares or not self._weights:
+            return 0.0
+        best: Iterable[float] = map(max, zip(*shares, strict=True)) if len(shares) > 1 else shares[0]
+        return sum((weight * share for weight, share in zip(self._weights, best, strict=True)), 0.0)
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """The sentences that can be a part of the answer."""
+        return [
+            Candidate(number, position, reading.sentences[position], self._features(number, position))
+            for number, reading in enumerate(self.readings)
+            for position in reading.candidates()
+        ]
+
+    def _features(self, number: int, position: int) -> dict[str, float]:
+        reading, shares = self.readings[number], self._shares[number]
+        sentence = reading.sentences[position]
+        text, own = sentence.text, shares[position]
+        introductions = [shares[each] for each in reading.introductions(position)]
+        before = [shares[position - 1]] if position else []
+        asked_stems = {word.stem for word in self._words}
+        new = {stem for stem in sentence.stems if len(stem) >= NEW_WORD_LETTERS} - asked_stems
+        return {
+            "covered": self._weigh(own),
+            "introduced": self._weigh(*introductions),
+            "covered_with_title": self._weigh(own, self._titles[number], *introductions),
+            "covered_with_neighbour": self._weigh(own, self._titles[number], *introductions, *before),
+            "inverse_rank": 1 / (1 + number),
+            "length": math.log(max(len(text), 1)),
+            "new_words": math.log1p(len(new)),
+            "unfinished": float(is_unfinished(text)),
+            "item": float(reading.kinds[position] == "item"),
+            "digits": float(any(map(str.isdigit, text))),
+            **self._type_features(text),
+        }
+
+    def _type_features(self, text: str) -> dict[str, float]:
+        """What the question asks for, found in a sentence."""
+        found = self._kind is not None and self._kind.has_evidence(text, self.question)
+        instruction = answer_pattern("instruction").search(text) is not None
+        return {
+            "kind": float(found),
+            "quantity": float(found and self._kind is not None and self._kind.name in _QUANTITIES),
+            "instruction": float(instruction),
+            "how_instruction": float(self._asks["how"] and instruction),
+            "how_menu": float(self._asks["how"] and answer_pattern("menu").search(text) is not None),
+            "why_reason": float(self._asks["why"] and answer_pattern("reason").search(text) is not None),
+            "what_definition": float(self._asks["what"] and answer_pattern("definition").search(text) is not None),
+        }
+
+    @cached_property
+    def _kind(self) -> Any:
+        return kind_of(self.question, self.language)
+
+    @cached_property
+    def _asks(self) -> dict[str, bool]:
+        asks = {"how": asks_how, "why": asks_why, "what": asks_what, "list": asks_for_list}
+        return {name: ask(self.question, self.language) for name, ask in asks.items()}
+
+    # The choice.
+
+    def windows(self, count: int) -> list[Passage]:
+        """Return the windows of the likeliest sentences: their similarity to the question is worth knowing."""
+        scores = _weighted("choice_words", [candidate.features for candidate in self.candidates])
+        order = sorted(range(len(scores)), key=lambda each: -scores[each])[:count]
+        return [
+            Passage(each.document, *self.readings[each.document].window(each.position))
+            for each in (self.candidates[place] for place in sorted(order))
+        ]
+
+    @cached_property
+    def _known(self) -> list[tuple[int, int, int, float]]:
+        """The document, the offsets and the similarity of each compared window."""
+        return [
+            (number, start, end, similarity)
+            for number, document in enumerate(self.documents)
+            for start, end, similarity in document.get("passages") or ()
+        ]
+
+    @cached_property
+    def scores(self) -> list[float]:
+        """The score of each candidate; only differences mean something."""
+        if not self._known:
+            return _weighted("choice_words", [candidate.features for candidate in self.candidates])
+        features = [candidate.features | self.similarities(candidate) for candidate in self.candidates]
+        return _weighted("choice_vectors", features)
+
+    def similarities(self, candidate: Candidate) -> dict[str, float]:
+        """The similarities of the windows that a sentence is in, relative to the largest of all."""
+        top, lowest = (chosen(known[3] for known in self._known) for chosen in (max, min))
+        start, end = candidate.sentence.start, candidate.sentence.end
+        around = [
+            known
+            for known in self._known
+            if known[0] == candidate.document and known[1] <= start and end <= known[2]
+        ]
+        values = [known[3] for known in around] or [lowest]
+        first = next((known[3] for known in around if known[1] == start), lowest)
+        return {
+            "similarity": first - top,
+            "largest_similarity": max(values) - top,
+            "mean_similarity": sum(values) / len(values) - top,
+        }
+
+    @cached_property
+    def chances(self) -> list[float]:
+        """How likely each candidate is to be the answer if one of them is; together 1."""
+        best = max(self.scores, default=0.0)
+        powers = [math.exp(score - best) for score in self.scores]
+        return [power / sum(powers) for power in powers]
+
+    @cached_property
+    def chosen(self) -> list[int]:
+        """The candidates to quote, the likeliest first."""
+        if not self.candidates:
+            return []
+        places = {(each.document, each.position): number for number, each in enumerate(self.candidates)}
+        wanted, left = dict(enumerate(self.chances)), float(ANSWER_CHARACTERS)
+        likeliest, found, chance = max(self.chances), list[int](), 0.0
+        while wanted and chance < ANSWER_CHANCE:
+            number = max(wanted, key=lambda each: wanted[each])
+            if wanted.pop(number) < LEAST_SHARE * likeliest:
+                break
+            candidate = self.candidates[number]
+            length = candidate.sentence.end - candidate.sentence.start
+            if found and length > left:
+                continue
+            found.append(number)
+            left -= length + 1
+            chance += self.chances[number]
+            for position in (candidate.position - 1, candidate.position + 1):
+                neighbour = places.get((candidate.document, position))
+                if neighbour in wanted:
+                    wanted[neighbour] = self.chances[neighbour] * NEIGHBOUR_BONUS
+        return [*found, *self._further(found)]
+
+    def _further(self, found: Sequence[int]) -> list[int]:
+        """Return the sentence for what the found ones leave out, if that is a large part of the question."""
+        covered = [self._shares_of_candidate(number) for number in found]
+        if (already := self._weigh(*covered)) > COVERED_SHARE:
+            return []
+        gains = {
+            number: self._weigh(*covered, self._shares_of_candidate(number)) - already
+            for number in range(len(self.candidates))
+            if number not in found
+        }
+        best = max(gains, key=lambda each: gains[each], default=None)
+        return [best] if best is not None and gains[best] >= FURTHER_SHARE else []
+
+    def _shares_of_candidate(self, number: int) -> Shares:
+        return self._shares[self.candidates[number].document][self.candidates[number].position]
+
+    def passages(self) -> list[Passage]:
+        """Return the passages to quote, best first, each in one piece."""
+        found: list[Passage] = []
+        for number in self.chosen:
+            span = self._extend(self.candidates[number])
+            same = [one for one in found if one.document == span.document]
+            touching = next((one for one in same if one.start <= span.end and span.start <= one.end), None)
+            if touching is None:
+                found.append(span)
+            else:
+                start, end = min(touching.start, span.start), max(touching.end, span.end)
+                found[found.index(touching)] = Passage(span.document, start, end)
+        return found
+
+    @property
+    def document_chances(self) -> list[float]:
+        """How likely each document is to hold the answer if one does."""
+        found = [0.0] * len(self.documents)
+        for candidate, chance in zip(self.candidates, self.chances, strict=True):
+            found[candidate.document] += chance
+        return found
+
+    # How likely the choice is to be right.
+
+    @property
+    def coverage(self) -> float:
+        """How much of the question the documents cover: the mean of the best sentence and the best document."""
+        sentences = [self._weigh(shares) for reading in self._shares for shares in reading]
+        whole = [self._weigh(*reading) for reading in self._shares]
+        return (max(sentences, default=0.0) + max(whole, default=0.0)) / 2
+
+    @cached_property
+    def confidence(self) -> float:
+        """How likely the passages are to hold the answer, from 0 to 1."""
+        if not self.chosen:
+            return 0.0
+        (raw,) = _weighted(f"confidence_{'vectors' if self._known else 'words'}", [self.confidence_features()])
+        return 1 / (1 + math.exp(-raw))
+
+    def confidence_features(self) -> dict[str, float]:
+        """What the confidence depends on; there must be a candidate."""
+        best = self.candidates[self.chosen[0]]
+        reading = self.readings[best.document]
+        everywhere = [max(column) for column in zip(*self._all_shares(), strict=True)]
+        text = " ".join(self.candidates[number].sentence.text for number in self.chosen)
+        found = self._kind is not None and self._kind.has_evidence(text, self.question)
+        quantity = self._kind is not None and self._kind.name in _QUANTITIES
+        other = float(reading.language != self.language)
+        features = {
+            "constant": 1.0,
+            "relevance": max(float(document.get("relevance") or 0.0) for document in self.documents),
+            "coverage": self.coverage,
+            "coverage_other_language": self.coverage * other,
+            "other_language": other,
+            "words": math.log1p(len(self._words)),
+            "present": sum(everywhere) / max(len(everywhere), 1),
+            "least_present": min(everywhere, default=0.0),
+            "least_present_here": min(map(max, zip(*self._shares_of(best.document), strict=True)), default=0.0),
+            "chance": sum(self.chances[number] for number in self.chosen),
+            "document_chance": self.document_chances[best.document],
+            "asks_quantity": float(quantity),
+            "quantity_missing": float(quantity and not found),
+            "name_missing": float(self._kind is not None and not quantity and not found),
+            "how": float(self._asks["how"]),
+            "why": float(self._asks["why"]),
+        }
+        if self._known:
+            near = [float(document["similarity"]) for document in self.documents if document.get("similarity")]
+            features["passage_similarity"] = max(known[3] for known in self._known)
+            features["similarity"] = max(near) / self.spread if near else features["passage_similarity"]
+            features["similarity_other_language"] = features["passage_similarity"] * other
+        return features
+
+    def _shares_of(self, number: int) -> list[Shares]:
+        return [*self._shares[number], self._titles[number]]
+
+    def _all_shares(self) -> list[Shares]:
+        return [shares for number in range(len(self.readings)) for shares in self._shares_of(number)]
+
+    def _extend(self, candidate: Candidate) -> Passage:
+        """Return the run of chosen sentences around one; a list whole, and no lead-in or dependent one alone."""
+        reading = self.readings[candidate.document]
+        chosen = {
+            each.position
+            for each in (self.candidates[number] for number in self.chosen)
+            if each.document == candidate.document
+        }
+        first = last = candidate.position
+        while first - 1 in chosen:
+            first -= 1
+        while last + 1 in chosen:
+            last += 1
+        first, last = self._with_list(reading, first, last)
+        return Passage(candidate.document, reading.sentences[first].start, reading.sentences[last].end)
+
+    def _with_list(self, reading: Reading, first: int, last: int) -> tuple[int, int]:
+        kinds, sentences = reading.kinds, reading.sentences
+
+        def fits(one: int, other: int) -> bool:
+            return sentences[other].end - sentences[one].start <= LIST_CHARACTERS
+
+        wants_all = self._asks["list"] or self._asks["how"]
+        while last + 1 < len(kinds) and kinds[last + 1] == "item" and fits(first, last + 1):
+            if not (kinds[last] == "lead" or (wants_all and kinds[last] == "item")):
+                break
+            last += 1
+        while wants_all and first and kinds[first] == "item" and kinds[first - 1] in ("item", "lead"):
+            if not fits(first - 1, last):
+                break
+            first -= 1
+        dependent = answer_pattern("dependent").search(sentences[first].text)
+        if dependent and first and kinds[first - 1] == "sentence" and fits(first - 1, last):
+            first -= 1
+        return first, last
+
+
+def strongest_confidence(entries: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the highest ``confidence`` of document metadata or template documents; ``None`` if there is none."""
+    measured = [float(value) for entry in entries if (value := entry.get("confidence")) is not None]
+    return max(measured, default=None)
+
+
+_QUANTITIES: Final = frozenset({"number", "duration", "amount", "date"})
+
+
+def _titles(document: Mapping[str, Any]) -> str:
+    return f"{document.get('heading') or ''} {document.get('title') or ''}"
+
+
+def _weighted(model: str, rows: Sequence[Mapping[str, float]]) -> list[float]:
+    """Return the weighted sum of each row's features."""
+    weights = load_table("evidence")[model]
+    return [sum(weight * row[name] for name, weight in weights.items()) for row in rows]

@@ -1,0 +1,327 @@
+"""Learn ``lince_rag/prompts/evidence.toml`` from questions over documents, and measure it on documents left out.
+
+    python -m tests.benchmarks.train_evidence --real FOLDER --real FOLDER --squad FILE --work FOLDER [--write]
+
+A ``--real`` folder has ``corpus/`` and ``questions.jsonl`` (see the README of the development set); a ``--squad``
+file is in SQuAD's form. What a question retrieves is kept in the ``--work`` folder, so that a second run is fast.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from langchain_core.documents import Document
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import StandardScaler
+
+from lince_rag import Index
+from lince_rag.chain.question import read_request, rewrite_by_rules
+from lince_rag.text import evidence as evidence_module
+from lince_rag.text.evidence import Evidence
+
+WORDS, VECTORS = "embedded", "multilingual-e5-small"
+TABLE = Path(evidence_module.__file__).parents[1] / "prompts" / "evidence.toml"
+
+# Questions that repeat the words of the text teach little about others, and there are many of them.
+SQUAD_WEIGHT = 0.3
+SQUAD_STEP = 4
+
+# Strengths of the regularization, from which those with the best figures on documents left out were taken.
+CHOICE_L2 = 5.0
+CONFIDENCE_C = 0.3
+
+# What a question whose sources were hidden counts: it is easier than one that nothing answers.
+HIDDEN_WEIGHT = 0.3
+
+FOLDS = 5
+
+
+@dataclass
+class Asked:
+    """A question, what was retrieved for it, and what answers it."""
+
+    group: str
+    question: str
+    language: Any
+    documents: list[dict[str, Any]]
+    # None if nothing retrieved answers it.
+    answers: list[str]
+    right: set[str]
+    # Whether the documents of the index answer it; the sources of the answer may have been hidden.
+    answerable: bool
+    hidden: bool
+    # The name of its set, and what it counts.
+    data: str
+    weight: float
+    evidence: Any = field(default=None, repr=False)
+
+
+def plain(text: str) -> str:
+    """Lower case, no accents, single spaces."""
+    decomposed = unicodedata.normalize("NFKD", text)
+    return " ".join("".join(c for c in decomposed if not unicodedata.combining(c)).lower().split())
+
+
+def retrieve(index: Index, question: str, **options: Any) -> list[dict[str, Any]]:
+    chunks = index.as_retriever(k=5).invoke(question, **options)
+    return [{"text": chunk.page_content, **chunk.metadata} for chunk in chunks]
+
+
+def real_questions(folder: Path, work: Path, embedder: str) -> Iterator[Asked]:
+    corpus = (folder / "corpus").resolve()
+    file = folder / "questions.jsonl"
+    with Index.open(work / f"{folder.name}.{embedder}", embeddings=embedder) as index:
+        index.ingest([corpus])
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            asked = read_request({"question": row["question"], "history": row.get("history") or []}, None)
+            question = rewrite_by_rules(asked.question, asked.history, asked.language)
+            right = {str(corpus / each) for each in [row.get("source"), *row.get("also_in", [])] if each}
+            group = str(row.get("source") or row.get("near") or row["id"])
+            answers = [plain(answer) for answer in row.get("answers") or []]
+            found = (group, question, asked.language)
+            common = {"right": right, "data": folder.name, "weight": 1.0}
+            documents = retrieve(index, question)
+            yield Asked(*found, documents, answers, answerable=row["answerable"], hidden=False, **common)
+            if row["answerable"]:
+                others = retrieve(index, question, filter={"source": {"$nin": sorted(right)}})
+                yield Asked(*found, others, [], answerable=False, hidden=True, **common)
+
+
+def squad_questions(file: Path, work: Path, embedder: str) -> Iterator[Asked]:
+    """Half of the articles are asked about all of them."""
+    articles = json.loads(file.read_text(encoding="utf-8"))["data"]
+    for half in (0, 1):
+        with Index.open(work / f"{file.stem}.{half}.{embedder}", embeddings=embedder) as index:
+            index.ingest(
+                Document(paragraph["context"], metadata={"source": f"{number}-{place}"})
+                for number, article in enumerate(articles)
+                if number % 2 == half
+                for place, paragraph in enumerate(article["paragraphs"])
+            )
+            rows = [
+                (number, place, row)
+                for number, article in enumerate(articles)
+                for place, paragraph in enumerate(article["paragraphs"])
+                for row in paragraph["qas"]
+            ]
+            for number, place, row in rows[half::SQUAD_STEP]:
+                request = read_request(row["question"], None)
+                answerable = number % 2 == half
+                answers = [plain(answer["text"]) for answer in row["answers"]] if answerable else []
+                documents = retrieve(index, row["question"])
+                right = {f"{number}-{place}"}
+                group = f"{file.stem} {number}"
+                yield Asked(
+                    group, row["question"], request.language, documents, answers, right, answerable, hidden=False,
+                    data=file.stem, weight=SQUAD_WEIGHT,
+                )  # fmt: skip
+
+
+def collect(options: argparse.Namespace, embedder: str) -> list[Asked]:
+    found: list[Asked] = []
+    readers: list[tuple[Path, Callable[..., Iterator[Asked]]]] = [(each, real_questions) for each in options.real]
+    readers += [(each, squad_questions) for each in options.squad]
+    for path, read in readers:
+        kept = options.work / f"{path.stem}.{embedder}.pickle"
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(list(read(path, options.work, embedder))))
+            print("read", path, embedder, flush=True)
+        found += pickle.loads(kept.read_bytes())
+    spread = Index.open(options.work / "empty", embeddings=embedder).stores.similarity_spread
+    for asked in found:
+        asked.evidence = Evidence(asked.question, asked.language, asked.documents, spread or 1.0)
+    return [asked for asked in found if asked.evidence.candidates]
+
+
+def labels(asked: Asked) -> list[float | None]:
+    """For each candidate 1 if it holds an answer, 0 if not, None if it does by chance, in another document."""
+    found: list[float | None] = []
+    evidence = asked.evidence
+    for candidate in evidence.candidates:
+        document = asked.documents[candidate.document]
+        reading, position = evidence.readings[candidate.document], candidate.position
+        text = plain(candidate.sentence.text)
+        around = [
+            plain(reading.sentences[each].text)
+            for each in (position - 1, position + 1)
+            if 0 <= each < len(reading.sentences)
+        ]
+        holds = any(
+            answer in text
+            or any(
+                answer in f"{one} {two}" and answer not in one and answer not in two
+                for other in around
+                for one, two in ((text, other), (other, text))
+            )
+            for answer in asked.answers
+        )
+        here = asked.right & {document["source"], *document.get("also_in", [])}
+        found.append(1.0 if holds and here else None if holds else 0.0)
+    return found
+
+
+def fit_choice(rows: Sequence[Any], wanted: Sequence[Any], weights: Sequence[float]) -> Any:
+    """Weights of a softmax over the candidates of each question, for the chance of those wanted."""
+    everything = np.concatenate(rows)
+    mean, deviation = everything.mean(axis=0), everything.std(axis=0) + 1e-9
+    scaled, labels_ = (everything - mean) / deviation, np.concatenate(wanted)
+    lengths = np.array([len(each) for each in rows])
+    starts, weight = np.concatenate([[0], np.cumsum(lengths)[:-1]]), np.array(weights)
+
+    def loss(parameters: Any) -> tuple[float, Any]:
+        scores = scaled @ parameters
+        powers = np.exp(scores - np.repeat(np.maximum.reduceat(scores, starts), lengths))
+        total = np.add.reduceat(powers, starts)
+        right = np.maximum(np.add.reduceat(powers * labels_, starts), 1e-30)
+        slope = (powers * labels_ / np.repeat(right, lengths) - powers / np.repeat(total, lengths)) * np.repeat(
+            weight, lengths
+        )
+        value = ((np.log(right) - np.log(total)) * weight).sum()
+        penalty = CHOICE_L2 * (parameters @ parameters)
+        return float(penalty - value), 2 * CHOICE_L2 * parameters - scaled.T @ slope
+
+    return minimize(loss, np.zeros(scaled.shape[1]), jac=True, method="L-BFGS-B").x / deviation
+
+
+def choice_rows(asked: Asked, *, vectors: bool) -> tuple[list[str], Any]:
+    evidence = asked.evidence
+    rows = [each.features | (evidence.similarities(each) if vectors else {}) for each in evidence.candidates]
+    return list(rows[0]), np.array([list(row.values()) for row in rows])
+
+
+def train_choice(questions: Sequence[Asked], *, vectors: bool) -> dict[str, float]:
+    rows, wanted, weights, names = [], [], [], []
+    for asked in questions:
+        if not asked.answers:
+            continue
+        names, found = choice_rows(asked, vectors=vectors)
+        known = labels(asked)
+        kept = [number for number, label in enumerate(known) if label is not None]
+        values = np.array([known[number] for number in kept])
+        if 0 < values.sum() < len(values):
+            rows.append(found[kept])
+            wanted.append(values)
+            weights.append(asked.weight)
+    return dict(zip(names, map(float, fit_choice(rows, wanted, weights)), strict=True))
+
+
+def use(name: str, weights: dict[str, float]) -> None:
+    """Make the package use some weights from now on."""
+    evidence_module.load_table("evidence")[name] = weights
+
+
+def answer_of(asked: Asked) -> str:
+    texts = [asked.documents[p.document]["text"][p.start : p.end] for p in asked.evidence.passages()]
+    return " ".join(texts)
+
+
+def refresh(asked: Asked) -> None:
+    """Forget what depends on the weights."""
+    for name in ("scores", "chances", "chosen", "confidence"):
+        asked.evidence.__dict__.pop(name, None)
+
+
+def train_confidence(questions: Sequence[Asked], right: Sequence[bool]) -> dict[str, float]:
+    rows = [asked.evidence.confidence_features() for asked in questions]
+    names = [name for name in rows[0] if name != "constant"]
+    values = np.array([[row[name] for name in names] for row in rows])
+    scaler = StandardScaler().fit(values)
+    scaled = scaler.transform(values)
+    weights = np.array([asked.weight * (HIDDEN_WEIGHT if asked.hidden else 1.0) for asked in questions])
+    # Half is for an answer that is there but was not chosen. So it also learns when to abstain.
+    answerable = [asked.answerable for asked in questions]
+    model = LogisticRegression(C=CONFIDENCE_C, max_iter=2_000)
+    model.fit(np.vstack([scaled, scaled]), [*right, *answerable], sample_weight=[*weights, *weights])
+    # The scale is that of right answers.
+    shown = [number for number, asked in enumerate(questions) if not asked.hidden]
+    raw = model.decision_function(scaled)[shown].reshape(-1, 1)
+    scale = LogisticRegression(C=1e6).fit(raw, [right[n] for n in shown], sample_weight=weights[shown])
+    slope, constant = float(scale.coef_[0, 0]), float(scale.intercept_[0])
+    learned = slope * model.coef_[0] / scaler.scale_
+    constant += slope * float(model.intercept_[0]) - float(learned @ scaler.mean_)
+    return {"constant": constant} | dict(zip(names, map(float, learned), strict=True))
+
+
+def is_right(asked: Asked) -> bool:
+    text = plain(answer_of(asked))
+    return any(answer in text for answer in asked.answers)
+
+
+def report(name: str, questions: Sequence[Asked], right: Sequence[bool], confidence: Sequence[float]) -> None:
+    for data in dict.fromkeys(asked.data for asked in questions):
+        kept = [n for n, asked in enumerate(questions) if asked.data == data and not asked.hidden]
+        yes = [n for n in kept if questions[n].answerable]
+        no = [n for n in kept if not questions[n].answerable]
+        lengths = [len(answer_of(questions[n])) for n in yes]
+        score = np.array(confidence)
+        gold = np.mean([right[n] for n in yes])
+        line = f"{name} {data}: gold in answer {gold:.3f}, median {np.median(lengths):.0f} characters"
+        flags = [right[n] for n in kept]
+        line += f", AUROC {roc_auc_score(flags, score[kept]):.3f}"
+        line += f", Brier {brier_score_loss(flags, score[kept]):.3f}"
+        if no:
+            answerable = [questions[n].answerable for n in kept]
+            line += f", answerable {roc_auc_score(answerable, score[kept]):.3f}; "
+            for share in (0.02, 0.05, 0.08, 0.12):
+                threshold = np.quantile(score[yes], share)
+                line += f" wrong {share}: {threshold:.2f} right {np.mean(score[no] < threshold):.2f}"
+        print(line, flush=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--real", type=Path, action="append", default=[])
+    parser.add_argument("--squad", type=Path, action="append", default=[])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for embedder, suffix in ((WORDS, "words"), (VECTORS, "vectors")):
+        questions = collect(options, embedder)
+        vectors = embedder == VECTORS
+        right, confidence = [False] * len(questions), [0.0] * len(questions)
+        groups = [f"{asked.data} {asked.group}" for asked in questions]
+        for train, test in GroupKFold(FOLDS).split(questions, groups=groups):
+            known = [questions[number] for number in train]
+            use(f"choice_{suffix}", train_choice(known, vectors=vectors))
+            for asked in questions:
+                refresh(asked)
+            use(f"confidence_{suffix}", train_confidence(known, [is_right(asked) for asked in known]))
+            for number in test:
+                right[number], confidence[number] = (
+                    is_right(questions[number]),
+                    questions[number].evidence.confidence,
+                )
+        use(f"choice_{suffix}", train_choice(questions, vectors=vectors))
+        for asked in questions:
+            refresh(asked)
+        use(f"confidence_{suffix}", train_confidence(questions, [is_right(asked) for asked in questions]))
+        report(suffix, questions, right, confidence)
+        if options.write:
+            write()
+
+
+def write() -> None:
+    table = evidence_module.load_table("evidence")
+    text = "\n".join(
+        f"[{name}]\n" + "".join(f"{feature} = {weight:.4f}\n" for feature, weight in row.items())
+        for name, row in table.items()
+    )
+    TABLE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,159 @@
+"""Which passages are quoted, and how sure the choice is."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lince_rag.text.evidence import ANSWER_CHARACTERS, LIST_CHARACTERS, Evidence
+from lince_rag.text.language import LANGUAGES, Language, load_table
+from lince_rag.text.passages import WINDOW_CHARACTERS, Reading
+
+BOILER = "La caldera debe revisarse cada año. La presión en frío es de 1,5 bar. El agua sale a 60 grados."
+
+texts = st.text(max_size=200) | st.lists(
+    st.sampled_from(
+        [
+            "La casa",
+            "es",
+            "azul.",
+            "¿Dónde está?",
+            "\n",
+            "\n\n",
+            "- uno",
+            "## T",
+            "12",
+            "a | b",
+            "São Paulo:",
+            "1. x",
+        ]
+    ),
+    max_size=30,
+).map(" ".join)
+
+
+def quoted(question: str, *contents: str, language: Language = "es", **metadata: Any) -> list[str]:
+    documents = [{"text": text, "language": language, **metadata} for text in contents]
+    spans = Evidence(question, language, documents).passages()
+    return [contents[span.document][span.start : span.end] for span in spans]
+
+
+def test_lines_that_only_lead_to_others_are_no_candidates() -> None:
+    text = (
+        "Renta y fianza\n\n# Pagos\n\n¿Cuánto se paga?\n\nSe paga la renta de cada mes.\n\n"
+        "Capítulo 3 ........ 17\n\n- luz\n\n***\n\nSe necesita:\n\nnombre | precio\n\nsin punto final"
+    )
+    reading = Reading.of({"text": text, "language": "es", "heading": "Contrato › Renta y fianza"})
+    assert list(reading.kinds) == [
+        "heading", "heading", "question", "sentence", "contents", "item", "mark", "lead", "row", "line",
+    ]  # fmt: skip
+    assert [reading.sentences[each].text for each in reading.candidates()][:2] == [
+        "Se paga la renta de cada mes.",
+        "- luz",
+    ]
+    assert reading.introductions(3) == [2, 1, 0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts, st.lists(texts, max_size=4), st.sampled_from(LANGUAGES))
+def test_passages_are_disjoint_spans_that_are_no_headings_alone(
+    question: str, contents: list[str], language: Language
+) -> None:
+    evidence = Evidence(question, language, [{"text": text} for text in contents])
+    spans = sorted(evidence.passages(), key=lambda span: (span.document, span.start))
+    for span in spans:
+        text = contents[span.document][span.start : span.end]
+        assert text == text.strip() != ""
+        assert len(text) <= max(ANSWER_CHARACTERS, LIST_CHARACTERS) or len(spans) == 1 or "\n" not in text
+    for one, other in pairwise(spans):
+        assert one.document != other.document or one.end <= other.start
+    assert bool(spans) == bool(evidence.candidates)
+    assert sum(evidence.chances) == pytest.approx(1.0 if evidence.candidates else 0.0)
+    assert 0.0 <= evidence.confidence <= 1.0
+
+
+@settings(deadline=None)
+@given(texts, texts)
+def test_windows_begin_with_a_candidate_and_are_short(question: str, text: str) -> None:
+    evidence = Evidence(question, "es", [{"text": text, "language": "es"}])
+    starts = {each.sentence.start: each.sentence.end for each in evidence.candidates}
+    for window in evidence.windows(5):
+        assert window.end <= max(starts[window.start], window.start + WINDOW_CHARACTERS)
+    assert len(evidence.windows(5)) == min(5, len(evidence.candidates))
+
+
+def test_the_sentence_that_says_it_comes_first() -> None:
+    documents = [{"text": BOILER, "language": "es"}]
+    for question, said in (
+        ("¿Qué presión tiene la caldera en frío?", "La presión en frío es de 1,5 bar."),
+        ("¿A cuántos grados sale el agua?", "El agua sale a 60 grados."),
+        ("¿Qué debe revisarse cada año?", "La caldera debe revisarse cada año."),
+    ):
+        evidence = Evidence(question, "es", documents)
+        assert evidence.candidates[evidence.chosen[0]].sentence.text == said
+
+
+def test_a_list_is_quoted_whole_with_what_announces_it() -> None:
+    text = (
+        "Es gratis. Para el alta se piden estos documentos:\n\n- el DNI\n- una foto\n- el padrón\n\nAbre pronto."
+    )
+    (answer, *_) = quoted("¿Qué documentos piden para el alta?", text)
+    assert "estos documentos:\n\n- el DNI\n- una foto\n- el padrón" in answer
+    steps = "Para reiniciar:\n\n1. Pulse Menú.\n2. Elija Sistema.\n3. Pulse Reiniciar."
+    assert quoted("¿Cómo se reinicia el sistema?", steps) == [steps]
+
+
+def test_a_sentence_that_depends_on_the_one_before_brings_it() -> None:
+    text = f"Amalia Ortuño fundó el museo. {'Todo lo demás cambió mucho desde entonces en la villa. ' * 12}"
+    text += "El archivo guarda cartas. Estas cartas se leen los lunes con cita previa."
+    answers = quoted("¿Cuándo se leen las cartas con cita previa?", text)
+    assert "El archivo guarda cartas. Estas cartas se leen" in answers[0]
+
+
+def test_a_passage_that_is_near_the_question_wins() -> None:
+    """Another language has no words in common: only the vectors say which passage it is."""
+    texts_ = ["The museum opens at nine. It is closed on Mondays.", "The harbour has two piers. They are old."]
+    documents: list[dict[str, Any]] = [{"text": text, "language": "en"} for text in texts_]
+    passages = [[[0, 25, 55.0], [26, 50, 55.0]], [[0, 26, 55.0], [27, 40, 55.0]]]
+    for document, near in ((1, 0), (1, 1), (0, 0), (0, 1)):
+        given_ = [[list(each) for each in row] for row in passages]
+        given_[document][near][2] = 60.0
+        measured = [each | {"passages": row} for each, row in zip(documents, given_, strict=True)]
+        evidence = Evidence("¿Qué hay?", "es", measured)
+        first = evidence.candidates[evidence.chosen[0]]
+        assert (first.document, first.position) == (document, near)
+
+
+def test_more_similarity_is_never_less_confidence() -> None:
+    def confidence(similarity: float) -> float:
+        document = {"text": BOILER, "language": "es", "relevance": 0.3, "similarity": similarity * 0.015}
+        return Evidence(
+            "¿Qué presión tiene?", "es", [document | {"passages": [[0, 35, similarity]]}], 0.015
+        ).confidence
+
+    found = [confidence(similarity) for similarity in (50.0, 53.0, 56.0, 59.0)]
+    assert found == sorted(found)
+    assert found[0] < found[-1]
+
+
+def test_coverage_is_the_share_of_the_words_that_are_there() -> None:
+    def coverage(question: str, language: Language = "es") -> float:
+        return Evidence(question, language, [{"text": BOILER, "language": "es"}]).coverage
+
+    assert coverage("¿Qué presión tiene la caldera en frío?") > 0.6
+    assert coverage("¿Quién pintó la Gioconda?") < 0.2
+    assert 0.5 * coverage("¿Qué presión tiene la caldera?") < coverage("Que pressão tem a caldeira?", "pt")
+    assert Evidence("¿Qué presión?", "es", []).coverage == 0.0
+
+
+def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
+    evidence = Evidence("¿Qué presión tiene?", "es", [{"text": BOILER, "passages": [[0, 35, 50.0]]}])
+    candidate = evidence.candidates[0]
+    table = load_table("evidence")
+    assert table["choice_words"].keys() == candidate.features.keys()
+    assert table["choice_vectors"].keys() == (candidate.features | evidence.similarities(candidate)).keys()
+    assert table["confidence_vectors"].keys() == evidence.confidence_features().keys()
+    words_only = Evidence("¿Qué presión tiene?", "es", [{"text": BOILER}])
+    assert table["confidence_words"].keys() == words_only.confidence_features().keys()
