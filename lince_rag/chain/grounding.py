@@ -6,7 +6,7 @@ reliable citation marks. Every quote is an exact span of the document's text.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from langchain_core.documents import Document
@@ -14,6 +14,10 @@ from langchain_core.documents import Document
 from lince_rag.chain.answer import Citation
 from lince_rag.text.language import Language, detect_language, identify_language
 from lince_rag.text.sentences import Sentence, split_sentences
+
+# The mark of an item; and one that the splitter took for a sentence ("- 1.").
+_ITEM_MARK: Final = re.compile(r"[-*•·+]\s+(?=\S)")
+_NUMBER_MARK: Final = re.compile(r"[-*•·+](?:\s+\d{1,3}[.)])?")
 
 # What to do with an answer that has unsupported sentences.
 OnUnsupported = Literal["flag", "drop", "extract"]
@@ -54,6 +58,8 @@ def attribute(answer: str, documents: Sequence[Document], language: Language) ->
     """
     found = Attribution([], [])
     for sentence in split_sentences(answer, language):
+        if _NUMBER_MARK.fullmatch(sentence.text):
+            continue
         passage = _find_verbatim(sentence.text, documents) or _find_best(sentence, documents)
         if passage is None:
             found.unsupported.append((sentence.start, sentence.end))
@@ -126,6 +132,10 @@ def _find_best(sentence: Sentence, documents: Sequence[Document]) -> _Passage | 
 
 def _cite(passage: _Passage, sentence: Sentence) -> Citation:
     metadata = passage.document.metadata
+    mark = _ITEM_MARK.match(passage.document.page_content, passage.start, passage.end)
+    if mark is not None:
+        # Where the document has a list, its text has a mark that need not be in the file.
+        passage = replace(passage, start=mark.end())
     offset = int(metadata.get("start", 0))
     return Citation(
         source=str(metadata.get("source", "")),

@@ -26,7 +26,7 @@ from lince_rag.text.sentences import Sentence
 from lince_rag.text.words import grams, spaced_gram, stems_and_spellings, words
 
 # The chain abstains below this confidence, unless it is told otherwise: see tests/benchmarks/RESULTS.md.
-MINIMUM_CONFIDENCE: Final = 0.12
+MINIMUM_CONFIDENCE: Final = 0.15
 
 # Below it an answer is shown with doubt: fewer than two of five are right there.
 DOUBTFUL_CONFIDENCE: Final = 0.4
@@ -158,7 +158,6 @@ class Evidence:
         asked_stems = {word.stem for word in self._words}
         new = {stem for stem in sentence.stems if len(stem) >= NEW_WORD_LETTERS} - asked_stems
         return {
-            "covered": self._weigh(own),
             "introduced": self._weigh(*introductions),
             "covered_with_title": self._weigh(own, self._titles[number], *introductions),
             "covered_with_neighbour": self._weigh(own, self._titles[number], *introductions, *before),
@@ -345,6 +344,7 @@ class Evidence:
             "present": sum(everywhere) / max(len(everywhere), 1),
             "least_present": min(everywhere, default=0.0),
             "least_present_here": min(map(max, zip(*self._shares_of(best.document), strict=True)), default=0.0),
+            "names_absent": self._names_absent(everywhere),
             "chance": sum(self.chances[number] for number in self.chosen),
             "document_chance": self.document_chances[best.document],
             "asks_quantity": float(quantity),
@@ -359,6 +359,16 @@ class Evidence:
             features["similarity"] = max(near) / self.spread if near else features["passage_similarity"]
             features["similarity_other_language"] = features["passage_similarity"] * other
         return features
+
+    def _names_absent(self, everywhere: Sequence[float]) -> float:
+        """The share of the question's names and numbers that no document has; 0 if it has none."""
+        first = self._words[0].start if self._words else 0
+        found = [
+            share < OCCURRENCE
+            for word, share in zip(self._words, everywhere, strict=True)
+            if word.text[0].isdigit() or (self.question[word.start].isupper() and word.start > first)
+        ]
+        return sum(found) / len(found) if found else 0.0
 
     def _shares_of(self, number: int) -> list[Shares]:
         return [*self._shares[number], self._titles[number]]

@@ -130,7 +130,7 @@ def test_abstention_by_language(data: Path, tmp_path: Path, embedders: Sequence[
     rows.sort(key=lambda row: str(row[0]))
     columns = [f"{half}: {each}" for half in ("even", "odd") for each in ("AUROC", "wrongly", "rightly abstains")]
     note = "Questions about the other half of the articles count as unanswerable; fitted on the even articles. "
-    note += "Curves as in `prompts/abstention.toml`.\n\n" + "\n\n".join(curves)
+    note += "Curves: [minimum, wrongly, rightly abstains below it].\n\n" + "\n\n".join(curves)
     header = ["question → paragraphs", "embedder", *columns]
     results.append(f"## Abstention by embedder and language\n\n{table(header, rows)}\n\n{note}")
 
@@ -150,7 +150,7 @@ def confidences_of(index: Index, asked: Sequence[Asked], half: int) -> Confidenc
 
 
 def curve(pairs: Sequence[Confidences]) -> str:
-    """What each minimum of confidence costs and brings: see ``prompts/abstention.toml``."""
+    """What each minimum of confidence costs and brings."""
     below = [
         [fmean(fmean(each < step / 10 for each in pair[kind]) for pair in pairs) for kind in (0, 1)]
         for step in range(1, 10)

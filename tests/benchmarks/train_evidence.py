@@ -1,9 +1,10 @@
 """Learn ``lince_rag/prompts/evidence.toml`` from questions over documents, and measure it on documents left out.
 
-    python -m tests.benchmarks.train_evidence --real FOLDER --real FOLDER --squad FILE --work FOLDER [--write]
+    python -m tests.benchmarks.train_evidence --real FOLDER --real FOLDER --squad FILE --squad FILE --work FOLDER
 
 A ``--real`` folder has ``corpus/`` and ``questions.jsonl`` (see the README of the development set); a ``--squad``
-file is in SQuAD's form. What a question retrieves is kept in the ``--work`` folder, so that a second run is fast.
+file is in SQuAD's form. After "=" may follow its translation, whose questions are asked instead. ``--write`` keeps
+the weights. What a question retrieves is kept in the ``--work`` folder, so that a second run is fast.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import os
 import pickle
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from lince_rag import Index
 from lince_rag.chain.question import read_request, rewrite_by_rules
 from lince_rag.text import evidence as evidence_module
-from lince_rag.text.evidence import Evidence
+from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence
 
 WORDS, VECTORS = "embedded", "multilingual-e5-small"
 TABLE = Path(evidence_module.__file__).parents[1] / "prompts" / "evidence.toml"
@@ -41,8 +42,10 @@ SQUAD_STEP = 4
 CHOICE_L2 = 5.0
 CONFIDENCE_C = 0.3
 
-# What a question whose sources were hidden counts: it is easier than one that nothing answers.
+# What a question counts that nothing answers because its sources were hidden, or because it is about the documents
+# of another set: every OTHER_STEP-th is asked.
 HIDDEN_WEIGHT = 0.3
+OTHER_STEP = 3
 
 FOLDS = 5
 
@@ -58,7 +61,7 @@ class Asked:
     # None if nothing retrieved answers it.
     answers: list[str]
     right: set[str]
-    # Whether the documents of the index answer it; the sources of the answer may have been hidden.
+    # Whether the documents of the index answer it; and if not, whether it was made so (see HIDDEN_WEIGHT).
     answerable: bool
     hidden: bool
     # The name of its set, and what it counts.
@@ -78,32 +81,45 @@ def retrieve(index: Index, question: str, **options: Any) -> list[dict[str, Any]
     return [{"text": chunk.page_content, **chunk.metadata} for chunk in chunks]
 
 
-def real_questions(folder: Path, work: Path, embedder: str) -> Iterator[Asked]:
+def read_rows(folder: Path) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """The questions of a folder, as standalone ones, and their languages."""
+    for line in (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        asked = read_request({"question": row["question"], "history": row.get("history") or []}, None)
+        yield row, rewrite_by_rules(asked.question, asked.history, asked.language), asked.language
+
+
+def real_questions(folder: Path, options: argparse.Namespace, embedder: str) -> Iterator[Asked]:
     corpus = (folder / "corpus").resolve()
-    file = folder / "questions.jsonl"
-    with Index.open(work / f"{folder.name}.{embedder}", embeddings=embedder) as index:
+    with Index.open(options.work / f"{folder.name}.{embedder}", embeddings=embedder) as index:
         index.ingest([corpus])
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            asked = read_request({"question": row["question"], "history": row.get("history") or []}, None)
-            question = rewrite_by_rules(asked.question, asked.history, asked.language)
+        for row, question, language in read_rows(folder):
             right = {str(corpus / each) for each in [row.get("source"), *row.get("also_in", [])] if each}
-            group = str(row.get("source") or row.get("near") or row["id"])
+            group = f"{folder.name} {row.get('source') or row.get('near') or row['id']}"
             answers = [plain(answer) for answer in row.get("answers") or []]
-            found = (group, question, asked.language)
+            found = (group, question, language)
             common = {"right": right, "data": folder.name, "weight": 1.0}
             documents = retrieve(index, question)
             yield Asked(*found, documents, answers, answerable=row["answerable"], hidden=False, **common)
             if row["answerable"]:
                 others = retrieve(index, question, filter={"source": {"$nin": sorted(right)}})
                 yield Asked(*found, others, [], answerable=False, hidden=True, **common)
+        for other in options.real:
+            for row, question, language in list(read_rows(other))[::OTHER_STEP] if other != folder else []:
+                found = (f"{other.name} {row['id']}", question, language)
+                common = {"right": set(), "data": folder.name, "weight": 1.0}
+                yield Asked(*found, retrieve(index, question), [], answerable=False, hidden=True, **common)
 
 
-def squad_questions(file: Path, work: Path, embedder: str) -> Iterator[Asked]:
-    """Half of the articles are asked about all of them."""
-    articles = json.loads(file.read_text(encoding="utf-8"))["data"]
+def squad_questions(given: Path, options: argparse.Namespace, embedder: str) -> Iterator[Asked]:
+    """Half of the articles are asked about all of them; a translation has the same questions in the same order."""
+    file, _, translation = str(given).partition("=")
+    articles, asked = (
+        json.loads(Path(each).read_text(encoding="utf-8"))["data"] for each in (file, translation or file)
+    )
+    texts = [row["question"] for article in asked for part in article["paragraphs"] for row in part["qas"]]
     for half in (0, 1):
-        with Index.open(work / f"{file.stem}.{half}.{embedder}", embeddings=embedder) as index:
+        with Index.open(options.work / f"{Path(file).stem}.{half}.{embedder}", embeddings=embedder) as index:
             index.ingest(
                 Document(paragraph["context"], metadata={"source": f"{number}-{place}"})
                 for number, article in enumerate(articles)
@@ -116,17 +132,23 @@ def squad_questions(file: Path, work: Path, embedder: str) -> Iterator[Asked]:
                 for place, paragraph in enumerate(article["paragraphs"])
                 for row in paragraph["qas"]
             ]
-            for number, place, row in rows[half::SQUAD_STEP]:
-                request = read_request(row["question"], None)
+            both = list(zip(rows, texts, strict=True))
+            for (number, place, row), text in both[half::SQUAD_STEP]:
+                request = read_request(text, None)
                 answerable = number % 2 == half
                 answers = [plain(answer["text"]) for answer in row["answers"]] if answerable else []
-                documents = retrieve(index, row["question"])
+                documents = retrieve(index, text)
                 right = {f"{number}-{place}"}
-                group = f"{file.stem} {number}"
+                # Translations of an article are in one group.
+                group = f"{Path(file).stem.partition('.')[0]} {number}"
                 yield Asked(
-                    group, row["question"], request.language, documents, answers, right, answerable, hidden=False,
-                    data=file.stem, weight=SQUAD_WEIGHT,
+                    group, text, request.language, documents, answers, right, answerable, hidden=False,
+                    data=name_of(given), weight=SQUAD_WEIGHT,
                 )  # fmt: skip
+
+
+def name_of(given: Path) -> str:
+    return "-".join(Path(part).stem for part in str(given).split("="))
 
 
 def collect(options: argparse.Namespace, embedder: str) -> list[Asked]:
@@ -134,9 +156,9 @@ def collect(options: argparse.Namespace, embedder: str) -> list[Asked]:
     readers: list[tuple[Path, Callable[..., Iterator[Asked]]]] = [(each, real_questions) for each in options.real]
     readers += [(each, squad_questions) for each in options.squad]
     for path, read in readers:
-        kept = options.work / f"{path.stem}.{embedder}.pickle"
+        kept = options.work / f"{name_of(path)}.{embedder}.pickle"
         if not kept.exists():
-            kept.write_bytes(pickle.dumps(list(read(path, options.work, embedder))))
+            kept.write_bytes(pickle.dumps(list(read(path, options, embedder))))
             print("read", path, embedder, flush=True)
         found += pickle.loads(kept.read_bytes())
     spread = Index.open(options.work / "empty", embeddings=embedder).stores.similarity_spread
@@ -195,18 +217,21 @@ def fit_choice(rows: Sequence[Any], wanted: Sequence[Any], weights: Sequence[flo
     return minimize(loss, np.zeros(scaled.shape[1]), jac=True, method="L-BFGS-B").x / deviation
 
 
-def choice_rows(asked: Asked, *, vectors: bool) -> tuple[list[str], Any]:
+def choice_rows(asked: Asked, *, vectors: bool, left_out: Set[str]) -> tuple[list[str], Any]:
     evidence = asked.evidence
     rows = [each.features | (evidence.similarities(each) if vectors else {}) for each in evidence.candidates]
-    return list(rows[0]), np.array([list(row.values()) for row in rows])
+    names = [name for name in rows[0] if name not in left_out]
+    return names, np.array([[row[name] for name in names] for row in rows])
 
 
-def train_choice(questions: Sequence[Asked], *, vectors: bool) -> dict[str, float]:
+def train_choice(
+    questions: Sequence[Asked], *, vectors: bool, left_out: Set[str] = frozenset()
+) -> dict[str, float]:
     rows, wanted, weights, names = [], [], [], []
     for asked in questions:
         if not asked.answers:
             continue
-        names, found = choice_rows(asked, vectors=vectors)
+        names, found = choice_rows(asked, vectors=vectors, left_out=left_out)
         known = labels(asked)
         kept = [number for number, label in enumerate(known) if label is not None]
         values = np.array([known[number] for number in kept])
@@ -260,24 +285,70 @@ def is_right(asked: Asked) -> bool:
 
 
 def report(name: str, questions: Sequence[Asked], right: Sequence[bool], confidence: Sequence[float]) -> None:
+    """Print a Markdown row for each set: what documents left out of the training gave."""
+    flags, score = np.array(right, float), np.array(confidence)
     for data in dict.fromkeys(asked.data for asked in questions):
         kept = [n for n, asked in enumerate(questions) if asked.data == data and not asked.hidden]
         yes = [n for n in kept if questions[n].answerable]
         no = [n for n in kept if not questions[n].answerable]
-        lengths = [len(answer_of(questions[n])) for n in yes]
-        score = np.array(confidence)
-        gold = np.mean([right[n] for n in yes])
-        line = f"{name} {data}: gold in answer {gold:.3f}, median {np.median(lengths):.0f} characters"
-        flags = [right[n] for n in kept]
-        line += f", AUROC {roc_auc_score(flags, score[kept]):.3f}"
-        line += f", Brier {brier_score_loss(flags, score[kept]):.3f}"
-        if no:
-            answerable = [questions[n].answerable for n in kept]
-            line += f", answerable {roc_auc_score(answerable, score[kept]):.3f}; "
-            for share in (0.02, 0.05, 0.08, 0.12):
-                threshold = np.quantile(score[yes], share)
-                line += f" wrong {share}: {threshold:.2f} right {np.mean(score[no] < threshold):.2f}"
-        print(line, flush=True)
+        sampled = np.random.default_rng(0).choice(flags[yes], (2_000, len(yes))).mean(axis=1)
+        low, high = np.percentile(sampled, [2.5, 97.5])
+        cells = [
+            name,
+            data,
+            f"{flags[yes].mean():.3f} [{low:.3f}, {high:.3f}]",
+            f"{np.median([len(answer_of(questions[n])) for n in yes]):.0f}",
+            f"{roc_auc_score(flags[kept], score[kept]):.3f}",
+            f"{brier_score_loss(flags[kept], score[kept]):.3f}",
+            f"{calibration_error(flags[kept], score[kept]):.3f}",
+            *(f"{(score[group] < MINIMUM_CONFIDENCE).mean():.3f}" for group in (yes, no)),
+        ]
+        print("|", " | ".join(cells), "|", flush=True)
+
+
+def calibration_error(right: Any, score: Any) -> float:
+    """The expected calibration error over ten bins."""
+    bins = np.minimum((score * 10).astype(int), 9)
+    gaps = [abs(right[bins == n].mean() - score[bins == n].mean()) * (bins == n).mean() for n in set(bins)]
+    return float(sum(gaps))
+
+
+def report_bins(name: str, questions: Sequence[Asked], right: Sequence[bool], confidence: Sequence[float]) -> None:
+    """Print how often answers of about the same confidence are right."""
+    flags, score = np.array(right, float), np.array(confidence)
+    for kind in (False, True):
+        kept = np.array([(asked.weight == SQUAD_WEIGHT) == kind and not asked.hidden for asked in questions])
+        bins = [kept & (score >= n / 5) & (score < (n + 1) / 5) for n in range(5)]
+        cells = [f"{score[each].mean():.2f} → {flags[each].mean():.2f} ({each.sum()})" for each in bins]
+        print("|", name, "|", "SQuAD form" if kind else "real", "|", " | ".join(cells), "|", flush=True)
+
+
+FEATURES = {
+    "nothing": set(),
+    "title, lead-ins, neighbour": {"introduced", "covered_with_title", "covered_with_neighbour"},
+    "rank of the chunk": {"inverse_rank"},
+    "form": {"length", "new_words", "unfinished", "item", "digits", "instruction"},
+    "what is asked for": {"kind", "quantity", "how_instruction", "how_menu", "why_reason", "what_definition"},
+    "similarity": {"similarity", "largest_similarity", "mean_similarity"},
+}
+
+
+def report_features(suffix: str, questions: Sequence[Asked], folds: Sequence[Any], *, vectors: bool) -> None:
+    """Print what the choice is without each group of features."""
+    for left_out, names in FEATURES.items():
+        right = np.zeros(len(questions))
+        for train, test in folds:
+            known = [questions[number] for number in train]
+            use(f"choice_{suffix}", train_choice(known, vectors=vectors, left_out=names))
+            for number in test:
+                refresh(questions[number])
+                right[number] = is_right(questions[number])
+        groups: dict[str, list[int]] = {}
+        for number, asked in enumerate(questions):
+            if asked.answerable:
+                groups.setdefault(asked.data, []).append(number)
+        cells = [f"{right[numbers].mean():.3f}" for numbers in groups.values()]
+        print("|", suffix, "|", left_out, "|", " | ".join(cells), "|", flush=True)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -286,6 +357,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--squad", type=Path, action="append", default=[])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--features", action="store_true", help="measure what each group of features adds")
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -293,8 +365,11 @@ def main(arguments: Sequence[str]) -> None:
         questions = collect(options, embedder)
         vectors = embedder == VECTORS
         right, confidence = [False] * len(questions), [0.0] * len(questions)
-        groups = [f"{asked.data} {asked.group}" for asked in questions]
-        for train, test in GroupKFold(FOLDS).split(questions, groups=groups):
+        groups = [asked.group for asked in questions]
+        folds = list(GroupKFold(FOLDS).split(questions, groups=groups))
+        if options.features:
+            report_features(suffix, questions, folds, vectors=vectors)
+        for train, test in folds:
             known = [questions[number] for number in train]
             use(f"choice_{suffix}", train_choice(known, vectors=vectors))
             for asked in questions:
@@ -310,6 +385,7 @@ def main(arguments: Sequence[str]) -> None:
             refresh(asked)
         use(f"confidence_{suffix}", train_confidence(questions, [is_right(asked) for asked in questions]))
         report(suffix, questions, right, confidence)
+        report_bins(suffix, questions, right, confidence)
         if options.write:
             write()
 

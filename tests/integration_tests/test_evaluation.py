@@ -557,7 +557,7 @@ def test_the_options_of_answers_reach_every_setting(folder: Path) -> None:
     found = json.loads(run("eval", "squad.json", *options, *compare, cwd=folder)[0])["evaluations"]
     chains = [one["settings"]["chain"] for one in found]
     assert [chain["language"] for chain in chains] == ["pt", "en", "pt"]
-    assert [chain["minimum_confidence"] for chain in chains] == [0.12, 0.0, 0.12]
+    assert [chain["minimum_confidence"] for chain in chains] == [0.15, 0.0, 0.15]
     assert [chain["on_unsupported"] for chain in chains] == ["flag", "flag", "drop"]
     assert {one["settings"]["model"]["seed"] for one in found} == {3}
     assert len({one["fingerprint"] for one in found}) == 3

@@ -63,6 +63,16 @@ def test_one_unsupported_sentence_makes_the_answer_ungrounded() -> None:
     assert not found.grounded
 
 
+def test_an_item_is_cited_without_its_mark() -> None:
+    """Where a document has a list, our text has marks that need not be in the file."""
+    text = "Pasos:\n\n- 1. Pulse Menú.\n- Elija Sistema."
+    found = attribute(text, [Document(text, metadata={"source": "s", "start": 0})], "es")
+    assert found.grounded
+    assert [citation.quote for citation in found.citations][-1] == "Elija Sistema."
+    assert not any(citation.quote.startswith("-") for citation in found.citations)
+    assert all(text[citation.start : citation.end] == citation.quote for citation in found.citations)
+
+
 def test_nothing_to_cite() -> None:
     nothing = attribute("", [WHOLE], "es")
     assert nothing == Attribution([], [])
