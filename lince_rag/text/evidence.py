@@ -34,10 +34,9 @@ DOUBTFUL_CONFIDENCE: Final = 0.4
 # A word is in a sentence that has at least this share of its 4-grams: inflections, cognates, typing errors.
 OCCURRENCE: Final = 0.6
 
-# Characters of an answer, and of one that is a list. Sentences are quoted, the likeliest first, until one of them
-# is the answer with ANSWER_CHANCE, or the next one is less likely than LEAST_SHARE of the first.
+# Characters of an answer. Sentences are quoted, the likeliest first, until one of them is the answer with
+# ANSWER_CHANCE, or the next one is less likely than LEAST_SHARE of the first.
 ANSWER_CHARACTERS: Final = 390
-LIST_CHARACTERS: Final = 700
 ANSWER_CHANCE: Final = 0.9
 LEAST_SHARE: Final = 0.05
 
@@ -52,6 +51,9 @@ FURTHER_SHARE: Final = 0.33
 
 # Shorter words say little about what is new in a sentence.
 NEW_WORD_LETTERS: Final = 4
+
+# The kinds of answers with a number.
+_QUANTITIES: Final = frozenset({"number", "duration", "amount", "date"})
 
 Shares = tuple[float, ...]
 
@@ -329,7 +331,8 @@ class Evidence:
         """What the confidence depends on; there must be a candidate."""
         best = self.candidates[self.chosen[0]]
         reading = self.readings[best.document]
-        everywhere = [max(column) for column in zip(*self._all_shares(), strict=True)]
+        shares = [each for number in range(len(self.readings)) for each in self._shares_of(number)]
+        everywhere = [max(column) for column in zip(*shares, strict=True)]
         text = " ".join(self.candidates[number].sentence.text for number in self.chosen)
         found = self._kind is not None and self._kind.has_evidence(text, self.question)
         quantity = self._kind is not None and self._kind.name in _QUANTITIES
@@ -373,11 +376,8 @@ class Evidence:
     def _shares_of(self, number: int) -> list[Shares]:
         return [*self._shares[number], self._titles[number]]
 
-    def _all_shares(self) -> list[Shares]:
-        return [shares for number in range(len(self.readings)) for shares in self._shares_of(number)]
-
     def _extend(self, candidate: Candidate) -> Passage:
-        """Return the run of chosen sentences around one; a list whole, and no lead-in or dependent one alone."""
+        """Return the run of chosen sentences around one, and what must be quoted with it."""
         reading = self.readings[candidate.document]
         chosen = {
             each.position
@@ -389,37 +389,14 @@ class Evidence:
             first -= 1
         while last + 1 in chosen:
             last += 1
-        first, last = self._with_list(reading, first, last)
+        first, last = reading.extend(first, last, whole_lists=self._asks["list"] or self._asks["how"])
         return Passage(candidate.document, reading.sentences[first].start, reading.sentences[last].end)
-
-    def _with_list(self, reading: Reading, first: int, last: int) -> tuple[int, int]:
-        kinds, sentences = reading.kinds, reading.sentences
-
-        def fits(one: int, other: int) -> bool:
-            return sentences[other].end - sentences[one].start <= LIST_CHARACTERS
-
-        wants_all = self._asks["list"] or self._asks["how"]
-        while last + 1 < len(kinds) and kinds[last + 1] == "item" and fits(first, last + 1):
-            if not (kinds[last] == "lead" or (wants_all and kinds[last] == "item")):
-                break
-            last += 1
-        while wants_all and first and kinds[first] == "item" and kinds[first - 1] in ("item", "lead"):
-            if not fits(first - 1, last):
-                break
-            first -= 1
-        dependent = answer_pattern("dependent").search(sentences[first].text)
-        if dependent and first and kinds[first - 1] == "sentence" and fits(first - 1, last):
-            first -= 1
-        return first, last
 
 
 def strongest_confidence(entries: Iterable[Mapping[str, Any]]) -> float | None:
     """Return the highest ``confidence`` of document metadata or template documents; ``None`` if there is none."""
     measured = [float(value) for entry in entries if (value := entry.get("confidence")) is not None]
     return max(measured, default=None)
-
-
-_QUANTITIES: Final = frozenset({"number", "duration", "amount", "date"})
 
 
 def _titles(document: Mapping[str, Any]) -> str:

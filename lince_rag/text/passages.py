@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lince_rag.text.language import Language, detect_language
+from lince_rag.text.questions import answer_pattern
 from lince_rag.text.sentences import Sentence, split_sentences
 from lince_rag.text.words import fold
 
 # Characters of the window that is compared with a question by its vector: a sentence and those that follow it.
 # With 420 the nearest window is the right one more often, but two of 250 hold more answers than one of 420.
 WINDOW_CHARACTERS: Final = 250
+
+# Characters of a passage that is quoted with what belongs to it: a whole list, a lead-in, the sentence before.
+LIST_CHARACTERS: Final = 700
 
 # A line without a sentence's end and with fewer characters is a title or a cell.
 TITLE_CHARACTERS: Final = 70
@@ -62,6 +66,30 @@ class Reading:
                 break
             end = sentence.end
         return start, end
+
+    def extend(self, first: int, last: int, *, whole_lists: bool) -> tuple[int, int]:
+        """Return the run to quote for a run of sentences, given by the positions of the first and the last.
+
+        A lead-in and a sentence that depends on the one before are not alone in it; lists are perhaps whole.
+        """
+        kinds = self.kinds
+        while last + 1 < len(kinds) and kinds[last + 1] == "item" and self._fits(first, last + 1):
+            if not (kinds[last] == "lead" or (whole_lists and kinds[last] == "item")):
+                break
+            last += 1
+        if kinds[last] == "lead" and last + 1 < len(kinds) and self._fits(first, last + 1):
+            last += 1
+        while whole_lists and first and kinds[first] == "item" and kinds[first - 1] in ("item", "lead"):
+            if not self._fits(first - 1, last):
+                break
+            first -= 1
+        dependent = answer_pattern("dependent").search(self.sentences[first].text)
+        if dependent and first and kinds[first - 1] == "sentence" and self._fits(first - 1, last):
+            first -= 1
+        return first, last
+
+    def _fits(self, first: int, last: int) -> bool:
+        return self.sentences[last].end - self.sentences[first].start <= LIST_CHARACTERS
 
     def introductions(self, position: int) -> list[int]:
         """Return the positions of the headings, questions and lead-ins right before a sentence."""

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lince_rag.text.evidence import ANSWER_CHARACTERS, LIST_CHARACTERS, Evidence
+from lince_rag.text.evidence import ANSWER_CHARACTERS, Evidence
 from lince_rag.text.language import LANGUAGES, Language, load_table
-from lince_rag.text.passages import WINDOW_CHARACTERS, Reading
+from lince_rag.text.passages import LIST_CHARACTERS, WINDOW_CHARACTERS, Reading
 
 BOILER = "La caldera debe revisarse cada año. La presión en frío es de 1,5 bar. El agua sale a 60 grados."
 
@@ -103,6 +103,11 @@ def test_a_list_is_quoted_whole_with_what_announces_it() -> None:
     assert "estos documentos:\n\n- el DNI\n- una foto\n- el padrón" in answer
     steps = "Para reiniciar:\n\n1. Pulse Menú.\n2. Elija Sistema.\n3. Pulse Reiniciar."
     assert quoted("¿Cómo se reinicia el sistema?", steps) == [steps]
+
+
+def test_a_lead_in_is_not_quoted_alone() -> None:
+    text = "El horario de la piscina municipal en verano es este:\n\nDe diez a ocho.\n\nHay bar."
+    assert quoted("¿Qué horario tiene la piscina municipal en verano?", text)[0].endswith("De diez a ocho.")
 
 
 def test_a_sentence_that_depends_on_the_one_before_brings_it() -> None:
