@@ -25,10 +25,9 @@ unit: $(VENV)/.all
 test: $(VENV)/.all
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
-# Every notebook runs from top to bottom in its own kernel; a cell that fails is a failure. Their output was made with
-# hashed words.
+# Every notebook runs from top to bottom in its own kernel; a cell that fails is a failure.
 notebooks: $(VENV)/.all
-	HF_HUB_OFFLINE=1 LINCE_EMBEDDINGS=embedded $(BIN)/python -m pytest --nbmake notebooks
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbmake notebooks
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
