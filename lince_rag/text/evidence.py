@@ -15,10 +15,7 @@ from lince_rag.text.language import Language, load_table
 from lince_rag.text.passages import Reading, is_unfinished
 from lince_rag.text.questions import (
     answer_pattern,
-    asks_for_list,
-    asks_how,
-    asks_what,
-    asks_why,
+    asks_for,
     content_stems,
     kind_of,
 )
@@ -101,6 +98,11 @@ class Evidence:
         asked = list(words(question, language))
         content = content_stems(asked, language)
         self._words = list({word.folded: word for word in asked if word.stem in content}.values())
+        self._kind = kind_of(question, language)
+        self._asks_how = asks_for("instructions", question, language)
+        self._asks_why = asks_for("reasons", question, language)
+        self._asks_what = asks_for("definitions", question, language)
+        self._asks_list = asks_for("lists", question, language)
         self._keys = [
             (f" {word.stem} ", [spaced_gram(gram) for gram in grams(word.folded)]) for word in self._words
         ]
@@ -180,20 +182,11 @@ class Evidence:
             "kind": float(found),
             "quantity": float(found and self._kind is not None and self._kind.name in _QUANTITIES),
             "instruction": float(instruction),
-            "how_instruction": float(self._asks["how"] and instruction),
-            "how_menu": float(self._asks["how"] and answer_pattern("menu").search(text) is not None),
-            "why_reason": float(self._asks["why"] and answer_pattern("reason").search(text) is not None),
-            "what_definition": float(self._asks["what"] and answer_pattern("definition").search(text) is not None),
+            "how_instruction": float(self._asks_how and instruction),
+            "how_menu": float(self._asks_how and answer_pattern("menu").search(text) is not None),
+            "why_reason": float(self._asks_why and answer_pattern("reason").search(text) is not None),
+            "what_definition": float(self._asks_what and answer_pattern("definition").search(text) is not None),
         }
-
-    @cached_property
-    def _kind(self) -> Any:
-        return kind_of(self.question, self.language)
-
-    @cached_property
-    def _asks(self) -> dict[str, bool]:
-        asks = {"how": asks_how, "why": asks_why, "what": asks_what, "list": asks_for_list}
-        return {name: ask(self.question, self.language) for name, ask in asks.items()}
 
     # The choice.
 
@@ -353,8 +346,8 @@ class Evidence:
             "asks_quantity": float(quantity),
             "quantity_missing": float(quantity and not found),
             "name_missing": float(self._kind is not None and not quantity and not found),
-            "how": float(self._asks["how"]),
-            "why": float(self._asks["why"]),
+            "how": float(self._asks_how),
+            "why": float(self._asks_why),
         }
         if self._known:
             near = [float(document["similarity"]) for document in self.documents if document.get("similarity")]
@@ -389,7 +382,7 @@ class Evidence:
             first -= 1
         while last + 1 in chosen:
             last += 1
-        first, last = reading.extend(first, last, whole_lists=self._asks["list"] or self._asks["how"])
+        first, last = reading.extend(first, last, whole_lists=self._asks_list or self._asks_how)
         return Passage(candidate.document, reading.sentences[first].start, reading.sentences[last].end)
 
 

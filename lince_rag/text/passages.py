@@ -39,7 +39,6 @@ _CONTENTS: Final = re.compile(r"(?:\.\s?){4,}\s*\d*\s*\Z|\A\d+(?:\.\d+)+\.?\s+\S
 class Reading:
     """A document as its sentences, and what each of them is."""
 
-    text: str
     language: Language
     sentences: Sequence[Sentence]
     kinds: Sequence[Kind]
@@ -52,7 +51,7 @@ class Reading:
         sentences = split_sentences(text, language)
         titles = [*str(document.get("heading") or "").split(" › "), str(document.get("title") or "")]
         known = {_bare(title) for title in titles}
-        return cls(text, language, sentences, [_kind_of(sentence.text, known) for sentence in sentences])
+        return cls(language, sentences, [_kind_of(sentence.text, known) for sentence in sentences])
 
     def candidates(self) -> list[int]:
         """Return the positions of the sentences that can be a part of an answer."""
@@ -120,9 +119,8 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
         return "row"
     if text.endswith(":"):
         return "lead"
-    unfinished = not text.rstrip("*_`").endswith(_ENDS)
     short = len(text) < TITLE_CHARACTERS and not any(map(str.isdigit, text))
-    return "line" if unfinished and short else "sentence"
+    return "line" if short and is_unfinished(text) else "sentence"
 
 
 def is_unfinished(text: str) -> bool:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from lince_rag.text.language import LANGUAGES, Language, load_table
 from lince_rag.text.words import Word
@@ -19,8 +20,6 @@ class QuestionKind:
     evidence: re.Pattern[str]
     # What the answer itself looks like, the most exact expression first.
     spans: tuple[re.Pattern[str], ...]
-    # The weight of the evidence, on a scale where all the stems of the question together weigh 1.
-    weight: float
 
     def has_evidence(self, sentence: str, question: str) -> bool:
         """Return whether a sentence has evidence of this kind that is not already in the question."""
@@ -35,7 +34,7 @@ def _kinds() -> tuple[QuestionKind, ...]:
         flags = 0 if row.get("case_sensitive") else re.IGNORECASE
         cues = {language: re.compile(row["cues"][language], flags) for language in LANGUAGES}
         spans = tuple(re.compile(span, flags) for span in row["span"])
-        kinds.append(QuestionKind(row["name"], cues, re.compile(row["evidence"], flags), spans, row["weight"]))
+        kinds.append(QuestionKind(row["name"], cues, re.compile(row["evidence"], flags), spans))
     return tuple(kinds)
 
 
@@ -50,24 +49,11 @@ def kind_of(question: str, language: Language) -> QuestionKind | None:
     return next((kind for kind in _kinds() if kind.cues[language].search(question)), None)
 
 
-def asks_for_list(question: str, language: Language) -> bool:
-    """Return whether a question asks for several things."""
-    return _cues("lists", language).search(question) is not None
-
-
-def asks_how(question: str, language: Language) -> bool:
-    """Return whether a question asks how to do something."""
-    return _cues("instructions", language).search(question) is not None
-
-
-def asks_why(question: str, language: Language) -> bool:
-    """Return whether a question asks for a reason."""
-    return _cues("reasons", language).search(question) is not None
-
-
-def asks_what(question: str, language: Language) -> bool:
-    """Return whether a question asks what something is."""
-    return _cues("definitions", language).search(question) is not None
+def asks_for(
+    wanted: Literal["lists", "instructions", "reasons", "definitions"], question: str, language: Language
+) -> bool:
+    """Return whether a question asks for several things, for a way, for a reason, or for what something is."""
+    return _cues(wanted, language).search(question) is not None
 
 
 @cache

@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +25,11 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from lince_rag import Index
+from lince_rag import Index, LinceEmbeddings
 from lince_rag.chain.question import read_request, rewrite_by_rules
 from lince_rag.text import evidence as evidence_module
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence
+from lince_rag.text.words import fold
 
 WORDS, VECTORS = "embedded", "multilingual-e5-small"
 TABLE = Path(evidence_module.__file__).parents[1] / "prompts" / "evidence.toml"
@@ -58,7 +58,7 @@ class Asked:
     question: str
     language: Any
     documents: list[dict[str, Any]]
-    # None if nothing retrieved answers it.
+    # Empty if the documents do not answer it.
     answers: list[str]
     right: set[str]
     # Whether the documents of the index answer it; and if not, whether it was made so (see HIDDEN_WEIGHT).
@@ -72,8 +72,7 @@ class Asked:
 
 def plain(text: str) -> str:
     """Lower case, no accents, single spaces."""
-    decomposed = unicodedata.normalize("NFKD", text)
-    return " ".join("".join(c for c in decomposed if not unicodedata.combining(c)).lower().split())
+    return " ".join(fold(text).lower().split())
 
 
 def retrieve(index: Index, question: str, **options: Any) -> list[dict[str, Any]]:
@@ -161,7 +160,7 @@ def collect(options: argparse.Namespace, embedder: str) -> list[Asked]:
             kept.write_bytes(pickle.dumps(list(read(path, options, embedder))))
             print("read", path, embedder, flush=True)
         found += pickle.loads(kept.read_bytes())
-    spread = Index.open(options.work / "empty", embeddings=embedder).stores.similarity_spread
+    spread = LinceEmbeddings(embedder).similarity_spread
     for asked in found:
         asked.evidence = Evidence(asked.question, asked.language, asked.documents, spread or 1.0)
     return [asked for asked in found if asked.evidence.candidates]
