@@ -1,6 +1,7 @@
 """``Answer`` and ``Citation``, what the chain returns; and the short answer within an answer's text."""
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 from langchain_core.documents import Document
 from langchain_core.messages.ai import UsageMetadata
@@ -8,9 +9,12 @@ from pydantic import BaseModel, ConfigDict
 
 from lince_rag.text.evidence import DOUBTFUL_CONFIDENCE
 from lince_rag.text.language import LANGUAGES, Language, wording
-from lince_rag.text.questions import content_stems, function_words, kind_of
+from lince_rag.text.questions import asks_with_a_word, content_stems, function_words, kind_of
 from lince_rag.text.sentences import split_sentences
 from lince_rag.text.words import Word, words
+
+# How a passage begins that answers a question for yes or no in so many words.
+_YES_OR_NO: Final = re.compile(r"(?:Sí|No|Sim|Não|Yes)(?=[,.;:!])")
 
 # What the chain did to a model's answer, in the order it did it.
 Correction = Literal["asked_again_for_language", "dropped_unsupported", "quoted_instead"]
@@ -51,8 +55,8 @@ class Answer(BaseModel):
     Attributes:
         text: The answer, in ``language``.
         language: The question's language (``"es"``, ``"pt"`` or ``"en"``), unless the chain has a fixed one.
-        short: The span of ``text`` that answers a question for a date, a number, a name or a place; ``None`` for
-            other questions, and if the text has no such span.
+        short: The span of ``text`` that answers a question for a date, a number, a name or a place, or the "Sí" or
+            "No" that it begins with; ``None`` for other questions, and if the text has no such span.
         citations: The supporting spans of the documents, in the order of the answer's sentences.
         documents: The chunks that were in the prompt, best first.
         grounded: Whether every sentence of the answer has a citation; false for an abstention.
@@ -64,6 +68,7 @@ class Answer(BaseModel):
             answer was in another language. ``"dropped_unsupported"``: sentences without a citation were removed.
             ``"quoted_instead"``: sentences quoted from the documents replaced the answer.
         standalone: The question that was searched for: a follow-up question is rewritten as a standalone one.
+            Empty if nothing was searched for, because the message was only a greeting or thanks.
         abstained: Whether the answer says that the documents do not hold one.
         shortened: Retrieved chunks, in full, of which only the beginning was in the prompt.
         omitted: Retrieved chunks that did not fit into the prompt.
@@ -105,13 +110,16 @@ def is_abstention(text: str) -> bool:
 def find_short_answer(question: str, answer: str, language: Language) -> str | None:
     """Return the span of an answer that gives the date, number, name or place that the question asks for.
 
+    It is also the "Sí" or "No" that an answer to a question without a question word begins with.
+
     Among the spans that match the kind of question (``prompts/questions.toml``), it is one in the sentence that
     shares most words with the question, and the nearest to them. A number includes its unit, unless the question
     names the unit.
     """
     kind = kind_of(question, language)
     if kind is None:
-        return None
+        said = _YES_OR_NO.match(answer)
+        return said[0] if said and not asks_with_a_word(question, language) else None
     asked = list(words(question, language))
     content = content_stems(asked, language)
     asked_words = {word.folded for word in asked}

@@ -26,14 +26,21 @@ from lince_rag.chain.question import (
     Request,
     Rewriting,
     accept_rewriting,
+    goes_on,
     read_request,
     rewrite_by_rules,
     rewriting_prompt,
+    topic_readings,
 )
 from lince_rag.errors import ConfigurationError
 from lince_rag.models.chat_model import ChatLince
-from lince_rag.text.evidence import strongest_confidence
+from lince_rag.text.evidence import DOUBTFUL_CONFIDENCE, strongest_confidence
 from lince_rag.text.language import LANGUAGES, Language, wording
+from lince_rag.text.questions import is_small_talk
+
+# A whole question ("¿Cómo se llamaban los hijos?") is read as the continuation of another only if it finds little
+# as it stands, and the confidence then grows by at least this.
+WHOLE_QUESTION_MARGIN: Final = 0.3
 
 # Words of an answer that are held back until their language is known.
 HELD_BACK_WORDS: Final = 8
@@ -68,6 +75,7 @@ class ChainSettings:
     on_unsupported: OnUnsupported
     minimum_confidence: float
     rewriting: Rewriting
+    instructions: str = ""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -87,20 +95,26 @@ def answer_flow(model: AnyModel, settings: ChainSettings, given: RagInput) -> Fl
     Whatever takes time (loading weights, rendering, counting tokens) happens while the flow is advanced, so an
     async driver advances it in a thread.
     """
-    request = yield from _rewrite(model, settings, read_request(given, settings.language))
-    documents = yield Retrieve(request.standalone)
+    asked = read_request(given, settings.language)
+    if is_small_talk(asked.question):
+        text = wording("small_talk", asked.language)
+        return Answer(text=text, language=asked.language, grounded=True, standalone="")
+    request, documents = yield from _search(model, settings, asked)
     minimum = settings.minimum_confidence
     # The confidence in a follow-up that was not rewritten ("¿Y en 2020?") is not reliable, so the model decides.
     if minimum and not (request.history and settings.rewriting == "off"):
         confidence = strongest_confidence(document.metadata for document in documents)
         if not documents or (confidence is not None and confidence < minimum):
             return refuse(request, confidence)
+    if not documents and only_quotes(model):
+        return refuse(request, None)
     pack = partial(
         prepare,
         model,
         documents=documents,
         max_context_tokens=settings.max_context_tokens,
         minimum_confidence=minimum,
+        further_instructions=settings.instructions,
     )
     prepared = pack(request)
     policy = settings.on_unsupported
@@ -118,19 +132,44 @@ def advance(flow: Flow, result: Any = None) -> Retrieve | Generate | Answer:
         return answer
 
 
-def _rewrite(
+def _search(
     model: AnyModel, settings: ChainSettings, request: Request
-) -> Generator[Retrieve | Generate, Any, Request]:
-    """Rewrite a follow-up as a standalone question, with the model or by rules."""
+) -> Generator[Retrieve | Generate, Any, tuple[Request, list[Document]]]:
+    """Search for a question; of the readings of a follow-up, the one with the best evidence counts."""
+    readings = yield from _readings(model, settings, request)
+    # What must be gained by reading a question as the continuation of another.
+    margin = 0.0 if goes_on(request.question, request.history, request.language) else WHOLE_QUESTION_MARGIN
+    found: list[tuple[float, str, list[Document]]] = []
+    for reading in dict.fromkeys(readings):
+        documents = yield Retrieve(reading)
+        confidence = strongest_confidence(document.metadata for document in documents)
+        if confidence is None:
+            # It is not measured, so the first reading must do.
+            return replace(request, standalone=reading), documents
+        found.append((confidence - (margin if found else 0.0), reading, documents))
+        if margin and confidence >= DOUBTFUL_CONFIDENCE:
+            break
+    _, standalone, documents = max(found, key=lambda each: each[0])
+    return replace(request, standalone=standalone), documents
+
+
+def _readings(
+    model: AnyModel, settings: ChainSettings, request: Request
+) -> Generator[Retrieve | Generate, Any, list[str]]:
+    """Return what a question may stand for, the likeliest first."""
     by, asked = settings.rewriting, (request.question, request.history, request.language)
     if by == "off":
-        return request
+        return [request.question]
     by_model = by == "model" or (by == "auto" and not only_quotes(model))
     if not by_model or (prompt := rewriting_prompt(*asked)) is None:
-        return replace(request, standalone=rewrite_by_rules(*asked))
-    options = {"max_tokens": REWRITING_TOKENS} if reads_documents(model) else {}
-    reply = yield Generate(prompt, options)
-    return replace(request, standalone=accept_rewriting(str(reply.text), *asked))
+        first = rewrite_by_rules(*asked)
+    else:
+        options = {"max_tokens": REWRITING_TOKENS} if reads_documents(model) else {}
+        reply = yield Generate(prompt, options)
+        first = accept_rewriting(str(reply.text), *asked)
+    if by == "model":
+        return [first]
+    return [first, *topic_readings(request.question, request.history)]
 
 
 def refuse(request: Request, confidence: float | None) -> Answer:

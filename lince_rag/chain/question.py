@@ -4,14 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import MessageLikeRepresentation, convert_to_messages
 from pydantic import BaseModel, ConfigDict
 
+from lince_rag.chain.answer import is_abstention
 from lince_rag.chain.grounding import is_in_other_language
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import DEFAULT_LANGUAGE, Language, detect_language, wording
-from lince_rag.text.questions import function_words, names_its_subject, refers_back, replaceable_patterns
+from lince_rag.text.questions import (
+    continues,
+    function_words,
+    is_small_talk,
+    names_its_subject,
+    refers_back,
+    replaceable_patterns,
+)
 from lince_rag.text.words import words
 
 Rewriting = Literal["auto", "model", "rules", "off"]
@@ -19,6 +27,10 @@ REWRITINGS: Final[tuple[Rewriting, ...]] = ("auto", "model", "rules", "off")
 
 # A follow-up with fewer content words is taken to be incomplete, unless it names its subject.
 MIN_CONTENT_WORDS: Final = 2
+
+# Characters of an answer that can be searched for together with the question after it: a longer one says too much
+# besides.
+SHORT_ANSWER_CHARACTERS: Final = 120
 
 # Tokens that a model may take to rewrite a question.
 REWRITING_TOKENS: Final = 96
@@ -103,6 +115,13 @@ def needs_rewriting(question: str, history: Sequence[BaseMessage], language: Lan
     return bool(_earlier_questions(history)) and _is_incomplete(question, language)
 
 
+def goes_on(question: str, history: Sequence[BaseMessage], language: Language) -> bool:
+    """Return whether a question is about what the one before it was about, as far as its words tell."""
+    return bool(_earlier_questions(history)) and (
+        continues(question, language) or _is_incomplete(question, language)
+    )
+
+
 def rewrite_by_rules(question: str, history: Sequence[BaseMessage], language: Language) -> str:
     """Rewrite a follow-up without a model; return any other question as it is.
 
@@ -119,6 +138,21 @@ def rewrite_by_rules(question: str, history: Sequence[BaseMessage], language: La
     return _combine(question, previous, language)
 
 
+def topic_readings(question: str, history: Sequence[BaseMessage]) -> list[str]:
+    """Return what to search for if a question is about what the one before it was about.
+
+    The question after the one before it, and, if the answer between them was short, after that answer too.
+    """
+    earlier = _earlier_questions(history)
+    if not earlier:
+        return []
+    answer = str(history[-1].text).strip() if isinstance(history[-1], AIMessage) else ""
+    readings = [f"{earlier[-1]} {question}"]
+    if 0 < len(answer) <= SHORT_ANSWER_CHARACTERS and not is_abstention(answer):
+        readings.append(f"{earlier[-1]} {answer} {question}")
+    return readings
+
+
 def accept_rewriting(reply: str, question: str, history: Sequence[BaseMessage], language: Language) -> str:
     """Return the first line of a model's reply, or the rewriting by rules if that line is not usable.
 
@@ -133,7 +167,8 @@ def accept_rewriting(reply: str, question: str, history: Sequence[BaseMessage], 
 
 
 def _earlier_questions(history: Sequence[BaseMessage]) -> list[str]:
-    return [text for turn in history if isinstance(turn, HumanMessage) and (text := str(turn.text).strip())]
+    texts = [str(turn.text).strip() for turn in history if isinstance(turn, HumanMessage)]
+    return [text for text in texts if text and not is_small_talk(text)]
 
 
 def _is_incomplete(question: str, language: Language) -> bool:

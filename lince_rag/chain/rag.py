@@ -218,6 +218,7 @@ def create_rag_chain(
     on_unsupported: OnUnsupported = "flag",
     minimum_confidence: float = MINIMUM_CONFIDENCE,
     rewriting: Rewriting = "auto",
+    instructions: str = "",
 ) -> RagChain:
     """Create the chain that answers questions from documents, with citations.
 
@@ -256,6 +257,8 @@ def create_rag_chain(
         rewriting: How to rewrite a follow-up question ("¿Y en 2020?"): ``"model"`` asks the model; ``"rules"``
             takes what is missing from the question before, without a model; ``"auto"`` is the model, or rules for
             the embedded default, which only quotes; ``"off"`` searches for the question as it is.
+        instructions: How to answer, in words of your own that follow the chain's instructions: the tone, the form,
+            whom the answer is for. A model that only quotes does not read them.
 
     Returns:
         A LangChain Runnable. Its input is a question, or a dict with ``question`` and ``history``, the earlier
@@ -277,6 +280,8 @@ def create_rag_chain(
         >>> for citation in answer.citations:
         ...     print(citation.source, citation.page, citation.quote)
     """
-    settings = ChainSettings(language, max_context_tokens, on_unsupported, minimum_confidence, rewriting)
+    settings = ChainSettings(
+        language, max_context_tokens, on_unsupported, minimum_confidence, rewriting, instructions
+    )
     check_model(llm)
     return RagChain(llm, retriever, settings)

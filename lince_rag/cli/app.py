@@ -1,4 +1,4 @@
-"""The command line: ``lince-rag ingest | ask | chat | eval | mcp | status | models | prompt | demo``.
+"""The command line: ``lince-rag ingest | ask | chat | eval | questions | mcp | status | models | prompt | demo``.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lince_rag.cli.chat import chat
-from lince_rag.cli.evaluate import evaluate_file
+from lince_rag.cli.evaluate import draft_file, evaluate_file
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
     INTERRUPTED_STATUS,
@@ -181,6 +181,7 @@ def ask(
     options: AnswerOptions,
 ) -> None:
     """Answer a question from the documents of an index, with sources; abstain if they do not hold the answer."""
+    from lince_rag.chain.packing import only_quotes
     from lince_rag.cli.terminal import print_answer, print_json, print_waiting
     from lince_rag.index.index import Index
 
@@ -189,12 +190,13 @@ def ask(
         if json_:
             print_json(chain.invoke(question).model_dump(mode="json"))
         else:
-            answer = print_answer(chain.stream(question))
+            answer = print_answer(chain.stream(question), whole=only_quotes(chain.llm))
             print_waiting(opened.ledger.count_waiting(), answer.language)
 
 
 app.command("chat")(chat)
 app.command("eval")(evaluate_file)
+app.command("questions")(draft_file)
 
 
 @app.command()

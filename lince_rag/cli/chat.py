@@ -78,12 +78,17 @@ def _converse(chain: "RagChain", history: "BaseChatMessageHistory") -> None:
     """Answer questions until there are no more; an interrupted answer is not saved."""
     from langchain_core.messages import AIMessage, HumanMessage
 
+    from lince_rag.chain.packing import only_quotes
     from lince_rag.cli.terminal import print_answer, print_plain, reader_language
 
     language = reader_language()
     while question := _read_question(wording("question", language)):
+        if question.startswith("/"):
+            print_plain(wording("chat_commands", language))
+            continue
         try:
-            answer = print_answer(chain.stream({"question": question, "history": history.messages}))
+            steps = chain.stream({"question": question, "history": history.messages})
+            answer = print_answer(steps, whole=only_quotes(chain.llm))
         except KeyboardInterrupt:
             print_plain("\n" + wording("answer_interrupted", language))
             continue

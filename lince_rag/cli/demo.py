@@ -42,7 +42,8 @@ def run_demo(language: Language) -> None:
         for question in load_questions():
             console.print(f"\n[bold]{escape(question['text'])}[/]")
             started = time.monotonic()
-            answer = print_answer(chain.stream(question["text"]), name=lambda source: Path(source).name)
+            steps = chain.stream(question["text"])
+            answer = print_answer(steps, name=lambda source: Path(source).name, whole=True)
             seconds = time.monotonic() - started
             console.print(f"  [dim]{wording('seconds', answer.language, seconds=seconds)}[/]")
     console.print(f"\n[bold]{wording('demo_next', language)}[/]")

@@ -1,7 +1,9 @@
-"""``lince-rag eval``: questions with known answers, asked under one setting or several."""
+"""``lince-rag eval`` and ``questions``: questions with known answers, asked under settings, and drafted."""
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,7 +18,7 @@ from lince_rag.cli.options import (
     JsonOption,
     takes_answer_options,
 )
-from lince_rag.errors import require
+from lince_rag.errors import ConfigurationError, require
 from lince_rag.text.language import Language, wording
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ def evaluate_file(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="Questions: SQuAD JSON, or JSON lines with question, answers and source."
+            metavar="FILE",
+            help="Questions: SQuAD JSON, or JSON lines with question, answers, source and, if known, type, all_of "
+            "and history.",
         ),
     ],
     index: IndexOption = DEFAULT_INDEX,
@@ -50,6 +54,12 @@ def evaluate_file(
             "'model=NAME,model_path=DIR' …; may be repeated.",
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECORDS", help="Compare with an earlier run, question by question: its records-….jsonl file."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only this number of questions.")] = None,
     embeddings: EmbeddingsOption = None,
     json_: JsonOption = False,
@@ -59,7 +69,8 @@ def evaluate_file(
     """Ask the questions of a file and measure the answers. After an interruption, run it again to continue."""
     from lince_rag.cli.terminal import print_json, print_plain, reader_language
     from lince_rag.evaluation import load_questions
-    from lince_rag.evaluation.report import write_report
+    from lince_rag.evaluation.records import read_records
+    from lince_rag.evaluation.report import compare_evaluations, write_report
     from lince_rag.evaluation.runs import PACKAGES
     from lince_rag.evaluation.settings import Setting, parse_setting
 
@@ -74,19 +85,59 @@ def evaluate_file(
     )
     settings = [base, *(parse_setting(text, base) for text in compare or ())]
     questions = load_questions(file)[:limit]
+    earlier = read_records(against) if against else None
     require("evaluation", *PACKAGES)
     try:
         evaluations = _evaluate_all(settings, questions, output, language)
     except KeyboardInterrupt:
         print_plain(wording("eval_interrupted", language, output=output))
         raise typer.Exit(INTERRUPTED_STATUS) from None
-    report = write_report(evaluations, output / REPORT_FILE, language=language, questions_file=file.name)
+    report = write_report(
+        evaluations, output / REPORT_FILE, language=language, questions_file=file.name, earlier=earlier
+    )
+    comparisons = compare_evaluations(evaluations, earlier)
     if json_:
         values = [evaluation.to_dict(records=False) for evaluation in evaluations]
-        print_json({"report": str(report), "evaluations": values})
+        compared = [{"name": name, **asdict(comparison)} for name, comparison in comparisons]
+        print_json({"report": str(report), "evaluations": values, "comparisons": compared})
     else:
         _print_evaluations(evaluations, language)
+        _print_types(evaluations, language)
+        for name, changes in comparisons:
+            counts = {"fixed": len(changes.fixed), "broken": len(changes.broken), "count": changes.count}
+            print_plain(f"{name}: " + wording("eval_changes", language, **counts, p=f"{changes.p_value:.3f}"))
         print_plain(wording("eval_report", language, path=report))
+
+
+def draft_file(
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, as JSON lines.")],
+    index: IndexOption = DEFAULT_INDEX,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of questions at most.")] = 20,
+    seed: Annotated[int, typer.Option(help="Another seed drafts other questions.")] = 7,
+) -> None:
+    """Draft questions about the documents of an index, to be corrected by you and then asked by `eval`."""
+    from lince_rag.cli.terminal import print_plain, reader_language
+    from lince_rag.evaluation.questions import draft_questions
+    from lince_rag.index.index import Index
+
+    language = reader_language()
+    with Index.open(index, create=False) as opened:
+        drafts = draft_questions(opened, count, seed=seed)
+    if not drafts:
+        raise ConfigurationError(
+            f"No document of {index} has a sentence with a date, a number, a name or a place.",
+            hint="Write the questions yourself: see `lince-rag eval --help`.",
+        )
+    lines = "".join(json.dumps(draft, ensure_ascii=False) + "\n" for draft in drafts)
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            file.write(lines)
+    except FileExistsError as error:
+        # It may hold an hour of corrections.
+        raise ConfigurationError(f"{output} exists already.", hint="Choose another name.") from error
+    except OSError as error:
+        raise ConfigurationError(f"{output} cannot be written: {error.strerror}.") from error
+    print_plain(wording("drafted", language, count=len(drafts), path=output, index=index))
 
 
 def _evaluate_all(
@@ -141,3 +192,28 @@ def _print_evaluations(evaluations: "Sequence[Evaluation]", language: Language) 
             lines.setdefault(wording("eval_not_in_index", language, count=missing))
     for line in lines:
         print_plain(line)
+
+
+def _print_types(evaluations: "Sequence[Evaluation]", language: Language) -> None:
+    """Print a table of the types of questions for each run, if the question file names types."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lince_rag.cli.terminal import output
+    from lince_rag.evaluation.metrics import TYPE_METRICS, measure_types
+    from lince_rag.evaluation.report import format_value
+
+    for evaluation in evaluations:
+        types = measure_types(evaluation.records)
+        if not types:
+            continue
+        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), title=escape(evaluation.name))
+        table.add_column(wording("eval_type", language), no_wrap=True)
+        table.add_column("n", justify="right")
+        for name in TYPE_METRICS:
+            table.add_column(escape(wording(f"metric_{name}", language)), justify="right")
+        for kind, metrics in types.items():
+            count = sum(record.type == kind for record in evaluation.records)
+            cells = (format_value(name, metrics[name]) for name in TYPE_METRICS)
+            table.add_row(escape(kind), str(count), *cells)
+        output().print(table)

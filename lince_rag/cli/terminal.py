@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, wording
 
@@ -65,18 +66,15 @@ def short_path(source: str) -> str:
     return visible(source).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = short_path) -> "Answer":
-    """Print what ``RagChain.stream`` yields as it comes, then the sources and the notes; return the answer."""
-    answer: Any = None
-    shown = ""
-    for step in steps:
-        if isinstance(step, str):
-            # A single line break in a quotation comes from the layout of the file.
-            sys.stdout.write(visible(_LINE_BREAK.sub(" ", step)))
-            sys.stdout.flush()
-            shown += step
-        else:
-            answer = step
+def print_answer(
+    steps: "Iterable[str | Answer]", name: Callable[[str], str] = short_path, *, whole: bool = False
+) -> "Answer":
+    """Print what ``RagChain.stream`` yields as it comes, then the sources and the notes; return the answer.
+
+    With ``whole``, the text comes in one piece at the end, with the short answer in bold: a model that only quotes
+    takes no time.
+    """
+    answer, shown = _print_steps(steps, whole=whole)
     console = output()
     console.print()
     for correction in answer.corrections:
@@ -94,7 +92,34 @@ def print_answer(steps: "Iterable[str | Answer]", name: Callable[[str], str] = s
         console.print(f"  [dim]{wording('sources', answer.language)}:[/] [cyan]{escape(' · '.join(seen))}[/]")
     for note in _notes(answer):
         console.print(f"  [yellow]{escape(note)}[/]")
-    return answer  # type: ignore[no-any-return]
+    return answer
+
+
+def _print_steps(steps: "Iterable[str | Answer]", *, whole: bool) -> "tuple[Answer, str]":
+    """Print the text of an answer; return the answer and what was printed of it."""
+    answer: Any = None
+    shown = ""
+    for step in steps:
+        if not isinstance(step, str):
+            answer = step
+        elif not whole:
+            # A single line break in a quotation comes from the layout of the file.
+            sys.stdout.write(visible(_LINE_BREAK.sub(" ", step)))
+            sys.stdout.flush()
+            shown += step
+    if whole:
+        output().print(_with_bold(answer), end="")
+        shown = answer.text
+    return answer, shown
+
+
+def _with_bold(answer: "Answer") -> Text:
+    text = Text(visible(_LINE_BREAK.sub(" ", answer.text)))
+    if answer.short:
+        at = text.plain.find(visible(answer.short))
+        if at >= 0:
+            text.stylize("bold", at, at + len(visible(answer.short)))
+    return text
 
 
 def print_waiting(count: int, language: Language) -> None:
@@ -104,6 +129,15 @@ def print_waiting(count: int, language: Language) -> None:
 
 
 def _notes(answer: "Answer") -> Iterator[str]:
+    found = [document.metadata.get("language") for document in answer.documents]
+    used = {citation.source for citation in answer.citations}
+    languages = {
+        language
+        for document, language in zip(answer.documents, found, strict=True)
+        if document.metadata.get("source") in used and language in LANGUAGES
+    }
+    for language in sorted(languages - {answer.language}) if answer.language not in languages else ():
+        yield wording(f"source_in_{language}", answer.language)
     if answer.doubtful:
         yield wording("doubtful", answer.language, confidence=answer.confidence)
     if not answer.grounded and not answer.abstained:

@@ -41,7 +41,8 @@ class ExtractiveEngine(Engine):
         question = next((turn["content"] for turn in reversed(prompt.messages) if turn["role"] == "user"), "")
         language = settings.language or detect_language(question)
         quotes = select_passages(question, prompt.documents, language, settings.minimum_confidence)
-        text = "\n\n".join(quotes) or wording("abstention", language)
+        without = "abstention" if prompt.documents else "no_documents_given"
+        text = "\n\n".join(quotes) or wording(without, language)
         text = text[: min((at for stop in settings.stop if (at := text.find(stop)) >= 0), default=len(text))]
         tokens = _TOKEN.findall(text)
         reason: FinishReason = "stop"

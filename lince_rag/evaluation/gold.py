@@ -53,6 +53,7 @@ class GoldMap:
         self._spans = _find_paragraphs(set(self._units.values()), index, sources)
         self._found = {span.unit for spans in self._spans.values() for span in spans}
         self._gold = {question.id: self._locate(question) for question in questions}
+        self._copies = {question.id: set(map(self._find_source, question.copies)) for question in questions}
 
     def gold(self, question: Question) -> Gold:
         """Return where the answer to one of the questions is."""
@@ -63,9 +64,10 @@ class GoldMap:
 
         A chunk in several paragraphs counts as the one with the answer, else as the one that it overlaps most.
         """
-        if question.context is None:
-            return _document_unit(source)
         gold = self._gold[question.id].units
+        if question.context is None:
+            is_copy = source in self._copies[question.id]
+            return max(gold) if is_copy and gold else _document_unit(source)
         overlaps = [
             (span.unit in gold, min(end, span.end) - max(start, span.start), span.unit)
             for span in self._spans.get(source, ())
@@ -76,7 +78,9 @@ class GoldMap:
     def holds(self, question: Question, source: str, start: int, end: int) -> bool:
         """Return whether a span of a document lies in a paragraph or document that holds the answer."""
         gold = self._gold[question.id].units
-        return _document_unit(source) in gold or any(
+        if _document_unit(source) in gold or (gold and source in self._copies[question.id]):
+            return True
+        return any(
             span.unit in gold and span.start <= start and end <= span.end for span in self._spans.get(source, ())
         )
 

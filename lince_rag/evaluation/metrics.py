@@ -17,6 +17,14 @@ from lince_rag.text.language import Language
 RECALL_DEPTH: Final = 5
 RANKING_DEPTH: Final = 10
 
+# Bins of the expected calibration error.
+CALIBRATION_BINS: Final = 10
+
+# The metrics of each type of question.
+TYPE_METRICS: Final = (
+    "contains_answer", "list_recall", "citation_recall", "false_abstention", "abstention_recall"
+)  # fmt: skip
+
 # Words that are ignored in a comparison, as in the evaluation of SQuAD.
 ARTICLES: Final[Mapping[Language, frozenset[str]]] = {
     "es": frozenset({"el", "la", "los", "las", "lo", "un", "una", "unos", "unas"}),
@@ -59,13 +67,14 @@ class AbstentionCurve:
 def measure(records: Sequence[Record], k: int) -> dict[str, Estimate]:
     """Compute every metric of a run whose chain reads ``k`` chunks; the times have no interval.
 
-    ``ranking_metrics``, ``answer_metrics`` and ``abstention_metrics`` define the others.
+    ``ranking_metrics``, ``answer_metrics``, ``abstention_metrics`` and ``calibration_metrics`` define the others.
     """
     times = [record.milliseconds for record in records]
     return {
         **ranking_metrics(records, k),
         **answer_metrics(records),
         **abstention_metrics(records),
+        **calibration_metrics(records),
         "latency_p50_ms": quantile_estimate(times, 0.5),
         "latency_p95_ms": quantile_estimate(times, 0.95),
     }
@@ -110,6 +119,8 @@ def answer_metrics(records: Sequence[Record]) -> dict[str, Estimate]:
 
     - ``exact_match``, ``f1`` (of ``short``, or of the whole answer if there is none) and ``contains_answer`` (of
       the whole answer), over the answerable questions; an abstention scores 0.
+    - ``list_recall``: share of the items of a list that its answer contains, over the answerable questions whose
+      file lists them; an abstention scores 0.
     - ``citation_precision``: share of the citations of an answer that lie in a place with the answer, over the
       answers to questions with a known place; an answer without citations scores 0.
     - ``citation_recall``: share of the questions with a known place, answered or not, with at least one such
@@ -125,6 +136,7 @@ def answer_metrics(records: Sequence[Record]) -> dict[str, Estimate]:
         "exact_match": mean_estimate([_matching(exact_match, record) for record in answerable]),
         "f1": mean_estimate([word_overlap(record) for record in answerable]),
         "contains_answer": mean_estimate([holds_answer(record) for record in answerable]),
+        "list_recall": mean_estimate([_list_recall(record) for record in answerable if record.all_of]),
         "citation_precision": mean_estimate([_precision(record) for record in cited]),
         "citation_recall": mean_estimate([float(cites_gold(record)) for record in located]),
         "groundedness": mean_estimate([float(record.grounded) for record in answered]),
@@ -137,6 +149,18 @@ def holds_answer(record: Record) -> float:
     if record.abstained:
         return 0.0
     return contains_answer(record.answer, record.answers, record.language)
+
+
+def is_right(record: Record) -> bool:
+    """Return whether an answer contains an accepted answer, or an abstention is right."""
+    return bool(holds_answer(record)) if record.answerable else record.abstained
+
+
+def _list_recall(record: Record) -> float:
+    if record.abstained:
+        return 0.0
+    found = [contains_answer(record.answer, [item], record.language) for item in record.all_of]
+    return sum(found) / len(found)
 
 
 def word_overlap(record: Record) -> float:
@@ -175,6 +199,88 @@ def abstention_metrics(records: Sequence[Record]) -> dict[str, Estimate]:
         "false_abstention": mean_estimate([float(r.abstained) for r in records if r.answerable]),
         "confidence_auroc": area_estimate(*confidences(records)),
     }
+
+
+def calibration_metrics(records: Sequence[Record]) -> dict[str, Estimate]:
+    """Measure whether the confidence says how likely an answer is to be right.
+
+    - ``right_auroc``: area under the ROC curve of the confidence, for telling the right answers from everything
+      else (wrong ones, abstentions, answers to unanswerable questions).
+    - ``calibration_error``: the expected calibration error of the answers given: the mean distance between
+      confidence and share of right ones in bins a tenth wide, weighted by their sizes.
+    - ``brier``: the mean squared distance between the confidence of an answer and 1 if it is right, else 0.
+    """
+    measured = [(r.confidence, bool(holds_answer(r)), r) for r in records if r.confidence is not None]
+    answered = [(confidence, right) for confidence, right, record in measured if not record.abstained]
+    distances = [0.0] * (CALIBRATION_BINS + 1)
+    for confidence, right in answered:
+        distances[int(confidence * CALIBRATION_BINS)] += confidence - right
+    error = sum(map(abs, distances)) / len(answered) if answered else None
+    return {
+        "right_auroc": area_estimate(
+            [confidence for confidence, right, _ in measured if right],
+            [confidence for confidence, right, _ in measured if not right],
+        ),
+        "calibration_error": Estimate(error, None, None, len(answered)),
+        "brier": mean_estimate([(confidence - right) ** 2 for confidence, right in answered]),
+    }
+
+
+def risk_coverage(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """Return (coverage, risk) if only the most confident answers are given, for each possible number of them.
+
+    Coverage is their share of all questions; risk is the share of them that are not right.
+    """
+    answered = sorted(
+        (record for record in records if not record.abstained and record.confidence is not None),
+        key=lambda record: -(record.confidence or 0.0),
+    )
+    points, wrong = [], 0
+    for number, record in enumerate(answered, 1):
+        wrong += not is_right(record)
+        points.append((number / len(records), wrong / number))
+    return points
+
+
+def measure_types(records: Sequence[Record]) -> dict[str, dict[str, Estimate]]:
+    """Measure the answers to each type of question, the most frequent type first; empty if the file names none.
+
+    Each type has the metrics ``TYPE_METRICS``.
+    """
+    counts = Counter(record.type for record in records if record.type)
+    found = {}
+    for kind, _ in counts.most_common():
+        some = [record for record in records if record.type == kind]
+        metrics = answer_metrics(some) | abstention_metrics(some)
+        found[kind] = {name: metrics[name] for name in TYPE_METRICS}
+    return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs over the same questions, question by question.
+
+    ``fixed`` and ``broken`` hold the ids of the questions that only the second or only the first run answers
+    rightly; ``p_value`` is that of McNemar's exact test, 1 if the runs differ nowhere.
+    """
+
+    fixed: tuple[str, ...]
+    broken: tuple[str, ...]
+    count: int
+    p_value: float
+
+
+def compare_runs(first: Sequence[Record], second: Sequence[Record]) -> Comparison:
+    """Compare the questions that two runs share: an answer is right as ``is_right`` says."""
+    from scipy.stats import binomtest
+
+    before = {record.id: is_right(record) for record in first}
+    shared = [(record.id, is_right(record)) for record in second if record.id in before]
+    fixed = tuple(identity for identity, right in shared if right and not before[identity])
+    broken = tuple(identity for identity, right in shared if not right and before[identity])
+    changed = len(fixed) + len(broken)
+    p_value = float(binomtest(len(fixed), changed).pvalue) if changed else 1.0
+    return Comparison(fixed, broken, len(shared), p_value)
 
 
 def confidences(records: Sequence[Record]) -> tuple[list[float], list[float]]:

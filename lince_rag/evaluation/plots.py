@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any, Final
 
-from lince_rag.evaluation.metrics import confidences
+from lince_rag.evaluation.metrics import confidences, risk_coverage
 from lince_rag.evaluation.runs import Evaluation
 from lince_rag.text.language import Language, wording
 
@@ -113,6 +113,29 @@ def plot_latency(evaluations: Sequence[Evaluation], language: Language) -> str:
     axes.set_xscale("log")
     axes.set_xlabel(wording("eval_milliseconds", language))
     axes.set_ylabel(wording("eval_share", language))
+    axes.grid(alpha=0.3)
+    if len(evaluations) > 1:
+        axes.legend(frameon=False)
+    return _image(figure)
+
+
+def plot_risk(evaluations: Sequence[Evaluation], language: Language) -> str | None:
+    """Draw the share of wrong answers if only the most confident ones are given, one line for each run.
+
+    ``None`` if no answer has a confidence.
+    """
+    curves = [risk_coverage(evaluation.records) for evaluation in evaluations]
+    if not any(curves):
+        return None
+    figure, axes = _figure(2.8)
+    for number, curve in enumerate(curves):
+        if curve:
+            label = _label(evaluations[number])
+            axes.plot(*zip(*curve, strict=True), color=COLOURS[number % len(COLOURS)], label=label)
+    axes.set_xlabel(wording("eval_coverage", language))
+    axes.set_ylabel(wording("eval_risk", language))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
     if len(evaluations) > 1:
         axes.legend(frameon=False)

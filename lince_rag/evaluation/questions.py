@@ -1,17 +1,28 @@
-"""Question files: SQuAD (1.1 and 2.0) or JSON lines, read as questions with their accepted answers."""
+"""Question files: SQuAD (1.1 and 2.0) or JSON lines, read as questions with their answers, and drafted."""
 
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from lince_rag.errors import ConfigurationError
+from lince_rag.index.index import Index
+from lince_rag.index.ledger import Source
+from lince_rag.text.language import LANGUAGES, Language, wording
+from lince_rag.text.passages import Reading
+from lince_rag.text.questions import question_kinds
 
 FORMATS_HINT: Final = (
     'Give a SQuAD file ({"data": [{"paragraphs": …}]}), or JSON lines with "question", "answers" and '
     'optionally "source".'
 )
+
+SPEAKERS: Final = ("human", "ai")
+
+# Characters, at least and at most, of a sentence that a question is drafted from.
+DRAFT_CHARACTERS: Final = (30, 300)
 
 _LINE_SUFFIXES: Final = {".jsonl", ".ndjson"}
 
@@ -26,6 +37,11 @@ class Question:
         answers: The texts that count as its answer; empty if the documents do not answer it.
         sources: The documents that hold the answer, by name, path or end of a path; empty if unknown.
         context: The paragraph that holds the answer, if the file quotes it.
+        copies: Other documents with the same passage: citing one of them is as right as citing a source.
+        all_of: Every item of an answer that is a list.
+        history: The earlier questions and answers of a follow-up, as LangChain's ("human" or "ai", text).
+        type: What kind of question it is, in the file's own words; empty if unknown.
+        language: The language of the question, if the file says it.
     """
 
     id: str
@@ -33,6 +49,11 @@ class Question:
     answers: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     context: str | None = None
+    copies: tuple[str, ...] = ()
+    all_of: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
+    type: str = ""
+    language: Language | None = None
 
     @property
     def answerable(self) -> bool:
@@ -46,7 +67,9 @@ def load_questions(path: str | Path) -> list[Question]:
     Args:
         path: A SQuAD file (1.1, or 2.0 with ``is_impossible``), or JSON lines: objects with ``question``,
             ``answers`` (a list, empty if the documents do not answer the question) or ``answer``, and
-            optionally ``source`` (a document, or a list of them) and ``id``.
+            optionally ``source`` (a document, or a list of them), ``also_in`` (documents with the same passage),
+            ``all_of`` (every item of a list), ``history`` (pairs of "human" or "ai" and the text), ``type``,
+            ``language`` (es, pt or en) and ``id``. Other keys are ignored.
 
     Returns:
         The questions in the order of the file.
@@ -67,6 +90,59 @@ def load_questions(path: str | Path) -> list[Question]:
     if not questions:
         raise ConfigurationError(f"{path} has no questions.", hint=FORMATS_HINT)
     return questions
+
+
+def draft_questions(index: Index, count: int, *, seed: int = 7) -> list[dict[str, Any]]:
+    """Draft questions about the documents of an index, for a person to correct.
+
+    Each is a sentence of a document with its date, amount, number, person or place left out. As they repeat the
+    words of the text, they are much easier than what people ask, until a person has written them anew.
+
+    Args:
+        index: The index; its documents take turns.
+        count: Number of questions at most.
+        seed: Seed of the choice among the sentences.
+
+    Returns:
+        Lines for ``load_questions``: ``id``, ``question``, ``language``, ``answerable``, ``answers``, ``evidence``
+        (the sentence), ``source`` and ``type``.
+    """
+    generator = random.Random(seed)
+    sources = index.sources()
+    generator.shuffle(sources)
+    waiting = [_drafts(index, source, generator) for source in sources]
+    found: list[dict[str, Any]] = []
+    while waiting and len(found) < count:
+        drafts = waiting.pop(0)
+        if (draft := next(drafts, None)) is not None:
+            found.append({"id": f"draft-{len(found) + 1}", **draft})
+            waiting.append(drafts)
+    return found
+
+
+def _drafts(index: Index, source: Source, generator: random.Random) -> Iterator[dict[str, Any]]:
+    reading = Reading.of({"text": index.text(source.source), "language": source.language})
+    positions = [each for each in reading.candidates() if reading.kinds[each] == "sentence"]
+    generator.shuffle(positions)
+    for position in positions:
+        text = " ".join(reading.sentences[position].text.split())
+        if not DRAFT_CHARACTERS[0] <= len(text) <= DRAFT_CHARACTERS[1]:
+            continue
+        for kind in question_kinds():
+            answer = next((match for span in kind.spans if (match := span.search(text))), None)
+            if answer is not None:
+                start, end = answer.span("span" if "span" in answer.re.groupindex else 0)
+                asked = f"{text[:start]}…{text[end:]}"
+                yield {
+                    "question": wording(f"draft_{kind.name}", reading.language, text=asked),
+                    "language": reading.language,
+                    "answerable": True,
+                    "answers": [text[start:end].strip()],
+                    "evidence": text,
+                    "source": source.source,
+                    "type": kind.name,
+                }
+                break
 
 
 def _read(path: Path) -> str:
@@ -116,9 +192,35 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Question]]:
         if not entry.keys() & {"answers", "answer"}:
             _refuse(path, place, "'answers' or 'answer' is missing")
         answers = _texts(path, place, "answers" if "answers" in entry else "answer", entry)
-        sources = _texts(path, place, "source", entry)
-        identity = str(entry.get("id", number))
-        yield place, Question(identity, _text(path, place, entry), answers, sources)
+        question = Question(
+            str(entry.get("id", number)),
+            _text(path, place, entry),
+            answers,
+            _texts(path, place, "source", entry),
+            copies=_texts(path, place, "also_in", entry),
+            all_of=_texts(path, place, "all_of", entry),
+            history=_history(path, place, entry.get("history") or ()),
+            type=" ".join(_texts(path, place, "type", entry)),
+            language=_language(path, place, entry.get("language")),
+        )
+        yield place, question
+
+
+def _history(path: Path, place: str, value: Any) -> tuple[tuple[str, str], ...]:
+    """Return the earlier messages, oldest first."""
+    try:
+        turns = tuple((str(speaker), str(text)) for speaker, text in value)
+    except (TypeError, ValueError):
+        _refuse(path, place, '\'history\' is not a list of pairs: [["human", …], ["ai", …]]')
+    if unknown := {speaker for speaker, _ in turns} - set(SPEAKERS):
+        _refuse(path, place, f"'history' has {unknown.pop()!r} instead of {' or '.join(SPEAKERS)}")
+    return turns
+
+
+def _language(path: Path, place: str, value: Any) -> Language | None:
+    if value is not None and value not in LANGUAGES:
+        _refuse(path, place, f"'language' is {value!r}, not {', '.join(LANGUAGES)}")
+    return cast(Language | None, value)
 
 
 def _squad(path: Path, whole: dict[str, Any]) -> Iterator[tuple[str, Question]]:

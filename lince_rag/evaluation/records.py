@@ -12,7 +12,7 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import Language
 
 # Increase it when older records can no longer be read, or would mean something else.
-RECORD_FORMAT: Final = 2
+RECORD_FORMAT: Final = 3
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ class Record:
     corrections: tuple[str, ...]
     # The time that the chain took.
     milliseconds: float
+    # Every item, if the answer is a list.
+    all_of: tuple[str, ...] = ()
+    # What kind of question its file says it is; empty if it says nothing.
+    type: str = ""
+    # What was searched for: the question, or a follow-up rewritten.
+    standalone: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -82,7 +88,7 @@ class Record:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Restore a record from the values of ``to_dict``, also after JSON made lists of tuples."""
         fields = dict(values)
-        for name in ("answers", "units", "corrections"):
+        for name in ("answers", "units", "all_of", "corrections"):
             fields[name] = tuple(fields[name])
         fields["retrieved"] = tuple(Passage(**passage) for passage in fields["retrieved"])
         fields["citations"] = tuple(Cited(**citation) for citation in fields["citations"])
@@ -92,6 +98,43 @@ class Record:
     def located(self) -> bool:
         """Whether the place of the answer in this index is known."""
         return self.answerable and bool(self.units)
+
+
+def read_records(path: str | Path) -> dict[str, Record]:
+    """Read the records of an earlier run, by the id of the question.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or holds no records of this version.
+    """
+    path = Path(path).expanduser()
+    try:
+        return _parse_records(path, path.read_bytes())[1]
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be read: {error.strerror}.", hint="Give a records-….jsonl file of `lince-rag eval`."
+        ) from error
+
+
+def _parse_records(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Record]]:
+    """Return the header and the records of a file; a last line without an end is left out."""
+    header: dict[str, Any] = {}
+    records: dict[str, Record] = {}
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        try:
+            entry = json.loads(line)
+            if number == 1:
+                header = entry
+                if header["format"] != RECORD_FORMAT:
+                    raise KeyError("format")
+            else:
+                record = Record.from_dict(entry)
+                records[record.id] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"{path}, line {number}: not a record of this version's evaluations.",
+                hint="Delete the file or choose another.",
+            ) from error
+    return header, records
 
 
 class RecordFile:
@@ -131,16 +174,9 @@ class RecordFile:
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             os.truncate(self.path, whole)
-        for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
-            try:
-                entry = json.loads(line)
-                if number > 1:
-                    record = Record.from_dict(entry)
-                    self.records[record.id] = record
-                elif entry["fingerprint"] != self._header["fingerprint"]:
-                    raise KeyError("fingerprint")
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigurationError(
-                    f"{self.path}, line {number}: not a record of this evaluation.",
-                    hint="Delete the file or choose another output folder.",
-                ) from error
+        header, self.records = _parse_records(self.path, data[:whole])
+        if header and header["fingerprint"] != self._header["fingerprint"]:
+            raise ConfigurationError(
+                f"{self.path}, line 1: not a record of this evaluation.",
+                hint="Delete the file or choose another output folder.",
+            )

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -11,8 +11,18 @@ from typing import Final, Literal, get_args
 import jinja2
 from markupsafe import Markup, escape
 
-from lince_rag.evaluation.metrics import RECALL_DEPTH, Estimate, cites_gold, holds_answer, word_overlap
-from lince_rag.evaluation.plots import plot_confidence, plot_latency, plot_metrics
+from lince_rag.evaluation.metrics import (
+    RECALL_DEPTH,
+    TYPE_METRICS,
+    Comparison,
+    Estimate,
+    cites_gold,
+    compare_runs,
+    holds_answer,
+    measure_types,
+    word_overlap,
+)
+from lince_rag.evaluation.plots import plot_confidence, plot_latency, plot_metrics, plot_risk
 from lince_rag.evaluation.records import Record
 from lince_rag.evaluation.runs import Evaluation
 from lince_rag.text.language import Language, wording
@@ -58,11 +68,17 @@ def format_interval(estimate: Estimate) -> str:
 
 
 def write_report(
-    evaluations: Sequence[Evaluation], path: str | Path, *, language: Language, questions_file: str = ""
+    evaluations: Sequence[Evaluation],
+    path: str | Path,
+    *,
+    language: Language,
+    questions_file: str = "",
+    earlier: Mapping[str, Record] | None = None,
 ) -> Path:
     """Write the report of runs over the same questions, replacing an older one; return its path.
 
-    The page loads nothing from elsewhere, and escapes all text from documents and questions.
+    The runs are compared question by question with ``earlier``, the records of an earlier run, or else with the
+    first of them. The page loads nothing from elsewhere, and escapes all text from documents and questions.
     """
     labels = metric_labels(evaluations, language)
     shares = {name: label for name, label in labels.items() if not name.endswith("_ms")}
@@ -77,6 +93,10 @@ def write_report(
         metrics_plot=plot_metrics(evaluations, shares),
         confidence_plots=[plot_confidence(evaluation, language) for evaluation in evaluations],
         latency_plot=plot_latency(evaluations, language),
+        risk_plot=plot_risk(evaluations, language),
+        types=[measure_types(evaluation.records) for evaluation in evaluations],
+        type_columns=TYPE_METRICS,
+        comparisons=_changes(evaluations, earlier),
         kinds=FAILURES,
         failure_counts=[count_failures(evaluation.records, evaluation.k) for evaluation in evaluations],
         failures=[worst_failures(e.records, e.k, SHOWN_FAILURES) for e in evaluations],
@@ -90,6 +110,34 @@ def write_report(
     unfinished.write_text(page, encoding="utf-8", errors="replace")
     os.replace(unfinished, path)
     return path
+
+
+def compare_evaluations(
+    evaluations: Sequence[Evaluation], earlier: Mapping[str, Record] | None
+) -> list[tuple[str, Comparison]]:
+    """Compare each run with the records of an earlier one, or each but the first with the first."""
+    if earlier is not None:
+        return [(each.name, compare_runs(list(earlier.values()), each.records)) for each in evaluations]
+    return [(each.name, compare_runs(evaluations[0].records, each.records)) for each in evaluations[1:]]
+
+
+def _changes(
+    evaluations: Sequence[Evaluation], earlier: Mapping[str, Record] | None
+) -> list[tuple[str, Comparison, dict[str, list[tuple[Record, Record]]]]]:
+    """Return each comparison with the records, before and after, of the questions that it names."""
+    first = earlier if earlier is not None else {record.id: record for record in evaluations[0].records}
+    later = {each.name: {record.id: record for record in each.records} for each in evaluations}
+    return [
+        (
+            name,
+            comparison,
+            {
+                "fixed": [(first[each], later[name][each]) for each in comparison.fixed],
+                "broken": [(first[each], later[name][each]) for each in comparison.broken],
+            },
+        )
+        for name, comparison in compare_evaluations(evaluations, earlier)
+    ]
 
 
 def _template() -> jinja2.Template:

@@ -183,12 +183,12 @@ def _ask(chain: RagChain, gold: GoldMap, k: int, depth: int, question: Question)
     """Ask a question and judge the answer; only the chain's own time is measured."""
     retriever = chain.retriever
     options: dict[str, Any] = {"k": depth} if isinstance(retriever, HybridRetriever) else {}
-    ranking = retriever.invoke(question.text, **options)[:depth]
     started = time.perf_counter()
-    answer = chain.invoke(question.text)
+    answer = chain.invoke({"question": question.text, "history": list(question.history)})
     milliseconds = 1000 * (time.perf_counter() - started)
+    ranking = retriever.invoke(answer.standalone or question.text, **options)[:depth]
     place = gold.gold(question)
-    language = detect_language(question.text)
+    language = question.language or detect_language(question.text)
     return Record(
         id=question.id,
         question=question.text,
@@ -197,6 +197,9 @@ def _ask(chain: RagChain, gold: GoldMap, k: int, depth: int, question: Question)
         answerable=question.answerable and not place.missing,
         missing=place.missing,
         units=tuple(sorted(place.units)),
+        all_of=question.all_of,
+        type=question.type,
+        standalone=answer.standalone or question.text,
         retrieved=tuple(_passage(gold, question, chunk, rank < k) for rank, chunk in enumerate(ranking)),
         answer=answer.text,
         short=answer.short,

@@ -191,13 +191,21 @@ class Evidence:
     # The choice.
 
     def windows(self, count: int) -> list[Passage]:
-        """Return the windows of the likeliest sentences: their similarity to the question is worth knowing."""
+        """Return the windows whose similarity to the question is worth knowing.
+
+        They are those of the likeliest sentences, and all of a document in another language, where words say
+        little.
+        """
         scores = _weighted("choice_words", [candidate.features for candidate in self.candidates])
-        order = sorted(range(len(scores)), key=lambda each: -scores[each])[:count]
-        return [
-            Passage(each.document, *self.readings[each.document].window(each.position))
-            for each in (self.candidates[place] for place in sorted(order))
-        ]
+        likeliest = set(sorted(range(len(scores)), key=lambda each: -scores[each])[:count])
+        found: list[Passage] = []
+        for place, candidate in enumerate(self.candidates):
+            reading = self.readings[candidate.document]
+            last = found[-1] if found and found[-1].document == candidate.document else None
+            uncovered = last is None or candidate.sentence.end > last.end
+            if place in likeliest or (reading.language != self.language and uncovered):
+                found.append(Passage(candidate.document, *reading.window(candidate.position)))
+        return found
 
     @cached_property
     def _known(self) -> list[tuple[int, int, int, float]]:

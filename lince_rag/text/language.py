@@ -1,6 +1,10 @@
 """Spanish, Portuguese and English: which one a text is in, the data of ``prompts/``, and the localised wording."""
 
+import math
+import re
 import tomllib
+import unicodedata
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, Final, Literal, cast
@@ -16,6 +20,24 @@ DEFAULT_LANGUAGE: Final[Language] = "es"
 # Below this probability the identifier is guessing (mostly on names and single words), and the caller's default
 # is the better guess.
 MINIMUM_PROBABILITY: Final = 0.6
+
+# In a text with at most as many words, function words and letters tell more than the identifier's 4-grams. What
+# one adds to the logarithm of the probability of its language: a function word or a letter that the others do not
+# have, and a word that is much more frequent in this language. For the first three to six words of 900 questions
+# of XQuAD, FaQuAD and Pirá the language is right for .998 instead of .977; without accents and question marks for
+# .987 instead of .959.
+SHORT_TEXT_WORDS: Final = 12
+OWN_WORD: Final = 4.0
+FREQUENT_WORD: Final = 1.0
+OWN_LETTER: Final = 4.0
+FREQUENT_WORDS: Final[dict[Language, frozenset[str]]] = {
+    "es": frozenset({"y", "el", "la", "los", "las", "en"}),
+    "pt": frozenset({"o", "os", "as", "e", "a", "em", "um"}),
+    "en": frozenset({"the", "of", "is", "to"}),
+}
+OWN_LETTERS: Final[dict[Language, str]] = {"es": "ñ¿¡", "pt": "ãõçêôâà", "en": ""}
+
+_WORD: Final = re.compile(r"[^\W\d_]+")
 
 # The identifier reads only the beginning of a text: more characters do not change the result and cost time.
 MAXIMUM_CHARACTERS: Final = 2_000
@@ -54,8 +76,31 @@ def identify_language(text: str) -> tuple[Language, float]:
 # A question is identified by every part that it passes (1 ms each time).
 @lru_cache(maxsize=256)
 def _identify(text: str) -> tuple[Language, float]:
-    language, probability = _identifier().classify(text)
-    return cast(Language, language), float(probability)
+    chances = {cast(Language, language): float(chance) for language, chance in _identifier().rank(text)}
+    found = _WORD.findall(text.lower())
+    if len(found) <= SHORT_TEXT_WORDS:
+        scores = {each: chances[each] * math.exp(_hints(found, text.lower(), each)) for each in LANGUAGES}
+        chances = {each: score / sum(scores.values()) for each, score in scores.items()}
+    return max(chances.items(), key=lambda each: each[1])
+
+
+def fold(text: str) -> str:
+    """Remove accents and other combining marks (NFKD), and keep the case: ``"canción"`` → ``"cancion"``."""
+    if text.isascii():
+        return text
+    decomposed = unicodedata.normalize("NFKD", text)
+    return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+def _hints(found: Sequence[str], text: str, language: Language) -> float:
+    """Return what the words and letters of a short text add to the logarithm of a language's probability."""
+    tables = load_table("questions")["function_words"]
+    known = {each: frozenset(tables[each].split()) for each in LANGUAGES}
+    folded = [fold(word) for word in found]
+    own = sum(word in known[language] and sum(word in each for each in known.values()) == 1 for word in folded)
+    frequent = sum(word in FREQUENT_WORDS[language] for word in folded)
+    letters = sum(map(text.count, OWN_LETTERS[language]))
+    return OWN_WORD * own + FREQUENT_WORD * frequent + OWN_LETTER * letters
 
 
 @cache

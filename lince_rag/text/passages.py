@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from lince_rag.text.language import Language, detect_language
+from lince_rag.text.language import Language, detect_language, fold
 from lince_rag.text.questions import answer_pattern
 from lince_rag.text.sentences import Sentence, split_sentences
-from lince_rag.text.words import fold
 
 # Characters of the window that is compared with a question by its vector: a sentence and those that follow it.
 # With 420 the nearest window is the right one more often, but two of 250 hold more answers than one of 420.

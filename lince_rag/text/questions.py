@@ -3,10 +3,12 @@
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Final, Literal
 
-from lince_rag.text.language import LANGUAGES, Language, load_table
+from lince_rag.text.language import LANGUAGES, Language, fold, load_table
 from lince_rag.text.words import Word
+
+_WORD: Final = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class QuestionKind:
 
 
 @cache
-def _kinds() -> tuple[QuestionKind, ...]:
+def question_kinds() -> tuple[QuestionKind, ...]:
+    """Return the kinds of answers that can be asked for, the most specific first."""
     kinds = []
     for row in load_table("questions")["kind"]:
         flags = 0 if row.get("case_sensitive") else re.IGNORECASE
@@ -46,7 +49,7 @@ def _cues(section: str, language: Language) -> re.Pattern[str]:
 
 def kind_of(question: str, language: Language) -> QuestionKind | None:
     """Return the first kind whose cues are in a question, or ``None``."""
-    return next((kind for kind in _kinds() if kind.cues[language].search(question)), None)
+    return next((kind for kind in question_kinds() if kind.cues[language].search(question)), None)
 
 
 def asks_for(
@@ -70,9 +73,28 @@ def refers_back(question: str, language: Language) -> bool:
     return _cues("follow_ups", language).search(question) is not None
 
 
+def continues(question: str, language: Language) -> bool:
+    """Return whether a question begins like one that goes on with what was asked before: "¿Y la fianza?"."""
+    return _cues("continues", language).search(question) is not None
+
+
+def is_small_talk(message: str) -> bool:
+    """Return whether a message is only a greeting, thanks or the like, in any of our languages."""
+    found = {fold(word) for word in _WORD.findall(message.lower())}
+    table = load_table("questions")["small_talk"]
+    if not found & set(table["needed"].split()):
+        return False
+    return any(found <= {*table[language].split(), *table["needed"].split()} for language in LANGUAGES)
+
+
 def names_its_subject(question: str, language: Language) -> bool:
     """Return whether a question has a question word and a noun with its article: "¿Cuánto es la fianza?"."""
     return _cues("named", language).search(question) is not None
+
+
+def asks_with_a_word(question: str, language: Language) -> bool:
+    """Return whether a question has a question word: if not, it asks for yes or no."""
+    return _cues("openings", language).search(question) is not None
 
 
 def strip_opening(text: str, language: Language) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from lince_rag.text.language import Language, detect_language, load_table
+from lince_rag.text.language import Language, detect_language, fold, load_table
 
 GRAM_LENGTH: Final = 4
 
@@ -58,14 +58,6 @@ def squeeze(text: str) -> str:
 
 
 @lru_cache(maxsize=65_536)
-def fold(text: str) -> str:
-    """Remove accents and other combining marks (NFKD), and keep the case: ``"canción"`` → ``"cancion"``."""
-    if text.isascii():
-        return text
-    decomposed = unicodedata.normalize("NFKD", text)
-    return "".join(character for character in decomposed if not unicodedata.combining(character))
-
-
 def _fold_word(word: str) -> str:
     # A few characters unfold to several words (U+FDFA to four) or to none (U+037A); a term is always one word.
     return "".join(fold(word).split()) or word

@@ -29,7 +29,7 @@ from lince_rag import Index, LinceEmbeddings
 from lince_rag.chain.question import read_request, rewrite_by_rules
 from lince_rag.text import evidence as evidence_module
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence
-from lince_rag.text.words import fold
+from lince_rag.text.language import fold
 
 WORDS, VECTORS = "embedded", "multilingual-e5-small"
 TABLE = Path(evidence_module.__file__).parents[1] / "prompts" / "evidence.toml"

@@ -29,7 +29,9 @@ from lince_rag.errors import (
 )
 from lince_rag.evaluation import Evaluation, Question, evaluate, load_questions
 from lince_rag.evaluation.gold import GoldMap
-from lince_rag.evaluation.report import write_report
+from lince_rag.evaluation.questions import draft_questions
+from lince_rag.evaluation.records import read_records
+from lince_rag.evaluation.report import compare_evaluations, write_report
 from lince_rag.evaluation.settings import Setting, check_setting, copy_index, open_setting_index, parse_setting
 from lince_rag.text.language import wording
 from tests.integration_tests.embedder_samples import save_tiny_embedder
@@ -81,7 +83,8 @@ class Scripted:
         self._failing = failing or {}
         self._asked: list[str] = []
 
-    def invoke(self, question: str) -> Answer:
+    def invoke(self, given: dict[str, Any]) -> Answer:
+        question = given["question"]
         self._asked.append(question)
         if question in self._failing:
             raise self._failing[question]
@@ -441,7 +444,7 @@ def test_the_report_escapes_whatever_it_is_given(tmp_path: Path) -> None:
     assert not tree.xpath("//script | //iframe | //object | //link | //form | //svg")
     assert not tree.xpath("//@*[starts-with(name(), 'on')]")
     addresses = tree.xpath("//@src | //@href")
-    assert len(addresses) == 4
+    assert len(addresses) == 5
     assert all(address.startswith("data:image/svg+xml;base64,") for address in addresses)
     assert "http" not in re.sub(r"http-equiv|base64,[\w+/=]+", "", page)
     seen = " ".join(tree.text_content().split())
@@ -468,6 +471,64 @@ def test_the_report_shows_where_it_went_wrong(index: Index, tmp_path: Path) -> N
         assert LIFT in shown
         assert tree.xpath("//li[@class='gold']//mark[text()='en marzo']")
         assert wording("eval_title", language) in tree.text_content()
+
+
+def test_a_follow_up_is_asked_after_its_history(index: Index) -> None:
+    history = (("human", "¿Cuándo vence el contrato de alquiler?"), ("ai", "El 31 de mayo."))
+    question = Question("1", "¿Y la renta mensual?", ("815 euros",), ("contrato.txt",), history=history)
+    found = evaluate(extractive(index), [question], index).records[0]
+    assert "815 euros" in found.answer
+    assert found.standalone.startswith("¿Cuándo vence el contrato de alquiler?")
+    assert found.standalone.endswith(question.text)
+    assert found.citations[0].gold
+
+
+def test_a_citation_of_a_copy_is_as_right(tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(RENT + f" Archivo {name}.")
+    with Index.open(tmp_path / "copies") as index:
+        index.ingest(folder)
+        question = Question("1", "¿Cuánto es la renta mensual?", ("815 euros",), ("a.txt",), copies=("b.txt",))
+        gold = GoldMap([question], index)
+        for name in ("a.txt", "b.txt"):
+            assert gold.holds(question, source_of(index, name), 0, 10)
+            assert {gold.unit(question, source_of(index, name), 0, 10)} == gold.gold(question).units
+
+
+def test_types_and_changes_are_in_the_report(index: Index, tmp_path: Path) -> None:
+    questions = [replace(question, type="number" if question.answers else "off-topic") for question in QUESTIONS]
+    right = Answer(text=RENT, language="es", confidence=0.9)
+    first = evaluate(Scripted(index, {}), questions, index, name="a", output=tmp_path)
+    second = evaluate(Scripted(index, {QUESTIONS[0].text: right}), questions, index, name="b")
+    page = write_report([first, second], tmp_path / "report.html", language="en")
+    tree = html.fromstring(page.read_text())
+    assert tree.xpath("//table[caption='b']//th[text()='off-topic']")
+    (changes,) = [node for node in tree.xpath("//details") if "b · fixed (1)" in node.text_content()]
+    assert QUESTIONS[0].text in changes.text_content()
+    assert RENT in changes.text_content()
+    assert first.path is not None
+    earlier = read_records(first.path)
+    assert earlier == {record.id: record for record in first.records}
+    ((name, found),) = compare_evaluations([second], earlier)
+    assert (name, found.fixed, found.broken) == ("b", ("renta",), ())
+
+
+def test_drafts_can_be_asked_as_they_are(index: Index, tmp_path: Path) -> None:
+    drafts = draft_questions(index, 10)
+    assert {Path(draft["source"]).name for draft in drafts} == {"contrato.txt", "acta.txt", "regas.txt"}
+    assert draft_questions(index, 10) == drafts
+    assert len(draft_questions(index, 2)) == 2
+    for draft in drafts:
+        assert draft["answers"][0] in draft["evidence"]
+        assert draft["answers"][0] not in draft["question"]
+        assert draft["evidence"] in index.text(draft["source"])
+    path = tmp_path / "drafts.jsonl"
+    path.write_text("".join(json.dumps(draft) + "\n" for draft in drafts))
+    records = evaluate(extractive(index), load_questions(path), index).records
+    assert all(record.answer for record in records)
+    assert {record.type for record in records} == {draft["type"] for draft in drafts}
 
 
 def test_reports_of_little(index: Index, tmp_path: Path) -> None:

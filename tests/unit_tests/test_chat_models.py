@@ -59,7 +59,9 @@ def test_batch_equals_one_by_one() -> None:
 
 
 def test_language_of_the_abstention() -> None:
-    assert ChatLince().invoke("xyz", language="pt").text == "Não encontro isso nos documentos."
+    documents = [Document("La reunión es el martes 3 de marzo.")]
+    reply = ChatLince().invoke("xyz", documents=documents, language="pt")
+    assert reply.text == "Não encontro isso nos documentos."
 
 
 @pytest.mark.parametrize("bound", [{"stop": ["3 de"]}, {"max_tokens": 4}])

@@ -11,13 +11,18 @@ from lince_rag.evaluation.metrics import (
     abstention_metrics,
     answer_metrics,
     area_estimate,
+    calibration_metrics,
+    compare_runs,
     contains_answer,
     exact_match,
+    is_right,
     mean_estimate,
     measure,
+    measure_types,
     normalise_answer,
     quantile_estimate,
     ranking_metrics,
+    risk_coverage,
     token_f1,
 )
 from lince_rag.evaluation.records import Cited, Passage, Record
@@ -177,6 +182,7 @@ def test_answers_by_hand() -> None:
     ]
     found = answer_metrics(records)
     values = {name: (estimate.value, estimate.count) for name, estimate in found.items()}
+    assert values.pop("list_recall") == (None, 0)
     # "es gato negro" against "gato negro": 4/5; "es perro" has no word of it.
     assert values == {
         "exact_match": (pytest.approx(1 / 5), 5),
@@ -192,6 +198,93 @@ def test_answers_by_hand() -> None:
 def test_an_abstention_never_scores_whatever_it_says() -> None:
     (found,) = [answer_metrics([record(1, **{**ABSTAINED, "answer": "el gato negro"})])]
     assert (found["exact_match"].value, found["f1"].value, found["contains_answer"].value) == (0, 0, 0)
+
+
+def test_items_of_a_list() -> None:
+    items = ("el gato", "el perro", "la vaca", "el pez")
+    records = [
+        record(1, answer="Un gato y una vaca.", all_of=items),
+        record(2, all_of=items, **ABSTAINED),
+        record(3, answer="Un gato."),
+        unanswerable(4, all_of=items),
+    ]
+    found = answer_metrics(records)["list_recall"]
+    assert (found.value, found.count) == (pytest.approx((2 / 4 + 0) / 2), 2)
+
+
+# Calibration.
+
+
+def test_calibration_by_hand() -> None:
+    wrong = {"answer": "Un perro."}
+    records = [
+        record(1, confidence=0.9),
+        record(2, confidence=0.95, **wrong),
+        record(3, confidence=0.3, **wrong),
+        record(4, confidence=1.0),
+        unanswerable(5, confidence=0.35),
+        unanswerable(6, confidence=0.1, **ABSTAINED),
+        record(7),
+    ]
+    found = calibration_metrics(records)
+    # In the bin of 0.9: 1.85 promised and 1 right; in that of 0.3: 0.65 and 0; in that of 1.0: 1 and 1.
+    assert found["calibration_error"].value == pytest.approx((0.85 + 0.65 + 0) / 5)
+    squares = (0.01, 0.95**2, 0.09, 0.0, 0.35**2)
+    assert found["brier"].value == pytest.approx(sum(squares) / 5)
+    # Of the pairs of a right and another one, only 0.9 before 0.95 is in the wrong order.
+    assert (found["right_auroc"].value, found["right_auroc"].count) == (pytest.approx(7 / 8), 6)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.booleans()), min_size=1, max_size=30))
+def test_risk_and_coverage(made: list[tuple[float, bool, bool]]) -> None:
+    records = [
+        record(number, confidence=confidence, answer="el gato negro" if right else "nada", abstained=abstained)
+        for number, (confidence, right, abstained) in enumerate(made)
+    ]
+    points = risk_coverage(records)
+    answered = [record for record in records if not record.abstained]
+    assert len(points) == len(answered)
+    if points:
+        coverage, risk = points[-1]
+        assert coverage == pytest.approx(len(answered) / len(records))
+        assert risk == pytest.approx(sum(not is_right(record) for record in answered) / len(answered))
+
+
+# Types, and two runs.
+
+
+def test_types_of_questions() -> None:
+    records = [
+        record(1, type="list", all_of=("gato", "perro")),
+        record(2, type="list", **ABSTAINED),
+        unanswerable(3, type="list", **ABSTAINED),
+        record(4, type="why", answer="Un perro."),
+        record(5),
+    ]
+    found = measure_types(records)
+    assert list(found) == ["list", "why"]
+    values = {name: estimate.value for name, estimate in found["list"].items()}
+    assert values == {
+        "contains_answer": 0.5,
+        "list_recall": 0.5,
+        "citation_recall": 0.5,
+        "false_abstention": 0.5,
+        "abstention_recall": 1.0,
+    }
+    assert found["why"]["contains_answer"].value == 0.0
+
+
+def test_two_runs_question_by_question() -> None:
+    wrong = {"answer": "Un perro."}
+    first = [record(1), record(2, **wrong), record(3, **wrong), unanswerable(4), record(9)]
+    second = [record(1, **wrong), record(2), record(3, **wrong), unanswerable(4, **ABSTAINED), record(8)]
+    found = compare_runs(first, second)
+    assert (found.fixed, found.broken, found.count) == (("2", "4"), ("1",), 4)
+    assert found.p_value == pytest.approx(1.0)
+    many = [record(number, **wrong) for number in range(10)]
+    better = [record(number) for number in range(10)]
+    assert compare_runs(many, better).p_value == pytest.approx(2 / 2**10)
+    assert compare_runs(many, many).p_value == 1.0
 
 
 # Abstention.
@@ -279,7 +372,7 @@ def test_measure_has_every_metric_and_the_times() -> None:
     assert found["latency_p50_ms"].value == pytest.approx(50.5)
     assert found["latency_p95_ms"].value == pytest.approx(95.05)
     assert found["latency_p50_ms"].low is None
-    assert len(found) == 17
+    assert len(found) == 21
 
 
 # What went wrong.

@@ -6,7 +6,7 @@ import pytest
 
 from lince_rag.errors import ConfigurationError
 from lince_rag.evaluation import Question, load_questions
-from lince_rag.evaluation.records import Passage, Record, RecordFile
+from lince_rag.evaluation.records import Passage, Record, RecordFile, read_records
 
 
 def write(folder: Path, content: Any, name: str = "questions.json") -> Path:
@@ -68,9 +68,26 @@ def test_json_lines(tmp_path: Path) -> None:
     assert load_questions(write(tmp_path, text.split("\n")[0], "one.txt")) == expected[:1]
 
 
+def test_all_that_a_line_can_say(tmp_path: Path) -> None:
+    line = {
+        "id": "1", "question": "¿Y en 2020?", "answers": ["uno"], "source": "a.txt", "also_in": ["b.txt"],
+        "all_of": ["uno", "dos"], "history": [["human", "¿En 2010?"], ["ai", "Tres."]], "type": "list",
+        "language": "es", "evidence": "uno y dos", "near": "",
+    }  # fmt: skip
+    assert load_questions(write(tmp_path, json.dumps(line), "q.jsonl")) == [
+        Question(
+            "1", "¿Y en 2020?", ("uno",), ("a.txt",), copies=("b.txt",), all_of=("uno", "dos"),
+            history=(("human", "¿En 2010?"), ("ai", "Tres.")), type="list", language="es",
+        )
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("q.jsonl", '{"question": "a", "answer": "b", "history": ["hola"]}', "line 1: 'history' is not a list"),
+        ("q.jsonl", '{"question": "a", "answer": "b", "history": [["yo", "hola"]]}', "'history' has 'yo'"),
+        ("q.jsonl", '{"question": "a", "answer": "b", "language": "fr"}', "'language' is 'fr'"),
         ("q.jsonl", '{"question": "a", "answer": "b"}\n{"question": ', "line 2: not JSON"),
         ("q.jsonl", '{"question": "a", "answer": "b"}\n\n[1]', "line 3: '[1]' is not an object"),
         ("q.jsonl", '{"question": "a", "anwsers": []}', "line 1: 'answers' or 'answer' is missing"),
@@ -147,6 +164,19 @@ def test_a_torn_line_is_cut_off(tmp_path: Path, lost: int) -> None:
     with RecordFile(path, header).appending() as file:
         assert file.records == {}
     assert json.loads(path.read_text())["fingerprint"] == "f"
+
+
+def test_records_of_an_earlier_run(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    with RecordFile(path, {"fingerprint": "f"}).appending() as file:
+        file.append(record("1"))
+    whole = path.read_text()
+    assert read_records(path) == {"1": record("1")}
+    path.write_text(whole.replace('"format": 3', '"format": 2'))
+    with pytest.raises(ConfigurationError, match="line 1: not a record of this version"):
+        read_records(path)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_records(tmp_path / "absent.jsonl")
 
 
 def test_a_file_that_is_something_else(tmp_path: Path) -> None:

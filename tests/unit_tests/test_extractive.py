@@ -81,10 +81,16 @@ def prompt_for(question: str, documents: list[dict[str, Any]]) -> Prompt:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_abstention_is_localised(language: Language) -> None:
     engine = ExtractiveEngine(4096)
-    generation = engine.generate(prompt_for("xyz?", []), GenerationSettings(language=language))
+    generation = engine.generate(prompt_for("xyz?", [CONTRACT]), GenerationSettings(language=language))
     assert generation.text == wording("abstention", language)
     assert generation.abstained
     assert generation.finish_reason == "stop"
+
+
+def test_without_documents_it_says_how_it_wants_them() -> None:
+    generation = ExtractiveEngine(4096).generate(prompt_for("¿Cuánto es la renta?", []), GenerationSettings())
+    assert "documents=[…]" in generation.text
+    assert generation.abstained
 
 
 def test_abstention_follows_the_question_without_a_language() -> None:

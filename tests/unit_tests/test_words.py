@@ -6,9 +6,9 @@ import sentencex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lince_rag.text.language import LANGUAGES
+from lince_rag.text.language import LANGUAGES, fold
 from lince_rag.text.sentences import sentence_spans
-from lince_rag.text.words import GRAM_LENGTH, GRAM_PREFIX, cognate, fold, grams, squeeze, terms, words
+from lince_rag.text.words import GRAM_LENGTH, GRAM_PREFIX, cognate, grams, squeeze, terms, words
 
 languages = st.sampled_from(LANGUAGES)
 
