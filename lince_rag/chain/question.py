@@ -30,7 +30,7 @@ MIN_CONTENT_WORDS: Final = 2
 
 # Characters of an answer that can be searched for together with the question after it: a longer one says too much
 # besides.
-SHORT_ANSWER_CHARACTERS: Final = 120
+SHORT_ANSWER_CHARACTERS: Final = 80
 
 # Tokens that a model may take to rewrite a question.
 REWRITING_TOKENS: Final = 96
@@ -117,9 +117,7 @@ def needs_rewriting(question: str, history: Sequence[BaseMessage], language: Lan
 
 def goes_on(question: str, history: Sequence[BaseMessage], language: Language) -> bool:
     """Return whether a question is about what the one before it was about, as far as its words tell."""
-    return bool(_earlier_questions(history)) and (
-        continues(question, language) or _is_incomplete(question, language)
-    )
+    return bool(_earlier_questions(history)) and _depends(question, language)
 
 
 def rewrite_by_rules(question: str, history: Sequence[BaseMessage], language: Language) -> str:
@@ -138,18 +136,20 @@ def rewrite_by_rules(question: str, history: Sequence[BaseMessage], language: La
     return _combine(question, previous, language)
 
 
-def topic_readings(question: str, history: Sequence[BaseMessage]) -> list[str]:
+def topic_readings(question: str, history: Sequence[BaseMessage], language: Language) -> list[str]:
     """Return what to search for if a question is about what the one before it was about.
 
-    The question after the one before it, and, if the answer between them was short, after that answer too.
+    The last whole question and the one before this; and, if the answer to that one was short, that answer too.
     """
     earlier = _earlier_questions(history)
     if not earlier:
         return []
-    answer = str(history[-1].text).strip() if isinstance(history[-1], AIMessage) else ""
-    readings = [f"{earlier[-1]} {question}"]
+    whole = next((each for each in reversed(earlier) if not _depends(each, language)), earlier[0])
+    topic = earlier[-1] if whole == earlier[-1] else f"{whole} {earlier[-1]}"
+    answer = _last_answer(history)
+    readings = [f"{topic} {question}"]
     if 0 < len(answer) <= SHORT_ANSWER_CHARACTERS and not is_abstention(answer):
-        readings.append(f"{earlier[-1]} {answer} {question}")
+        readings.append(f"{topic} {answer} {question}")
     return readings
 
 
@@ -169,6 +169,20 @@ def accept_rewriting(reply: str, question: str, history: Sequence[BaseMessage], 
 def _earlier_questions(history: Sequence[BaseMessage]) -> list[str]:
     texts = [str(turn.text).strip() for turn in history if isinstance(turn, HumanMessage)]
     return [text for text in texts if text and not is_small_talk(text)]
+
+
+def _last_answer(history: Sequence[BaseMessage]) -> str:
+    """Return the answer to the last question that is not small talk."""
+    answer = ""
+    for turn in reversed(history):
+        if isinstance(turn, HumanMessage) and not is_small_talk(str(turn.text)):
+            return answer
+        answer = str(turn.text).strip() if isinstance(turn, AIMessage) else ""
+    return answer
+
+
+def _depends(question: str, language: Language) -> bool:
+    return continues(question, language) or _is_incomplete(question, language)
 
 
 def _is_incomplete(question: str, language: Language) -> bool:

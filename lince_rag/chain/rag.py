@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessageChunk
@@ -17,8 +17,12 @@ from lince_rag.chain.bindings import AnyModel, check_model, inner_runnables, is_
 from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, answer_flow, last_pieces
 from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.question import Conversation, RagInput, Rewriting
+from lince_rag.index.retriever import HybridRetriever
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE
 from lince_rag.text.language import Language
+
+# Chunks of a document that are read for a summary of it.
+SUMMARY_CHUNKS: Final = 40
 
 
 class RagChain(Runnable[RagInput, Any]):
@@ -192,13 +196,21 @@ class RagChain(Runnable[RagInput, Any]):
 
     def _carry_out(self, step: Retrieve | Generate, config: RunnableConfig) -> Any:
         if isinstance(step, Retrieve):
-            return self.retriever.invoke(step.question, config)
+            return self.retriever.invoke(step.question, config, **self._search_options(step))
         return self.llm.invoke(step.messages, config, **step.options)
 
     async def _acarry_out(self, step: Retrieve | Generate, config: RunnableConfig) -> Any:
         if isinstance(step, Retrieve):
-            return await self.retriever.ainvoke(step.question, config)
+            return await self.retriever.ainvoke(step.question, config, **self._search_options(step))
         return await self.llm.ainvoke(step.messages, config, **step.options)
+
+    def _search_options(self, step: Retrieve) -> dict[str, Any]:
+        """Return the keywords that confine a search to one document; other retrievers have none in common."""
+        if not step.source or not isinstance(self.retriever, HybridRetriever):
+            return {}
+        wanted = {"source": step.source}
+        both = {"$and": [self.retriever.filter, wanted]} if self.retriever.filter else wanted
+        return {"filter": both, "k": SUMMARY_CHUNKS}
 
     def _resolved(self, config: RunnableConfig | None) -> Runnable[RagInput, Any]:
         """Return the chain over the model that ``config`` chooses, with a chain for each of its fallbacks."""

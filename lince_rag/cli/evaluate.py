@@ -74,6 +74,8 @@ def evaluate_file(
     from lince_rag.evaluation.runs import PACKAGES
     from lince_rag.evaluation.settings import Setting, parse_setting
 
+    if options.source:
+        raise ConfigurationError("eval asks all documents: --source cannot be used with it.")
     language = reader_language()
     base = Setting(
         BASE_NAME,

@@ -79,6 +79,10 @@ class AnswerOptions:
         str | None,
         typer.Option(metavar="NAME", help="Folder or hub id of a cross-encoder that reranks the passages."),
     ] = None
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Read only this document: its name or path; may be repeated."),
+    ] = None
     language: Annotated[
         str | None, typer.Option(help="Answer in es, pt or en. Default: the question's language.")
     ] = None
@@ -95,7 +99,7 @@ class AnswerOptions:
 
     def model_fields(self) -> dict[str, Any]:
         """Return the fields of ``ChatLince``."""
-        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict"}
+        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict", "source"}
         return {name: value for name, value in asdict(self).items() if name not in other}
 
     def retriever_fields(self) -> dict[str, Any]:
@@ -114,9 +118,11 @@ class AnswerOptions:
         from lince_rag.chain.rag import create_rag_chain
         from lince_rag.models.chat_model import ChatLince
 
+        chosen = [index.find_source(name) for name in self.source or ()]
+        filters = {"filter": {"source": {"$in": chosen}}} if chosen else {}
         return create_rag_chain(
             ChatLince(**self.model_fields()),
-            index.as_retriever(**self.retriever_fields()),
+            index.as_retriever(**self.retriever_fields(), **filters),
             **self.chain_fields(),
         )
 

@@ -11,6 +11,8 @@ from lince_rag.engines.base import Engine, FinishReason, Generation, GenerationS
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence, strongest_confidence
 from lince_rag.text.language import Language, detect_language, wording
+from lince_rag.text.passages import summarize
+from lince_rag.text.questions import asks_for
 
 EXTRACTIVE: Final = "extractive"
 
@@ -61,10 +63,15 @@ def select_passages(
 ) -> list[str]:
     """Return the passages that answer a question; none if the confidence is below ``minimum_confidence``.
 
+    A question for a summary of the documents gets their central sentences.
+
     Documents are dicts, best first, with ``text`` and what ``Evidence`` reads besides.
     """
-    evidence = Evidence(question, language, documents)
     confidence = strongest_confidence(documents)
+    if documents and confidence is None and asks_for("summaries", question, language):
+        texts = [documents[number]["text"][start:end] for number, start, end in summarize(documents)]
+        return list(dict.fromkeys(texts))
+    evidence = Evidence(question, language, documents)
     if confidence is None:
         # The confidence was learned with a retriever.
         confidence = evidence.coverage

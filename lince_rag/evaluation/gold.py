@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
-from lince_rag.errors import ConfigurationError
 from lince_rag.evaluation.questions import Question
+from lince_rag.index.filters import match_source
 from lince_rag.index.index import Index
 from lince_rag.text.words import squeeze
 
@@ -95,17 +95,7 @@ class GoldMap:
         return Gold(units, known=bool(question.sources))
 
     def _find_source(self, wanted: str) -> str | None:
-        """Find a document by its name, or by the end of its path."""
-        parts = PurePath(wanted).parts
-        candidates = self._sources.get(PurePath(wanted).name, [])
-        if wanted in candidates:
-            return wanted
-        matching = sorted(name for name in candidates if parts and PurePath(name).parts[-len(parts) :] == parts)
-        if len(matching) > 1:
-            raise ConfigurationError(
-                f"The source {wanted!r} may be any of {', '.join(matching)}.", hint="Give more of its path."
-            )
-        return matching[0] if matching else None
+        return match_source(wanted, self._sources.get(PurePath(wanted).name, []))
 
 
 def _document_unit(source: str) -> str:

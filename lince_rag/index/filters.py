@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, Final, TypeVar
 
 from lince_rag.errors import ConfigurationError
@@ -156,3 +157,16 @@ def _is_scalar(value: Any) -> bool:
 def _sql_value(value: str | int | float) -> str | int | float:
     """Return a value that SQLite takes: it reads integers over 64 bits in JSON as floats."""
     return float(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
+
+
+def match_source(wanted: str, known: Iterable[str]) -> str | None:
+    """Return the one known name that equals or, as a path, ends like the wanted one; ``None`` if there is none."""
+    names, parts = list(known), PurePath(wanted).parts
+    if wanted in names:
+        return wanted
+    matching = sorted(name for name in names if parts and PurePath(name).parts[-len(parts) :] == parts)
+    if len(matching) > 1:
+        raise ConfigurationError(
+            f"The source {wanted!r} may be any of {', '.join(matching)}.", hint="Give more of its path."
+        )
+    return matching[0] if matching else None

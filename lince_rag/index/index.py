@@ -19,6 +19,7 @@ from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError, IndexLockedError
 from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, check_loading, default_model, embeddings_name
+from lince_rag.index.filters import match_source
 from lince_rag.index.ingestion import IngestReport, add_vectors, copy_documents, ingest, recorded_chunking
 from lince_rag.index.ledger import CHUNKING_ALGORITHM, Ledger, Source
 from lince_rag.index.retriever import HybridRetriever
@@ -219,6 +220,22 @@ class Index:
             "waiting": self.ledger.count_waiting(),
             "read_only": self.ledger.read_only,
         }
+
+    def find_source(self, name: str) -> str:
+        """Return the name, as ``sources`` gives it, of a document.
+
+        Args:
+            name: Its name, the path of its file, or the end of its path (``"2024/contrato.pdf"``).
+
+        Raises:
+            ConfigurationError: There is no such document, or there are several.
+        """
+        known = [source.source for source in self.sources()]
+        if (absolute := os.path.abspath(Path(name).expanduser())) in known:
+            return absolute
+        if (found := match_source(name, known)) is None:
+            raise _unknown_source(name)
+        return found
 
     def text(self, source: str) -> str:
         """Return the text of a document, in which ``Citation.start`` and ``Citation.end`` are offsets.

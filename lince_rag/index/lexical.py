@@ -141,6 +141,12 @@ class LexicalIndex:
                 idfs[term] = math.log(1 + (max(total - frequency, 0) + 0.5) / (frequency + 0.5))
             return idfs
 
+    def unknown(self, found: Iterable[str]) -> set[str]:
+        """Return the terms that no chunk has."""
+        with self._reporting():
+            searcher = self._index.searcher()
+            return {term for term in found if not searcher.doc_freq("terms", term)}
+
     def ids(self) -> set[str]:
         """Return the id of every chunk in the index."""
         import tantivy

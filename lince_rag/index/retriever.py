@@ -22,6 +22,7 @@ from lince_rag.index.stores import ChunkStores
 from lince_rag.text.evidence import Evidence
 from lince_rag.text.language import detect_language
 from lince_rag.text.sentences import remember_sentences
+from lince_rag.text.words import cognate, differs_in_one_letter, words
 
 # Candidates from each side of the fusion. With fewer, answers that one side ranks low are lost; more only take
 # longer (the figures of XQuAD-es and FaQuAD do not change from 50 up).
@@ -36,6 +37,9 @@ MEASURED_CHUNKS: Final = 5
 # Passages of these chunks that are compared with the question by their vectors (5 ms each on two cores). With 8, a
 # hundredth of the answers are lost; more than 24 find no more.
 COMPARED_PASSAGES: Final = 16
+
+# A shorter word of a question is not taken for another that differs in one letter: "casa" is not "cama".
+CORRECTED_LETTERS: Final = 5
 
 # Chunks that are read together. More are read only if some of these say the same.
 CHUNKS_PER_READ: Final = 8
@@ -108,15 +112,42 @@ class HybridRetriever(BaseRetriever):
         wanted = self.filter if filter is None else filter
         selection = self.stores.select(wanted) if wanted else None
         candidates = max(count, MEASURED_CHUNKS, self.rerank_k if self.reranker else 0)
+        documents = self._find(query, candidates, selection)
+        corrected = self._correct(query, documents)
+        if corrected != query:
+            query, documents = corrected, self._find(corrected, candidates, selection)
+        self._add_confidence(query, documents)
+        return self._rerank(query, documents)[:count]
+
+    def _find(self, query: str, candidates: int, selection: Selection | None) -> list[Document]:
+        """Return the best chunks, each of which says something that no better one says."""
         limit = max(self.fetch_k, candidates)
         while True:
             ranking = self._search(query, limit, selection)
             documents = distinct(self._read(ranking), candidates)
             if len(documents) >= candidates or ranking.exhausted or limit >= MAXIMUM_FETCH:
-                self._add_confidence(query, documents)
-                return self._rerank(query, documents)[:count]
+                return documents
             # Many candidates say the same, or are no longer committed (another process is writing): fetch more.
             limit *= 2
+
+    def _correct(self, query: str, documents: list[Document]) -> str:
+        """Write a word that the index does not have as one in the found chunks that is spelled nearly alike."""
+        weight = self.stores.lexical_weight if self.lexical_weight is None else self.lexical_weight
+        asked = [word for word in words(query, detect_language(query)) if len(word.text) >= CORRECTED_LETTERS]
+        unknown = self.stores.lexical.unknown(word.stem for word in asked) if weight > 0.0 and documents else set()
+        wrong = [word for word in asked if word.stem in unknown and word.text.isalpha()]
+        known = {
+            cognate(word.folded): word.text
+            for document in documents[:MEASURED_CHUNKS]
+            for word in words(document.page_content, document.metadata.get("language") or detect_language(query))
+            if wrong and len(word.text) >= CORRECTED_LETTERS
+        }
+        for word in reversed(wrong):
+            spelling = cognate(word.folded)
+            near = next((each for each in sorted(known) if differs_in_one_letter(spelling, each)), None)
+            if spelling in known or near is not None:
+                query = query[: word.start] + known.get(spelling, known.get(near or "", "")) + query[word.end :]
+        return query
 
     async def _aget_relevant_documents(
         self,

@@ -17,6 +17,7 @@ from lince_rag.text.questions import (
     answer_pattern,
     asks_for,
     content_stems,
+    is_keywords,
     kind_of,
 )
 from lince_rag.text.sentences import Sentence
@@ -35,6 +36,8 @@ OCCURRENCE: Final = 0.6
 # ANSWER_CHANCE, or the next one is less likely than LEAST_SHARE of the first.
 ANSWER_CHARACTERS: Final = 390
 ANSWER_CHANCE: Final = 0.9
+# Words to search for get several passages, as from a search engine.
+KEYWORD_CHARACTERS: Final = 800
 LEAST_SHARE: Final = 0.05
 
 # A sentence next to a quoted one counts as this many times as likely, because one passage reads better than two.
@@ -254,9 +257,10 @@ class Evidence:
         if not self.candidates:
             return []
         places = {(each.document, each.position): number for number, each in enumerate(self.candidates)}
-        wanted, left = dict(enumerate(self.chances)), float(ANSWER_CHARACTERS)
+        keywords = is_keywords(self.question, self.language)
+        wanted, left = dict(enumerate(self.chances)), float(KEYWORD_CHARACTERS if keywords else ANSWER_CHARACTERS)
         likeliest, found, chance = max(self.chances), list[int](), 0.0
-        while wanted and chance < ANSWER_CHANCE:
+        while wanted and (chance < ANSWER_CHANCE or keywords):
             number = max(wanted, key=lambda each: wanted[each])
             if wanted.pop(number) < LEAST_SHARE * likeliest:
                 break
@@ -286,11 +290,15 @@ class Evidence:
         best = max(gains, key=lambda each: gains[each], default=None)
         return [best] if best is not None and gains[best] >= FURTHER_SHARE else []
 
+    def coverage_of(self, chosen: Sequence[int]) -> float:
+        """How much of the question some candidates cover together."""
+        return self._weigh(*map(self._shares_of_candidate, chosen))
+
     def _shares_of_candidate(self, number: int) -> Shares:
         return self._shares[self.candidates[number].document][self.candidates[number].position]
 
     def passages(self) -> list[Passage]:
-        """Return the passages to quote, best first, each in one piece."""
+        """Return the passages to quote, best first, each in one piece; before rows of a table, its header."""
         found: list[Passage] = []
         for number in self.chosen:
             span = self._extend(self.candidates[number])
@@ -301,7 +309,16 @@ class Evidence:
             else:
                 start, end = min(touching.start, span.start), max(touching.end, span.end)
                 found[found.index(touching)] = Passage(span.document, start, end)
-        return found
+        return [part for span in found for part in self._with_header(span)]
+
+    def _with_header(self, span: Passage) -> list[Passage]:
+        """Return a passage of table rows after the header of its table."""
+        reading = self.readings[span.document]
+        first = next(at for at, sentence in enumerate(reading.sentences) if sentence.end > span.start)
+        header = reading.header(first)
+        if header is None:
+            return [span]
+        return [Passage(span.document, reading.sentences[header].start, reading.sentences[header].end), span]
 
     @property
     def document_chances(self) -> list[float]:

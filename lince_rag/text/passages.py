@@ -1,6 +1,8 @@
 """The sentences of documents that can answer a question, and the passages that are made of them."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -19,6 +21,17 @@ LIST_CHARACTERS: Final = 700
 # A line without a sentence's end and with fewer characters is a title or a cell.
 TITLE_CHARACTERS: Final = 70
 
+# A summary: the sentences of each chunk that may stand for it, those of all chunks at least, the characters of all
+# of it, and the letters of a stem that tells something.
+LEADING_SENTENCES: Final = 3
+FEWEST_SENTENCES: Final = 12
+SUMMARY_CHARACTERS: Final = 900
+SUMMARY_LETTERS: Final = 4
+
+# A line in capitals with fewer characters and at least as many letters is a heading.
+HEADING_CHARACTERS: Final = 120
+HEADING_LETTERS: Final = 6
+
 Kind = Literal["sentence", "item", "row", "lead", "line", "heading", "question", "contents", "mark"]
 
 # What introduces or leads to other text, and is no answer by itself.
@@ -30,6 +43,8 @@ MOST_INTRODUCTIONS: Final = 2
 
 _ITEM: Final = re.compile(r"(?:[-*•·+]\s+|\d{1,3}[.)]\s+|[a-zA-Z][.)]\s+|\(?[ivx]+\)\s+)")
 _ENDS: Final = (".", "!", "…", ":", ";", "?", ".»", ".”", '."', ".)", "»", "”")
+# A line over one of "=" or "-".
+_UNDERLINED: Final = re.compile(r"\A[^\n]{1,120}\n\s*([=\-~_*])\1{3,}\s*\Z")
 # "Capítulo 3 ........ 17", "3.2.1 Instalación".
 _CONTENTS: Final = re.compile(r"(?:\.\s?){4,}\s*\d*\s*\Z|\A\d+(?:\.\d+)+\.?\s+\S.{0,60}\Z")
 
@@ -89,13 +104,59 @@ class Reading:
     def _fits(self, first: int, last: int) -> bool:
         return self.sentences[last].end - self.sentences[first].start <= LIST_CHARACTERS
 
+    def header(self, position: int) -> int | None:
+        """Return the position of the first row of the table that a row below it is in."""
+        first = position
+        while first and self.kinds[first - 1] in ("row", "mark"):
+            first -= 1
+        return first if self.kinds[position] == "row" and first < position else None
+
     def introductions(self, position: int) -> list[int]:
-        """Return the positions of the headings, questions and lead-ins right before a sentence."""
+        """Return the positions of the table header, headings, questions and lead-ins right before a sentence."""
         found: list[int] = []
+        if (header := self.header(position)) is not None:
+            found.append(header)
+            position = header
         while position > 0 and self.kinds[position - 1] in _INTRODUCES and len(found) <= MOST_INTRODUCTIONS:
             position -= 1
             found.append(position)
         return found
+
+
+def summarize(documents: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int]]:
+    """Return the central leading sentences of the chunks of a text, in order: (document, start, end).
+
+    They are those of the first ``LEADING_SENTENCES`` of each whose words are the most frequent in all of them, as
+    many as ``SUMMARY_CHARACTERS`` hold.
+    """
+    readings = [Reading.of(document) for document in documents]
+    counts = Counter(
+        stem
+        for reading in readings
+        for sentence in reading.sentences
+        for stem in set(sentence.stems)
+        if len(stem) >= SUMMARY_LETTERS
+    )
+
+    def centrality(sentence: Sentence) -> float:
+        stems = {stem for stem in sentence.stems if len(stem) >= SUMMARY_LETTERS}
+        return sum(math.log(counts[stem]) for stem in stems) / math.sqrt(len(stems)) if stems else 0.0
+
+    # Of a text with few chunks, more sentences of each.
+    first = max(LEADING_SENTENCES, FEWEST_SENTENCES // max(len(readings), 1))
+    leading: list[tuple[float, int, Sentence]] = []
+    for number, reading in enumerate(readings):
+        plain = [each for each in reading.candidates() if reading.kinds[each] == "sentence"]
+        sentences = [reading.sentences[position] for position in plain[:first]]
+        leading += [(centrality(sentence), number, sentence) for sentence in sentences]
+    found: list[tuple[int, int, int]] = []
+    left = SUMMARY_CHARACTERS
+    for _, number, sentence in sorted(leading, key=lambda each: -each[0]):
+        length = sentence.end - sentence.start
+        if length <= left or not found:
+            found.append((number, sentence.start, sentence.end))
+            left -= length
+    return sorted(found)
 
 
 def _bare(text: str) -> str:
@@ -106,6 +167,8 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
     text = text.strip()
     if not any(map(str.isalnum, text)):
         return "mark"
+    if _UNDERLINED.match(text) or _is_in_capitals(text):
+        return "heading"
     if re.match(r"#{1,6}\s", text) or _bare(text) in titles:
         return "heading"
     if text.rstrip('*_"»”)').endswith("?"):
@@ -120,6 +183,12 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
         return "lead"
     short = len(text) < TITLE_CHARACTERS and not any(map(str.isdigit, text))
     return "line" if short and is_unfinished(text) else "sentence"
+
+
+def _is_in_capitals(text: str) -> bool:
+    letters = [character for character in text if character.isalpha()]
+    short = len(text) < HEADING_CHARACTERS and is_unfinished(text)
+    return short and len(letters) >= HEADING_LETTERS and sum(map(str.isupper, letters)) >= 0.9 * len(letters)
 
 
 def is_unfinished(text: str) -> bool:

@@ -8,6 +8,9 @@ from typing import Final, Literal
 from lince_rag.text.language import LANGUAGES, Language, fold, load_table
 from lince_rag.text.words import Word
 
+# Of words to search for, at most one of so many is a function word.
+KEYWORDS_SHARE: Final = 4
+
 _WORD: Final = re.compile(r"[^\W_]+")
 
 
@@ -52,11 +55,19 @@ def kind_of(question: str, language: Language) -> QuestionKind | None:
     return next((kind for kind in question_kinds() if kind.cues[language].search(question)), None)
 
 
-def asks_for(
-    wanted: Literal["lists", "instructions", "reasons", "definitions"], question: str, language: Language
-) -> bool:
-    """Return whether a question asks for several things, for a way, for a reason, or for what something is."""
+Wanted = Literal["lists", "instructions", "reasons", "definitions", "summaries"]
+
+
+def asks_for(wanted: Wanted, question: str, language: Language) -> bool:
+    """Return whether a question asks for several things, a way, a reason, what something is, or a summary."""
     return _cues(wanted, language).search(question) is not None
+
+
+def summary_words(question: str, language: Language) -> list[str]:
+    """Return the content words, folded, that say which document is to be summarized."""
+    rest = fold(_cues("summaries", language).sub(" ", question)).casefold()
+    ignored = function_words(language) | set(load_table("questions")["summaries"]["any_document"].split())
+    return [word for word in _WORD.findall(rest) if word not in ignored]
 
 
 @cache
@@ -95,6 +106,14 @@ def names_its_subject(question: str, language: Language) -> bool:
 def asks_with_a_word(question: str, language: Language) -> bool:
     """Return whether a question has a question word: if not, it asks for yes or no."""
     return _cues("openings", language).search(question) is not None
+
+
+def is_keywords(question: str, language: Language) -> bool:
+    """Return whether a text is words to search for rather than a question: "fianza contrato piso"."""
+    found = [fold(word) for word in _WORD.findall(question.lower())]
+    few = sum(word in function_words(language) for word in found) <= len(found) / KEYWORDS_SHARE
+    asked = "?" in question or asks_with_a_word(question, language) or asks_for("instructions", question, language)
+    return len(found) > 1 and few and not asked
 
 
 def strip_opening(text: str, language: Language) -> str:

@@ -134,6 +134,19 @@ def spelling_grams(spelling: str) -> tuple[str, ...]:
     return tuple(GRAM_PREFIX + marked[start : start + GRAM_LENGTH] for start in range(last + 1))
 
 
+def differs_in_one_letter(first: str, second: str) -> bool:
+    """Return whether one letter is another, is left out, is too much, or has changed places with the next."""
+    if abs(len(first) - len(second)) > 1 or first == second:
+        return False
+    start = next((at for at, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
+    if start is None:
+        return True
+    rest, other = first[start:], second[start:]
+    if rest[1:] == other[1:] or rest[1:] == other or rest == other[1:]:
+        return True
+    return rest[1:2] + rest[:1] == other[:2] and rest[2:] == other[2:]
+
+
 def spaced_gram(gram: str) -> str:
     """Write a 4-gram as it stands in a line of spellings with a space on each side: ``"#_cas"`` → ``" cas"``."""
     return gram[len(GRAM_PREFIX) :].replace("_", " ")

@@ -29,6 +29,15 @@ def data(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def real(request: pytest.FixtureRequest) -> Path:
+    """The documents of the development set."""
+    folder: Path | None = request.config.getoption("--real")
+    if folder is None or not (folder / "corpus").is_dir():
+        pytest.skip(f"the corpus of the development set is not there: --real {folder} (see its fetch.sh)")
+    return folder / "corpus"
+
+
+@pytest.fixture(scope="session")
 def tiny(request: pytest.FixtureRequest) -> bool:
     """Whether the GPU benchmarks only show that they run."""
     return bool(request.config.getoption("--tiny"))

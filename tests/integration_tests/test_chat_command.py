@@ -91,3 +91,15 @@ def test_wrong_use_is_one_line(index: Path, options: list[str], said: str) -> No
 
 def test_nothing_said_is_no_error(index: Path) -> None:
     assert chat(index, "") == ("", "")
+
+
+def test_greetings_and_commands_are_not_searched_for(index: Path) -> None:
+    out, err = chat(index, "hola\n/ayuda\n¿Quién atiende el refugio?\ngracias\n", "--session", "cortés")
+    assert out.count("Aquí estoy.") == 2
+    assert "Aquí no hay órdenes" in out
+    assert "Severino Cascajares" in out
+    assert "Fuentes" in out
+    assert err == ""
+    assert [turn.text for turn in open_session(index, "cortés").messages[::2]] == [
+        "hola", "¿Quién atiende el refugio?", "gracias",
+    ]  # fmt: skip

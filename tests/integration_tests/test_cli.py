@@ -65,6 +65,23 @@ def test_ask(folder: Path) -> None:
     assert out.startswith(said)
 
 
+def test_only_the_documents_that_are_named_are_read(folder: Path) -> None:
+    out, _ = run("ask", "¿Cuándo vence el contrato?", "--index", "indice", "--source", "ata.md", cwd=folder)
+    assert "2027" not in out
+    out, _ = run("ask", "Resume el documento", "--index", "indice", "--source", "contrato.txt", cwd=folder)
+    assert "815 euros" in out
+    _, err = run("ask", "¿?", "--index", "indice", "--source", "nada.txt", cwd=folder, status=2)
+    assert "There is no document 'nada.txt'" in err
+    _, err = run("eval", "q.jsonl", "--index", "indice", "--source", "ata.md", cwd=folder, status=2)
+    assert "--source" in err
+
+
+def test_a_source_in_another_language_is_said(folder: Path) -> None:
+    out, _ = run("ask", "¿Cuánto cuesta el elevador?", "--index", "indice", cwd=folder)
+    assert "1.100 euros" in out
+    assert "La fuente está en portugués." in out
+
+
 def test_a_doubtful_answer_says_so_and_strict_abstains(folder: Path) -> None:
     question = "¿Qué dice el contrato de la calefacción del garaje?"
     out, _ = run("ask", question, "--index", "indice", "--minimum-confidence", "0", cwd=folder)
@@ -81,7 +98,7 @@ def test_ask_what_the_documents_do_not_say(folder: Path) -> None:
 
 
 SHARED_OPTIONS = ["--model", "--model-path", "--base-model-path", "--device", "--dtype", "--quantization"]
-SHARED_OPTIONS += ["--models-file", "--max-tokens", "--seed", "-k", "--reranker", "--language"]
+SHARED_OPTIONS += ["--models-file", "--max-tokens", "--seed", "-k", "--reranker", "--source", "--language"]
 SHARED_OPTIONS += ["--on-unsupported", "--minimum-confidence", "--strict"]
 
 

@@ -1,10 +1,19 @@
+import tomllib
+from pathlib import Path
 from string import Formatter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lince_rag.text.language import LANGUAGES, MAXIMUM_CHARACTERS, detect_language, load_table, wording
+from lince_rag.text.language import (
+    LANGUAGES,
+    MAXIMUM_CHARACTERS,
+    Language,
+    detect_language,
+    load_table,
+    wording,
+)
 
 MESSAGES = load_table("wording")
 
@@ -70,3 +79,13 @@ def test_answer_instructions(language):
 def test_wording_in_an_unknown_language_is_a_programming_error():
     with pytest.raises(KeyError):
         wording("answer_instructions", "fr", abstention="Non.")
+
+
+@pytest.mark.parametrize("default", LANGUAGES)
+def test_short_questions(default: Language) -> None:
+    """Three to seven words, with and without accents, whatever the language before."""
+    path = Path(__file__).parent / "short_questions.toml"
+    questions = tomllib.loads(path.read_text(encoding="utf-8"))["question"]
+    wrong = [each["text"] for each in questions if detect_language(each["text"], default) != each["language"]]
+    assert len(questions) == 200
+    assert len(wrong) <= 0.03 * len(questions), wrong

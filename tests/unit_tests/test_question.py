@@ -7,9 +7,10 @@ from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.retrievers import BaseRetriever
 
 from lince_rag import ChatLince, create_rag_chain
-from lince_rag.chain.question import accept_rewriting, needs_rewriting, rewrite_by_rules
+from lince_rag.chain.question import accept_rewriting, needs_rewriting, rewrite_by_rules, topic_readings
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language, wording
 from tests.unit_tests.chain_samples import Fixed, chain, chunks
@@ -145,6 +146,68 @@ async def test_the_embedded_engine_answers_a_follow_up(call: str) -> None:
         answer = [step async for step in asking.astream(FOLLOW_UP)][-1]
     assert "El comité lo preside Amalia Ortuño." in answer.text
     assert retriever.asked == [answer.standalone] == ["¿Y quién lo preside? (reunión comité)"]
+
+
+class Measuring(BaseRetriever):
+    """Gives one chunk with a confidence for each question; the first words of the question say which."""
+
+    found: dict[str, tuple[str, float]]
+    asked: list[str]
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        self.asked.append(query)
+        text, confidence = next(value for start, value in self.found.items() if query.startswith(start))
+        return [Document(text, metadata={"source": text, "start": 0, "confidence": confidence})]
+
+
+TOPIC = "¿Cuánto cuesta la noche en el refugio?"
+BED = "En el refugio se reserva la cama con diez días."
+SHOP = "La tienda abre los lunes y reserva pan."
+PRICE = "La noche en el refugio cuesta 16 euros."
+
+
+def after_topic(question: str, **found: tuple[str, float]) -> tuple[str, list[str]]:
+    retriever = Measuring(found={TOPIC: found["topic"], question: found["asked"]}, asked=[])
+    given = {
+        "question": question,
+        "history": [("human", TOPIC), ("ai", f"{PRICE} " * 3)],
+    }
+    answer = create_rag_chain(ChatLince(), retriever).invoke(given)
+    return answer.standalone, retriever.asked
+
+
+def test_the_reading_with_the_best_evidence_is_searched_for() -> None:
+    whole = f"{TOPIC} ¿Y cómo se reserva?"
+    searched, asked = after_topic("¿Y cómo se reserva?", topic=(BED, 0.8), asked=(SHOP, 0.3))
+    assert searched == whole == asked[-1]
+    searched, _ = after_topic("¿Y cómo se reserva?", topic=(BED, 0.3), asked=(SHOP, 0.8))
+    assert searched.startswith("¿Y cómo se reserva?")
+
+
+def test_a_reading_that_finds_only_the_topic_is_not_the_question() -> None:
+    searched, _ = after_topic("¿Y cómo se reserva?", topic=(PRICE, 0.9), asked=(SHOP, 0.3))
+    assert searched.startswith("¿Y cómo se reserva?")
+
+
+def test_a_whole_question_that_finds_its_answer_is_left_alone() -> None:
+    question = "¿Cuándo abre la tienda del pueblo?"
+    assert after_topic(question, topic=(SHOP, 0.99), asked=(SHOP, 0.5)) == (question, [question])
+    # It finds little, but the topic does not gain enough.
+    assert after_topic(question, topic=(SHOP, 0.4), asked=(SHOP, 0.2))[0] == question
+    assert after_topic(question, topic=(SHOP, 0.9), asked=(SHOP, 0.2))[0] == f"{TOPIC} {question}"
+
+
+def test_thanks_are_no_topic() -> None:
+    history = [*turns(TOPIC), HumanMessage("muchas gracias"), AIMessage("Aquí estoy.")]
+    assert topic_readings("¿Y cómo se reserva?", history, "es") == [
+        f"{TOPIC} ¿Y cómo se reserva?",
+        f"{TOPIC} … ¿Y cómo se reserva?",
+    ]
+    long = [*turns(TOPIC, "¿Y quién lo atiende?")[:-1], AIMessage("palabra " * 40)]
+    assert topic_readings("¿Desde cuándo?", long, "es") == [f"{TOPIC} ¿Y quién lo atiende? ¿Desde cuándo?"]
+    assert topic_readings("¿Desde cuándo?", [], "es") == []
 
 
 def test_a_model_rewrites_and_then_answers_the_question_as_it_was_asked() -> None:

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from lince_rag.text.language import LANGUAGES, fold
 from lince_rag.text.sentences import sentence_spans
-from lince_rag.text.words import GRAM_LENGTH, GRAM_PREFIX, cognate, grams, squeeze, terms, words
+from lince_rag.text.words import (
+    GRAM_LENGTH,
+    GRAM_PREFIX,
+    cognate,
+    differs_in_one_letter,
+    grams,
+    squeeze,
+    terms,
+    words,
+)
 
 languages = st.sampled_from(LANGUAGES)
 
@@ -153,3 +162,17 @@ def test_a_number_with_separators_is_one_word(number):
 def test_a_stem_and_a_gram_of_the_same_letters_are_different_terms():
     assert terms("_sol_", "es").count("sol") == 1
     assert all(term == "sol" or term.startswith(GRAM_PREFIX) for term in terms("sol", "es"))
+
+
+@given(st.text(alphabet="abcd", min_size=1, max_size=8), st.integers(0, 7), st.sampled_from("xyz"))
+def test_one_letter_makes_the_difference(word: str, place: int, letter: str) -> None:
+    place = min(place, len(word) - 1)
+    other, longer = word[:place] + letter + word[place + 1 :], word[:place] + letter + word[place:]
+    for changed in (other, longer, word[:place] + word[place + 1 :]):
+        assert differs_in_one_letter(word, changed)
+        assert differs_in_one_letter(changed, word)
+    assert not differs_in_one_letter(word, word)
+    assert not differs_in_one_letter(word, letter * 2 + word)
+    swapped = word[:place] + word[place : place + 2][::-1] + word[place + 2 :]
+    assert differs_in_one_letter(word, swapped) is (word != swapped)
+    assert not differs_in_one_letter(word + "ab", word + "cd")
