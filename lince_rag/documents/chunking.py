@@ -291,11 +291,12 @@ def _regions(text: str, sections: list[_Section], left_out: list[Span], title: s
                 continue
             bare = is_heading(piece, region.heading) or is_heading(piece, title)
             part = _Region(start, end, region.heading, bare)
-            if runs and runs[-1][-1].bare and runs[-1][-1].end == start:
+            if runs and runs[-1][-1].bare and not text[runs[-1][-1].end : start].strip():
                 runs[-1].append(part)
             else:
                 runs.append([part])
-    if len(runs) > 1 and all(part.bare for part in runs[-1]) and runs[-2][-1].end == runs[-1][0].start:
+    gap = text[runs[-2][-1].end : runs[-1][0].start].strip() if len(runs) > 1 else "none"
+    if not gap and all(part.bare for part in runs[-1]):
         last = runs.pop()
         runs[-1] += last
     texts = [run for run in runs if not all(part.bare for part in run)]

@@ -69,7 +69,7 @@ def taught(index: Index, tmp_path_factory: pytest.TempPathFactory) -> ChatLince:
     chat = ChatLince(**fields, max_tokens=160, temperature=0)
     _, (first, *_) = ask(chat, index)
     teach(chat, [(first, SEARCH)])
-    _, (first, second) = ask(chat, index)
+    _, (first, second, *_) = ask(chat, index)
     teach(chat, [(first, SEARCH), (second, ANSWER)])
     return chat
 

@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
@@ -247,6 +247,9 @@ section_lists = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(parts=section_lists, limit=st.integers(40, 150), overlap=st.integers(0, 3))
+@example(parts=[("A", "A", None), ("\n", "", None), ("0", "A", None)], limit=40, overlap=0)
+@example(parts=[("A", "A", None), ("", "", None), ("0", "A", None)], limit=40, overlap=0)
+@example(parts=[("0", "A", None), ("\n", "", None), ("A", "A", None)], limit=40, overlap=0)
 def test_properties(parts: list[tuple[str, str, int | None]], limit: int, overlap: int) -> None:
     document, chunking = divide(parts), ChunkingSettings(limit, overlap)
     chunks = chunk_document(document, chunking)
@@ -272,7 +275,8 @@ def test_properties(parts: list[tuple[str, str, int | None]], limit: int, overla
         headings = {
             section["heading"]
             for section in touched
-            if not is_heading(text[section["start"] : section["end"]], section["heading"])
+            if text[section["start"] : section["end"]].strip()
+            and not is_heading(text[section["start"] : section["end"]], section["heading"])
         }
         assert headings <= {chunk.metadata.get("heading", "")}
         pages = {start: chunk.metadata.get("page")} | dict(chunk.metadata.get("page_starts", []))

@@ -14,7 +14,7 @@ from langchain_core.messages.ai import UsageMetadata
 from lince_rag import Answer, ChatLince, create_rag_chain
 from lince_rag.chain.grounding import attribute, drop_unsupported, is_in_other_language
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import wording
+from lince_rag.text.language import Language, wording
 from tests.unit_tests.chain_samples import QUESTION, Fixed, chain, chunks
 
 SPANISH = "El comité lo preside Amalia Ortuño."
@@ -139,6 +139,23 @@ def test_a_quotation_may_be_in_the_documents_language() -> None:
     assert is_in_other_language("es", ENGLISH, [english])
     assert is_in_other_language("es", f"{SPANISH} {ENGLISH}", [english])
     assert not is_in_other_language("es", "Super Bowl Halftime", [])
+
+
+@pytest.mark.parametrize(
+    ("language", "reply", "other"),
+    [
+        ("es", "It ends in May.", True),
+        ("es", "Termina em maio, não.", True),
+        ("pt", "Vence el 31 de mayo.", True),
+        ("pt", "The rent is 815 euros.", True),
+        ("es", "Vence el 31 de mayo.", False),
+        ("pt", "Termina no dia 31 de maio.", False),
+        ("es", "Amalia Ortuño de la Vega", False),
+        ("es", "815 euros", False),
+    ],
+)
+def test_short_replies_in_another_language(language: Language, reply: str, other: bool) -> None:
+    assert is_in_other_language(language, reply, []) is other
 
 
 def test_little_confidence_abstains_without_the_model() -> None:

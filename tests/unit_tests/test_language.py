@@ -11,6 +11,7 @@ from lince_rag.text.language import (
     MAXIMUM_CHARACTERS,
     Language,
     detect_language,
+    identify_language,
     load_table,
     wording,
 )
@@ -89,3 +90,9 @@ def test_short_questions(default: Language) -> None:
     wrong = [each["text"] for each in questions if detect_language(each["text"], default) != each["language"]]
     assert len(questions) == 200
     assert len(wrong) <= 0.03 * len(questions), wrong
+
+
+def test_a_letter_many_times() -> None:
+    language, probability = identify_language("ñ" * 2_000)
+    assert language in LANGUAGES
+    assert 0 < probability <= 1
