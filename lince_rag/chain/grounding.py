@@ -33,8 +33,8 @@ SHORT_WORD_WEIGHT: Final = 0.2
 # The language of a sentence with fewer words (a name, a date, a title) cannot be identified.
 MIN_WORDS_FOR_LANGUAGE: Final = 4
 
-# Probability from which on a sentence counts as written in another language. Of the 2,270 sentences of XQuAD-es and
-# FaQuAD with three words or more it takes none for foreign, and of the 1,151 of XQuAD-en 99.9% for English.
+# Probability from which on a sentence counts as written in another language. Of the 2,270 sentences of XQuAD-es
+# and FaQuAD with three words or more it takes none for foreign, and of the 1,151 of XQuAD-en 99.9% for English.
 FOREIGN_PROBABILITY: Final = 0.95
 
 
