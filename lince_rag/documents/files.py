@@ -34,14 +34,24 @@ DIGEST_BYTES: Final = 16
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: its name in errors, its media type, its reader and the largest file that is read."""
+    """A kind of file: its name in errors, its media type, its reader and the largest file that is read.
+
+    ``container`` is what its first bytes show, if that is not text.
+    """
 
     name: str
     media_type: str
     read: Callable[[bytes], Content]
     maximum_bytes: int = MAXIMUM_TEXT_BYTES
+    container: str = ""
 
 
+def _package(name: str, media_type: str, read: Callable[[bytes], Content]) -> Format:
+    return Format(name, f"application/{media_type}", read, MAXIMUM_BINARY_BYTES, _ZIP)
+
+
+_OFFICE: Final = "vnd.openxmlformats-officedocument"
+_ZIP: Final = "zip, Office or OpenDocument"
 _MARKDOWN: Final = Format("text", "text/markdown", read_markdown)
 _HTML: Final = Format("HTML", "text/html", read_html)
 FORMATS: Final = {
@@ -50,19 +60,14 @@ FORMATS: Final = {
     ".markdown": _MARKDOWN,
     ".html": _HTML,
     ".htm": _HTML,
-    ".pdf": Format("PDF", "application/pdf", read_pdf, MAXIMUM_BINARY_BYTES),
-    ".docx": Format(
-        "Word",
-        "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-        read_docx,
-        MAXIMUM_BINARY_BYTES,
-    ),
+    ".pdf": Format("PDF", "application/pdf", read_pdf, MAXIMUM_BINARY_BYTES, "PDF"),
+    ".docx": _package("Word", f"{_OFFICE}.wordprocessingml.document", read_docx),
 }
 
 # The kind of file that the first bytes show, whatever the file's name.
 _MAGIC: Final = (
     (b"%PDF-", "PDF"),
-    (b"PK\x03\x04", "zip or Word"),
+    (b"PK\x03\x04", _ZIP),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old Word or Office"),
     (b"{\\rtf", "RTF"),
     (b"\x89PNG", "PNG image"),
@@ -282,11 +287,13 @@ def _check_kind(data: bytes, suffix: str, form: Format) -> None:
     if form.name == "Word" and _ENCRYPTED_WORD in data[: 2**20]:
         raise Unreadable("protected with a password")
     # PDFium, like other readers, accepts up to a kilobyte of something else before a PDF.
-    expected = kind == "zip or Word" if form.name == "Word" else b"%PDF-" in data[:1024]
-    if form.name in {"Word", "PDF"} and not expected:
+    if form.container == "PDF":
+        fits = b"%PDF-" in data[:1024]
+    else:
+        # Program code may begin as a web page does.
+        fits = kind in ({form.container} if form.container else {"", form.name, "HTML" * (form.name == "code")})
+    if not fits:
         raise Unreadable(f"named {suffix}, but its content is {kind or f'not {form.name}'}")
-    if form.name not in {"Word", "PDF"} and kind not in {"", form.name}:
-        raise Unreadable(f"named {suffix}, but its content is {kind}")
 
 
 def _sniff(data: bytes) -> str:

@@ -18,7 +18,7 @@ from langchain_core.documents import Document
 
 from lince_rag.documents import files as documents
 from lince_rag.documents.files import FileLoader, find_files, hash_file
-from lince_rag.documents.readers import pdf, word
+from lince_rag.documents.readers import packages, pdf
 from lince_rag.documents.readers.html import _MANY_ATTRIBUTES, read_html
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
@@ -460,7 +460,7 @@ def test_docx_headings_of_styles_based_on_headings(tmp_path: Path) -> None:
 
 def test_docx_bomb_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = zip_bytes({"word/document.xml": b"<a>" + b" " * 2**20})
-    monkeypatch.setattr(word, "MAXIMUM_XML_BYTES", 2**19)
+    monkeypatch.setattr(packages, "MAXIMUM_XML_BYTES", 2**19)
     assert reason(tmp_path, "a.docx", bomb) == "too large once unpacked"
 
 
@@ -484,7 +484,7 @@ def test_docx_bomb_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.Monke
         ("a.docx", b"{\\rtf1 hola}", "named .docx, but its content is RTF"),
         ("a.docx", b"hola", "named .docx, but its content is not Word"),
         ("a.pdf", b"hola", "named .pdf, but its content is not PDF"),
-        ("a.html", b"PK\x03\x04", "named .html, but its content is zip or Word"),
+        ("a.html", b"PK\x03\x04", "named .html, but its content is zip, Office or OpenDocument"),
         ("a.pdf", b"%PDF-1.7\n1 0 obj", "damaged or truncated PDF"),
         ("a.pdf", pdf_bytes(["x"], password="secreto"), "protected with a password"),
         ("a.pdf", pdf_bytes(["Hola. " * 500])[:700], "damaged or truncated PDF"),

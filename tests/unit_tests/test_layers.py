@@ -34,7 +34,20 @@ ROOMS = [
 ORDER = {name: position for position, name in enumerate([*ROOMS, "errors"])}
 
 HEAVY = {"torch", "transformers", "sentence_transformers", "chromadb", "langchain_chroma", "tantivy", "pypdfium2"}
-HEAVY |= {"docx", "lxml", "numpy", "sentencex", "Stemmer", "py3langid", "matplotlib", "scipy", "sklearn"}
+HEAVY |= {
+    "docx",
+    "pptx",
+    "python_calamine",
+    "striprtf",
+    "lxml",
+    "numpy",
+    "sentencex",
+    "Stemmer",
+    "py3langid",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+}
 HEAVY |= {"ir_measures", "jsonschema", "llguidance"}
 
 MODEL_LIBRARIES = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "safetensors"}
@@ -178,8 +191,9 @@ def test_the_graph_of_rooms_stays_small() -> None:
     assert len(FACE) <= 7
 
 
-def test_the_package_has_at_most_100_files() -> None:
-    assert len(FILES) <= 100
+def test_the_package_has_at_most_112_files() -> None:
+    # 100 before the readers of a dozen formats.
+    assert len(FILES) <= 112
 
 
 # ------------------------------------------------------------------------------------------------------- packages
