@@ -1,39 +1,28 @@
-"""The command line: ``lince-rag ingest | ask | chat | eval | questions | mcp | status | models | prompt | demo``.
+"""The command line: ``lince-rag ingest | remove | ask | chat | eval | questions | mcp | status | models …``.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
 
 import sys
-import time
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from lince_rag.cli.chat import chat
 from lince_rag.cli.evaluate import draft_file, evaluate_file
+from lince_rag.cli.ingest import ingest, remove
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
     INTERRUPTED_STATUS,
     AnswerOptions,
     EmbeddingsOption,
-    FileMemoryOption,
-    FilePagesOption,
-    FileSecondsOption,
     IndexOption,
     JsonOption,
     ModelsFileOption,
-    WorkersOption,
     takes_answer_options,
 )
-from lince_rag.errors import ConfigurationError, LinceError
-from lince_rag.text.language import wording
-
-if TYPE_CHECKING:
-    from lince_rag.documents.workers import ReadingLimits
-    from lince_rag.index.index import Index
-    from lince_rag.text.language import Language
+from lince_rag.errors import LinceError
 
 app = typer.Typer(
     help="Cited answers about your own documents, in Spanish and Portuguese, on your own machine.",
@@ -51,123 +40,8 @@ def _options(
     """Document the options of all commands in ``--help``; ``main`` has already read them."""
 
 
-@app.command()
-def ingest(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Files and folders: txt, md, html, pdf, docx. None: only go on with the vectors."),
-    ] = None,
-    index: IndexOption = DEFAULT_INDEX,
-    embeddings: EmbeddingsOption = None,
-    vectors: Annotated[
-        Literal["now", "later"],
-        typer.Option(help="When to embed what was read; until then it is found by its words only."),
-    ] = "now",
-    rebuild: Annotated[
-        bool,
-        typer.Option(
-            "--rebuild", help="First build the index again beside the old one, with --embeddings if given."
-        ),
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List the files that are not read.")] = False,
-    follow_links: Annotated[
-        bool, typer.Option("--follow-links", help="Also read what links of a folder lead to outside it.")
-    ] = False,
-    file_seconds: FileSecondsOption = None,
-    file_memory: FileMemoryOption = None,
-    file_pages: FilePagesOption = None,
-    workers: WorkersOption = None,
-) -> None:
-    """Read documents into an index. Run it again after changes: it reads only what has changed."""
-    from lince_rag.cli.terminal import print_plain, reader_language
-    from lince_rag.documents.workers import ReadingLimits
-    from lince_rag.index.index import Index
-
-    language = reader_language()
-    given = {"seconds": file_seconds, "memory_mib": file_memory, "pages": file_pages, "workers": workers}
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    limits = ReadingLimits(**chosen)
-    if rebuild:
-        _rebuild(index, embeddings, language)
-        if not paths:
-            return
-    with Index.open(index, embeddings=embeddings, create=bool(paths)) as opened:
-        try:
-            failed = paths and _read(
-                opened, index, paths, language, limits, follow_links=follow_links, verbose=verbose
-            )
-            if not paths and not opened.ledger.count_waiting():
-                raise ConfigurationError(wording("nothing_waits", language))
-            if vectors == "now":
-                _embed(opened, index, language)
-            elif waiting := opened.ledger.count_waiting():
-                print_plain(wording("vectors_to_come", language, count=waiting, index=index))
-        except KeyboardInterrupt:
-            print_plain(wording("interrupted", language))
-            raise typer.Exit(INTERRUPTED_STATUS) from None
-    if failed:
-        raise typer.Exit(1)
-
-
-def _rebuild(folder: Path, embeddings: str | None, language: "Language") -> None:
-    from lince_rag.cli.terminal import print_plain, progress_bar
-    from lince_rag.index.index import Index
-
-    try:
-        with progress_bar(wording("embedding", language)) as progress:
-            Index.rebuild(folder, embeddings=embeddings, on_vectors=lambda done, total: progress(done, total, ""))
-    except KeyboardInterrupt:
-        print_plain(wording("interrupted", language))
-        raise typer.Exit(INTERRUPTED_STATUS) from None
-    print_plain(wording("rebuilt", language, index=folder))
-
-
-def _read(
-    index: "Index",
-    folder: Path,
-    paths: list[Path],
-    language: "Language",
-    limits: "ReadingLimits",
-    *,
-    follow_links: bool,
-    verbose: bool,
-) -> bool:
-    """Read documents, without their vectors, and print the report; return whether some could not be read."""
-    from lince_rag.cli.terminal import print_ingest_report, print_skipped, progress_bar
-
-    with progress_bar(wording("ingesting", language)) as progress:
-        report = index.ingest(
-            paths, on_progress=progress, limits=limits, follow_links=follow_links, vectors="later"
-        )
-    found = report.added or report.changed or report.unchanged or report.removed or report.failed
-    if not found:
-        print_skipped(report.skipped, language, verbose=verbose)
-        raise ConfigurationError(wording("no_documents", language, paths=", ".join(map(str, paths))))
-    print_ingest_report(report, str(folder), language, verbose=verbose)
-    return bool(report.failed)
-
-
-def _embed(index: "Index", folder: Path, language: "Language") -> None:
-    """Go on with the vectors that are still to come, and say what remains."""
-    from lince_rag.cli.terminal import print_plain, progress_bar
-
-    waiting = index.ledger.count_waiting()
-    if not waiting:
-        return
-    started = time.monotonic()
-    print_plain(wording("embedding_begins", language, count=waiting))
-    try:
-        with progress_bar(wording("embedding", language)) as progress:
-            index.add_vectors(lambda done, total: progress(done, total, ""))
-    except KeyboardInterrupt:
-        remaining = index.ledger.count_waiting()
-        print_plain(wording("vectors_to_come", language, count=remaining, index=folder))
-        raise
-    if remaining := index.ledger.count_waiting():
-        # Another process has the lock.
-        print_plain(wording("vectors_elsewhere", language, count=remaining))
-    else:
-        print_plain(wording("embedded", language, count=waiting, seconds=time.monotonic() - started))
+app.command("ingest")(ingest)
+app.command("remove")(remove)
 
 
 @app.command()

@@ -199,7 +199,7 @@ def print_skipped(skipped: dict[str, list[str]], language: Language, *, verbose:
     )
     parts = {
         reason: wording(f"skipped_{reason}", language, count=len(skipped[reason]), kinds=kinds)
-        for reason in ("unsupported", "hidden", "link")
+        for reason in ("unsupported", "hidden", "link", "ignored", "excluded")
         if reason in skipped
     }
     print_plain(wording("skipped", language, parts="; ".join(parts.values())))

@@ -1,13 +1,12 @@
-"""Document → chunks that follow sentences and headings, with character offsets, stable ids and their terms."""
+"""Document → chunks that follow sentences and headings, with character offsets and stable ids."""
 
 import bisect
 import hashlib
 import re
-from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, Self, cast
+from typing import Any, Final, NamedTuple, cast
 
 from langchain_core.documents import Document
 
@@ -22,8 +21,7 @@ from lince_rag.documents.kinds import (
 )
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language, detect_language
-from lince_rag.text.sentences import TermLines, sentence_spans
-from lince_rag.text.words import terms
+from lince_rag.text.sentences import sentence_spans
 
 # Raise it whenever the same settings start to give different chunks: the next ingestion then reads every file of
 # an existing index again.
@@ -95,81 +93,9 @@ class _Unit(NamedTuple):
 DEFAULT_SETTINGS: Final = ChunkingSettings()
 
 
-@dataclass(frozen=True)
-class PreparedDocument:
-    """A document that is ready to be written, with its chunks, which have ids and offsets."""
-
-    # The whole text, with source, title and language in its metadata.
-    document: Document
-    chunks: Sequence[Document]
-    # What the lexical index holds of each chunk.
-    terms: Sequence[str]
-    # The packed ``TermLines`` of each chunk.
-    lines: Sequence[bytes]
-
-    @classmethod
-    def of(cls, document: Document, chunks: Sequence[Document]) -> Self:
-        """Find the terms of a document's chunks."""
-        terms, lines = map(index_terms, chunks), (term_lines(chunk).pack() for chunk in chunks)
-        return cls(document, chunks, list(terms), list(lines))
-
-    @property
-    def source(self) -> str:
-        """The document's name."""
-        return str(self.document.metadata["source"])
-
-    @property
-    def content_hash(self) -> str:
-        """The digest of what was read, which tells whether it has changed."""
-        return str(self.document.metadata["content_hash"])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the values from which ``from_json`` makes an equal document, without its sections and kinds."""
-        used = {"sections", "kinds"}
-        metadata = {key: value for key, value in self.document.metadata.items() if key not in used}
-        return {
-            "text": self.document.page_content,
-            "metadata": metadata,
-            "chunks": [(chunk.id, chunk.metadata) for chunk in self.chunks],
-            "terms": self.terms,
-            "lines": [b64encode(packed).decode() for packed in self.lines],
-        }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Make a document from the values of ``to_json``."""
-        text = values["text"]
-        chunks = [
-            Document(id=id_, page_content=text[metadata["start"] : metadata["end"]], metadata=metadata)
-            for id_, metadata in values["chunks"]
-        ]
-        document = Document(page_content=text, metadata=values["metadata"])
-        return cls(document, chunks, values["terms"], [b64decode(packed) for packed in values["lines"]])
-
-
-def prepare(document: Document, settings: ChunkingSettings = DEFAULT_SETTINGS) -> PreparedDocument:
-    """Cut a document into chunks and find their terms."""
-    return PreparedDocument.of(document, chunk_document(document, settings))
-
-
-def searchable_text(chunk: Document) -> str:
-    """Return the text that is indexed for a chunk: its headings, then its text."""
-    heading = chunk.metadata.get("heading")
-    return f"{heading}\n{chunk.page_content}" if heading else chunk.page_content
-
-
-def index_terms(chunk: Document) -> str:
-    """Return the terms of a chunk's searchable text, with spaces between them."""
-    return " ".join(terms(searchable_text(chunk), chunk.metadata["language"]))
-
-
-def term_lines(chunk: Document) -> TermLines:
-    """Return the terms of a chunk's sentences."""
-    text = chunk.page_content
-    return TermLines.of(text, chunk.metadata.get("language") or detect_language(text))
-
-
-def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETTINGS) -> list[Document]:
+def chunk_document(
+    document: Document, settings: ChunkingSettings = DEFAULT_SETTINGS, *, offset: int = 0
+) -> list[Document]:
     """Cut a document into chunks, in order.
 
     A chunk lies under one heading, may cross a page break, and holds whole sentences unless one sentence is longer
@@ -179,9 +105,10 @@ def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETT
     are used if present, and other scalars are copied to every chunk. ``kind`` says what most of a chunk is:
     "prose", "list", "table", "code", "heading" or "contents".
 
-    ``page_content`` is ``document.page_content[start:end]``. The id is a digest of source, content hash, start and
-    end, so the same document always gives the same ids. ``page`` is the page on which a chunk begins; a chunk that
-    crosses page breaks has ``page_starts``, a list of [character offset in the document, page] of the later pages.
+    ``page_content`` is ``document.page_content[start:end]``. If the document is a part of a longer text, it begins
+    at ``offset`` there, and all offsets are those of that text. The id is a digest of source, content hash, start
+    and end, so the same document always gives the same ids. ``page`` is the page on which a chunk begins; a chunk
+    that crosses page breaks has ``page_starts``, a list of [character offset, page] of the later pages.
     """
     text = document.page_content
     sections = _sections(document)
@@ -200,9 +127,11 @@ def chunk_document(document: Document, settings: ChunkingSettings = DEFAULT_SETT
             heading = _heading(region, start, end)
             coded = end - start - sum(high - low for low, high in remaining_spans(start, end, code))
             kind = chunk_kind(text[start:end], heading, coded) if searched else "contents"
-            place = _place(inside) | {"heading": heading, "start": start, "end": end, "kind": kind}
+            first_character, last_character = offset + start, offset + end
+            place = _place(inside, offset) | {"heading": heading, "kind": kind}
             metadata = common | {key: value for key, value in place.items() if value not in (None, "", [])}
-            identity = (metadata["source"], metadata["content_hash"], str(start), str(end))
+            metadata |= {"start": first_character, "end": last_character}
+            identity = (metadata["source"], metadata["content_hash"], str(first_character), str(last_character))
             chunks.append(Document(page_content=text[start:end], metadata=metadata, id=_digest(*identity)))
     return chunks
 
@@ -255,9 +184,9 @@ def _sections(document: Document) -> list[_Section]:
     return sections
 
 
-def _place(sections: list[_Section]) -> dict[str, Any]:
+def _place(sections: list[_Section], offset: int) -> dict[str, Any]:
     """The page where a chunk begins, and [offset, page] of each page that begins inside it."""
-    page_starts = [[two.start, two.page] for one, two in pairwise(sections) if one.page != two.page]
+    page_starts = [[offset + two.start, two.page] for one, two in pairwise(sections) if one.page != two.page]
     return {"page": sections[0].page, "page_starts": page_starts}
 
 

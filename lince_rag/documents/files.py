@@ -4,8 +4,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,96 +93,9 @@ _NO_TITLE: Final = re.compile(
 _MAXIMUM_TITLE: Final = 200
 
 
-@dataclass
-class FoundFiles:
-    """The files to read, and those of the folders that are not read, by the reason.
-
-    The reasons: ``unsupported`` (a kind of file that has no reader), ``hidden`` (the name begins with a dot; a
-    hidden folder counts once), ``link`` (it leads out of the folder, or to a folder).
-    """
-
-    files: list[Path] = field(default_factory=list)
-    skipped: dict[str, list[str]] = field(default_factory=dict)
-
-    def skip(self, reason: str, path: StrPath) -> None:
-        """Note a file, or a folder with all it holds, that is not read."""
-        self.skipped.setdefault(reason, []).append(_printable(path))
-
-
-def find_files(paths: StrPath | Iterable[StrPath], *, follow_links: bool = False) -> FoundFiles:
-    """List the files to read, each once, in the order of the paths.
-
-    A folder gives every file of a supported kind in it and below, sorted. Hidden files are skipped, and so are
-    links to folders and to files outside the folder, unless ``follow_links``; each folder is then read once, so a
-    cycle of links is harmless. A file given by name is kept whatever it is, and so is a path that does not exist:
-    loading it reports what is wrong.
-    """
-    found = FoundFiles()
-    files: dict[str, Path] = {}
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        for file in _Walk(Path(path), found, follow_links).files() if os.path.isdir(path) else [Path(path)]:
-            files.setdefault(os.path.abspath(file), file)
-    found.files = list(files.values())
-    return found
-
-
-class _Walk:
-    """Lists the files of one folder, and notes those that are not read."""
-
-    def __init__(self, folder: Path, found: FoundFiles, follow_links: bool) -> None:
-        self._folder = folder
-        self._found = found
-        self._follow_links = follow_links
-        self._root = os.path.realpath(folder)
-        self._visited = {self._root}
-
-    def files(self) -> list[Path]:
-        files: list[Path] = []
-
-        def unreadable(error: OSError) -> None:
-            # A folder that cannot be listed is kept, so that loading it reports it.
-            files.append(Path(error.filename))
-
-        walk = os.walk(self._folder, onerror=unreadable, followlinks=self._follow_links)
-        for parent, folders, names in walk:
-            folders[:] = [name for name in sorted(folders) if self._enters(os.path.join(parent, name), name)]
-            paths = [os.path.join(parent, name) for name in names if self._reads(os.path.join(parent, name), name)]
-            files += map(Path, paths)
-        return sorted(files)
-
-    def _enters(self, path: str, name: str) -> bool:
-        real = os.path.realpath(path)
-        if name.startswith("."):
-            self._found.skip("hidden", path + os.sep)
-        elif os.path.islink(path) and not self._follow_links:
-            self._found.skip("link", path + os.sep)
-        elif _is_of_the_system(real):
-            self._found.skip("unsupported", path + os.sep)
-        elif real not in self._visited:
-            self._visited.add(real)
-            return True
-        return False
-
-    def _reads(self, path: str, name: str) -> bool:
-        leads_out = os.path.islink(path) and not _is_inside(os.path.realpath(path), self._root)
-        if name.startswith("."):
-            self._found.skip("hidden", path)
-        elif Path(name).suffix.lower() not in FORMATS:
-            self._found.skip("unsupported", path)
-        elif leads_out and not self._follow_links:
-            self._found.skip("link", path)
-        else:
-            return True
-        return False
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    return path.startswith(os.path.join(folder, ""))
-
-
-def _is_of_the_system(path: str) -> bool:
+def is_of_the_system(path: str) -> bool:
     """Return whether a path without links is one of the kernel's, whose files only look like files."""
-    return any(path == folder or _is_inside(path, folder) for folder in _SYSTEM_FOLDERS)
+    return any(path == folder or path.startswith(f"{folder}/") for folder in _SYSTEM_FOLDERS)
 
 
 def hash_file(path: StrPath) -> str:
@@ -195,9 +108,9 @@ def hash_file(path: StrPath) -> str:
                 digest.update(piece)
         return digest.hexdigest()
     except Unreadable as error:
-        raise DocumentError(_printable(path), str(error)) from None
+        raise DocumentError(printable(path), str(error)) from None
     except (OSError, ValueError) as error:
-        raise DocumentError(_printable(path), _reason(error)) from None
+        raise DocumentError(printable(path), _reason(error)) from None
 
 
 class FileLoader(BaseLoader):
@@ -216,7 +129,7 @@ class FileLoader(BaseLoader):
 
     def __init__(self, path: StrPath, *, source: str | None = None, maximum_pages: int = MAXIMUM_PAGES) -> None:
         self.path = Path(path)
-        self.source = _printable(path) if source is None else source
+        self.source = printable(path) if source is None else source
         self.maximum_pages = maximum_pages
 
     def lazy_load(self) -> Iterator[Document]:
@@ -259,7 +172,7 @@ class FileLoader(BaseLoader):
         title = squeeze(content.title)
         metadata: dict[str, Any] = {
             "source": self.source,
-            "title": title if _is_title(title) else first_heading or _printable(self.path.stem),
+            "title": title if _is_title(title) else first_heading or printable(self.path.stem),
             "content_hash": hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest(),
             "media_type": form.media_type,
             "language": detect_language(text),
@@ -276,7 +189,7 @@ def _check_regular(path: StrPath) -> int:
     if stat.S_ISDIR(status.st_mode):
         listable = os.access(path, os.R_OK | os.X_OK)
         raise Unreadable("a folder, not a file" if listable else "no permission to list the folder")
-    if not stat.S_ISREG(status.st_mode) or _is_of_the_system(os.path.realpath(path)):
+    if not stat.S_ISREG(status.st_mode) or is_of_the_system(os.path.realpath(path)):
         raise Unreadable("not a regular file")
     return status.st_size
 
@@ -310,7 +223,7 @@ def _is_title(title: str) -> bool:
     return letters and len(title) <= _MAXIMUM_TITLE and not _NO_TITLE.fullmatch(title)
 
 
-def _printable(path: StrPath) -> str:
+def printable(path: StrPath) -> str:
     """A path as text that every database accepts; a file name in an old encoding is not valid Unicode."""
     name = os.fspath(path)
     try:

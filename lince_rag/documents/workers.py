@@ -21,8 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from lince_rag.documents.chunking import ChunkingSettings, PreparedDocument, prepare
+from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.files import FileLoader
+from lince_rag.documents.prepared import PreparedDocument, prepare
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES
 from lince_rag.errors import ConfigurationError, DocumentError, LinceError
 

@@ -1,42 +1,53 @@
 """Index: a folder with a Chroma store, a lexical index, and the ledger of what has been committed."""
 
-import errno
-import json
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import run_in_executor
 
 from lince_rag.documents.chunking import ChunkingSettings
+from lince_rag.documents.selection import FileSelection
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
-from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError, IndexLockedError
-from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, check_loading, default_model, embeddings_name
+from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError
+from lince_rag.index.compaction import PurgeReport, purge
+from lince_rag.index.embeddings import LinceEmbeddings, check_loading, embeddings_name
 from lince_rag.index.filters import match_source
-from lince_rag.index.ingestion import IngestReport, add_vectors, copy_documents, ingest, recorded_chunking
-from lince_rag.index.ledger import CHUNKING_ALGORITHM, Ledger, Source
-from lince_rag.index.retriever import HybridRetriever
-from lince_rag.index.storage import (
-    LEDGER_FILE,
-    damaged_ledger,
-    folder_bytes,
-    holds_stores,
-    is_writable,
-    replace_folder,
-    set_aside,
+from lince_rag.index.ingestion import (
+    IngestReport,
+    Loaders,
+    add_documents,
+    add_vectors,
+    copy_documents,
+    ingest,
+    recorded_chunking,
 )
+from lince_rag.index.ledger import CHUNKING_ALGORITHM, Ledger, Source
+from lince_rag.index.opening import (
+    check_chunking,
+    choose_embeddings,
+    open_ledger,
+    other_embedder,
+    recorded_embeddings,
+)
+from lince_rag.index.retriever import HybridRetriever
+from lince_rag.index.storage import folder_bytes, inherit_mode, replace_folder, set_aside
 from lince_rag.index.stores import ChunkStores
 from lince_rag.index.verification import VerifyReport, verify
+from lince_rag.index.watching import watch
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
+    from watchfiles.main import AbstractEvent
 
 TOOL_DESCRIPTION: Final = (
     "Finds passages of the user's own documents. Give a whole question in Spanish, Portuguese or English."
@@ -94,10 +105,10 @@ class Index:
             ConfigurationError: The index was built with other chunking settings.
         """
         path = Path(folder).expanduser().resolve()
-        ledger = _open_ledger(path, create)
+        ledger = open_ledger(path, create)
         try:
-            chosen = _choose_embeddings(ledger, embeddings)
-            _check_chunking(ledger, chunking)
+            chosen = choose_embeddings(ledger, embeddings)
+            check_chunking(ledger, chunking)
             return cls(path, chosen, ledger)
         except BaseException:
             ledger.close()
@@ -132,14 +143,14 @@ class Index:
             # An earlier run was killed between two renamings.
             set_aside(path).rename(path)
         new = path.with_name(f"{path.name}.new")
-        ledger = _open_ledger(path, create=False)
+        ledger = open_ledger(path, create=False)
         # The old embedder is not used.
         with cls(path, LinceEmbeddings(), ledger) as old, old.stores.write_lock():
-            wanted = _recorded_embeddings(ledger) if embeddings is None else embeddings
+            wanted = recorded_embeddings(ledger) if embeddings is None else embeddings
             wanted = LinceEmbeddings(wanted) if isinstance(wanted, str) else wanted
             name = embeddings_name(wanted)
             if embeddings is None and name != ledger.setting("embeddings"):
-                raise _other_embedder(ledger.setting("embeddings"), name)
+                raise other_embedder(ledger.setting("embeddings"), name)
             check_loading(wanted)
             with cls._open_copy(new, wanted, recorded_chunking(ledger)) as built:
                 built.ledger.set_settings(**{CHUNKING_ALGORITHM: ledger.setting(CHUNKING_ALGORITHM) or ""})
@@ -172,6 +183,7 @@ class Index:
         """Close the stores and the ledger, and release their files."""
         self.stores.close()
         self.ledger.close()
+        inherit_mode(self.folder)
 
     def as_retriever(self, **options: Any) -> HybridRetriever:
         """Return a retriever over this index.
@@ -260,7 +272,11 @@ class Index:
         *,
         on_progress: Callable[[int, int, str], None] | None = None,
         limits: ReadingLimits = DEFAULT_LIMITS,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        since: datetime | None = None,
         follow_links: bool = False,
+        loaders: Loaders | None = None,
         vectors: Literal["now", "later"] = "now",
         on_vectors: Callable[[int, int], None] | None = None,
     ) -> IngestReport:
@@ -268,17 +284,25 @@ class Index:
 
         Files are read in worker processes, so that one that crashes its reader or takes too much time or memory
         costs only itself. An unchanged file is only hashed; a changed file replaces its old chunks; files of an
-        ingested folder that no longer exist are removed from the index. It is safe to interrupt it at any moment
-        and run it again.
+        ingested folder that no longer exist, or that a ``.linceignore`` file in it names, are removed from the
+        index. It is safe to interrupt it at any moment and run it again.
+
+        The LangChain documents of one ``source`` are together that document: what the index had of it before is
+        replaced. ``add_documents`` adds to it.
 
         With an embedder that takes its time (any but the embedded one), the documents are found by their terms
         first; their vectors follow, and are used as they come.
 
         Args:
-            paths: Files, folders or documents.
+            paths: Files, folders, ``file:`` addresses or documents.
             on_progress: Called with (number of files done, total number of files, name of the current one).
             limits: What reading one file may take, and the number of worker processes.
+            include: Patterns of the files of folders to read, as in ``.gitignore``: ``["*.pdf", "contracts/"]``.
+            exclude: Patterns of files and folders to leave out.
+            since: Read only files of folders that changed at this time or later.
             follow_links: Whether to read what links of a folder lead to outside it.
+            loaders: Readers of the application's: by file pattern (``"*.tex"``), what makes a LangChain loader of
+                the path. They run in this process; their errors are those of the file.
             vectors: ``"later"`` leaves the vectors to ``add_vectors``.
             on_vectors: Called with (number of vectors done, total number).
 
@@ -287,15 +311,70 @@ class Index:
             the folders were not read.
 
         Raises:
-            ConfigurationError: A document has no ``source`` in its metadata.
+            ConfigurationError: A document has no ``source`` in its metadata, or a pattern cannot be understood.
             IndexLockedError: Another process is writing.
         """
         started = time.monotonic()
-        report = ingest(self.stores, paths, on_progress, limits=limits, follow_links=follow_links)
+        selection = FileSelection(
+            include, exclude, since.timestamp() if since else None, follow_links, tuple(loaders or ())
+        )
+        report = ingest(self.stores, paths, on_progress, limits=limits, selection=selection, loaders=loaders)
         if report.waiting and vectors == "now":
             report.waiting = self.add_vectors(on_vectors)
             report.seconds = time.monotonic() - started
         return report
+
+    async def aingest(
+        self, paths: str | Path | Document | Iterable[str | Path | Document], **options: Any
+    ) -> IngestReport:
+        """Call ``ingest``, with the same options, in a thread."""
+        return await run_in_executor(None, partial(self.ingest, paths, **options))
+
+    def add_documents(
+        self,
+        documents: Iterable[Document],
+        *,
+        ids: Sequence[str] | None = None,
+        vectors: Literal["now", "later"] = "now",
+        on_vectors: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """Add LangChain documents, as a vector store does: those of loaders, or pieces of a splitter.
+
+        Documents with the same ``source`` (the pages of a PDF) become one document of the index, in the order in
+        which they come, also in several calls; no chunk crosses two of them. One with a known id replaces the
+        older one; ``document_id`` in the metadata of its chunks is the id. With a splitter's ``start_index``, the
+        pieces are put where they were, so that citations have the offsets of the text that was split.
+
+        Args:
+            documents: The documents, each with ``source`` in its metadata.
+            ids: Their ids, instead of their own.
+            vectors: ``"later"`` leaves the vectors to ``add_vectors``.
+            on_vectors: Called with (number of vectors done, total number).
+
+        Returns:
+            The id of each document: its own, or a digest of its content.
+
+        Raises:
+            ConfigurationError: A document has no ``source``, or one that was read from a file; or there are more
+                or fewer ids than documents.
+            DocumentError: A source has no text.
+            IndexLockedError: Another process is writing.
+        """
+        given = list(documents)
+        if ids is not None:
+            if len(ids) != len(given):
+                raise ConfigurationError(
+                    f"There are {len(ids)} ids for {len(given)} documents.", hint="Give as many."
+                )
+            given = [each.model_copy(update={"id": name}) for each, name in zip(given, ids, strict=True)]
+        found = add_documents(self.stores, given)
+        if vectors == "now" and self.ledger.count_waiting():
+            self.add_vectors(on_vectors)
+        return found
+
+    async def aadd_documents(self, documents: Iterable[Document], **options: Any) -> list[str]:
+        """Call ``add_documents``, with the same options, in a thread."""
+        return await run_in_executor(None, partial(self.add_documents, documents, **options))
 
     def add_vectors(self, on_vectors: Callable[[int, int], None] | None = None) -> int:
         """Embed the passages whose vectors are still to come, those of the newest documents first.
@@ -314,11 +393,47 @@ class Index:
         """
         return add_vectors(self.stores, on_vectors)
 
-    def delete(self, source: str | Path) -> int:
+    def watch(
+        self, paths: str | Path | Iterable[str | Path], *, stop: "AbstractEvent | None" = None, **options: Any
+    ) -> Iterator[IngestReport]:
+        """Keep the index in step with files and folders: ingest whenever something in them changes.
+
+        Args:
+            paths: Files and folders, which exist.
+            stop: An event that ends it (``threading.Event``).
+            **options: Those of ``ingest``.
+
+        Yields:
+            What each ingestion did, if it did something.
+
+        Raises:
+            ConfigurationError: A path does not exist.
+        """
+        given = [paths] if isinstance(paths, str | Path) else list(paths)
+        yield from watch(self.folder, given, partial(self.ingest, given, **options), stop)
+
+    def purge(self) -> PurgeReport:
+        """Write the files of the index anew, so that nothing of what was deleted can be found in them.
+
+        It takes about as long as reading the documents took without their vectors, and questions may be asked
+        meanwhile. Conversations of ``lince-rag chat`` are not part of it.
+
+        Returns:
+            The seconds that it took, and the bytes that the index became smaller by.
+
+        Raises:
+            IndexLockedError: Another process is writing, or keeps the ledger open for reading.
+            IndexFolderError: The index cannot be written.
+        """
+        return purge(self.stores)
+
+    def delete(self, source: str | Path, *, purge: bool = True) -> int:
         """Remove a document from the index.
 
         Args:
             source: Its name, as ``sources`` gives it, or the path of its file.
+            purge: Whether to ``purge`` the files. Without it, which is faster, no question finds what was deleted,
+                but it could be recovered from the files until the next purge.
 
         Returns:
             The number of chunks removed.
@@ -336,6 +451,8 @@ class Index:
         with self.stores.writing():
             chunks = len(self.ledger.chunk_ids(name))
             self.stores.write([], forget=[name])
+        if purge:
+            self.purge()
         return chunks
 
     def verify(self, *, repair: bool = False) -> VerifyReport:
@@ -361,85 +478,3 @@ def _unknown_source(source: str) -> ConfigurationError:
     return ConfigurationError(
         f"There is no document {source!r} in the index.", hint="`lince-rag status --list` lists the documents."
     )
-
-
-def _open_ledger(path: Path, create: bool) -> Ledger:
-    """Open the ledger of a folder, or create folder and ledger."""
-    ledger = path / LEDGER_FILE
-    try:
-        # Before the ledger is looked at: a process that makes a new index creates the ledger first.
-        filled = holds_stores(path)
-        if filled and not (ledger.is_file() and ledger.stat().st_size):
-            raise damaged_ledger(ledger, "it is empty" if ledger.exists() else "it is missing")
-        _check_folder(path, create)
-        path.mkdir(parents=True, exist_ok=True)
-        read_only = not is_writable(path)
-        if read_only and not filled and not ledger.exists():
-            raise PermissionError(errno.EACCES, "it holds no index, and none can be created there")
-    except OSError as error:
-        raise IndexFolderError(
-            f"The index folder {path} cannot be used: {error.strerror or error}.",
-            hint="Check the path, its permissions and the free space, or choose another folder.",
-        ) from error
-    return Ledger(ledger, read_only=read_only, new=not filled)
-
-
-def _check_folder(path: Path, create: bool) -> None:
-    if (path / LEDGER_FILE).is_file():
-        return
-    if path.exists() and not path.is_dir():
-        raise IndexFolderError(f"{path} is a file, not a folder.", hint="Give the folder of an index.")
-    if path.is_dir() and any(path.iterdir()):
-        raise IndexFolderError(
-            f"{path} holds other files and no index.", hint="Give the folder of an index, or an empty or new one."
-        )
-    if not create:
-        raise IndexFolderError(
-            f"There is no index in {path}.",
-            hint=f"Create one first: lince-rag ingest YOUR-DOCUMENTS --index {path}",
-        )
-
-
-def _choose_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embeddings:
-    """Compare the embedder asked for with the recorded one; an index without vectors records it."""
-    recorded = ledger.setting("embeddings")
-    if wanted is None:
-        wanted = LinceEmbeddings(default_model()) if recorded is None else _recorded_embeddings(ledger)
-    elif isinstance(wanted, str):
-        wanted = LinceEmbeddings(wanted)
-    name = embeddings_name(wanted)
-    if recorded is None or (recorded != name and not ledger.had_vectors()):
-        options = wanted.options if isinstance(wanted, LinceEmbeddings) else {}
-        ledger.set_settings(embeddings=name, embeddings_options=json.dumps(options))
-    elif recorded != name:
-        raise _other_embedder(recorded, name)
-    return wanted
-
-
-def _other_embedder(recorded: str | None, name: str) -> EmbeddingsMismatchError:
-    return EmbeddingsMismatchError(
-        f"The index was built with the embedder {recorded!r}, but it is opened with {name!r}.",
-        hint=f"Open it with {recorded!r}, or build it again: lince-rag ingest --rebuild --embeddings NAME",
-    )
-
-
-def _recorded_embeddings(ledger: Ledger) -> LinceEmbeddings:
-    # An application's own embedder has no options here; it must be given.
-    options = ledger.json_setting("embeddings_options") or {"model": EMBEDDED}
-    try:
-        return LinceEmbeddings(**options)
-    except TypeError as error:
-        raise damaged_ledger(ledger.path, f"its embedder is {options}") from error
-
-
-def _check_chunking(ledger: Ledger, wanted: ChunkingSettings | None) -> None:
-    """Compare the chunking asked for with the recorded one; an index without documents records it."""
-    recorded = ledger.json_setting("chunking")
-    if recorded is None or (wanted is not None and ledger.is_empty()):
-        ledger.set_settings(chunking=json.dumps(asdict(wanted or ChunkingSettings())))
-    elif wanted is not None and recorded != asdict(wanted):
-        raise ConfigurationError(
-            f"The index was built with the chunking {json.dumps(recorded)}, but it is opened with"
-            f" {json.dumps(asdict(wanted))}.",
-            hint="Open it without chunking settings, or ingest the documents into another folder.",
-        )

@@ -1,28 +1,35 @@
 """Ingestion: bring files and documents into an index, in batches that are committed as a whole."""
 
-import hashlib
-import json
-import math
 import os
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
-from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, PreparedDocument, prepare
-from lince_rag.documents.files import FileLoader, FoundFiles, find_files, hash_file
+from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
+from lince_rag.documents.files import FileLoader, hash_file
+from lince_rag.documents.parts import (
+    by_source,
+    clean_document,
+    document_id,
+    hash_documents,
+    merge_documents,
+    prepare_documents,
+    stored_documents,
+)
+from lince_rag.documents.prepared import PreparedDocument
+from lince_rag.documents.selection import EVERY_FILE, FileSelection, find_files, local_path
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits, ReadingPool
 from lince_rag.errors import ConfigurationError, DocumentError
 from lince_rag.index.embeddings import check_loading
 from lince_rag.index.ledger import Ledger, Source
 from lince_rag.index.stores import ChunkStores
 from lince_rag.index.verification import is_gone
-from lince_rag.text.language import LANGUAGES, detect_language
 
 # Chunks per commit: large enough to keep the cost of commits low, small enough that an interrupted run loses only
 # seconds of work.
@@ -31,13 +38,17 @@ CHUNKS_PER_COMMIT: Final = 512
 # Chunks whose vectors are written together: an interruption loses the work of at most some seconds.
 VECTORS_PER_COMMIT: Final = 64
 
+# A file that changed so shortly before it was read may change again without another time: file systems count time
+# in steps of up to two seconds.
+_SETTLED_NANOSECONDS: Final = 2 * 10**9
+
 Item = str | Path | Document
 
 # What became of an item: it is unchanged (``None``), cannot be read, or is ready to be written.
 Outcome = PreparedDocument | DocumentError | None
 
-# What SQLite cannot store in a text: NUL and lone surrogates.
-_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+# File patterns, and what makes the loader of a file's path.
+Loaders = Mapping[str, Callable[[str], BaseLoader]]
 
 
 @dataclass
@@ -51,7 +62,8 @@ class IngestReport:
         removed: Sources that left the index because their file no longer exists.
         failed: One error, with its reason, per file that could not be read. If a file was readable before, the
             index keeps the chunks of its last readable version.
-        skipped: Files of the folders that were not read, by the reason: ``unsupported``, ``hidden`` or ``link``.
+        skipped: Files of the folders that were not read, by the reason: ``unsupported``, ``hidden``, ``link``,
+            ``ignored`` or ``excluded``.
         pages_without_text: The pages of each PDF, new or changed, that hold pictures only (scanned?).
         chunks: Number of chunks written.
         waiting: Number of chunks of the index whose vectors are still to come; they are found by their terms.
@@ -76,43 +88,74 @@ def ingest(
     on_progress: Callable[[int, int, str], None] | None = None,
     *,
     limits: ReadingLimits = DEFAULT_LIMITS,
-    follow_links: bool = False,
+    selection: FileSelection = EVERY_FILE,
+    loaders: Loaders | None = None,
 ) -> IngestReport:
     """Bring files, folders and documents into the stores and the ledger of an index; see ``Index.ingest``."""
     started = time.monotonic()
     report = IngestReport()
     settings = recorded_chunking(stores.ledger)
     given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
+    roots = [local_path(item) for item in given if not isinstance(item, Document)]
+    documents = by_source(item for item in given if isinstance(item, Document))
     if not stores.ledger.had_vectors():
         check_loading(stores.embeddings)
     with stores.writing(), ReadingPool(settings, limits) as pool:
         stores.ledger.expect_algorithm(ALGORITHM_VERSION)
-        known = stores.ledger.content_hashes()
-        found = find_files(
-            [_absolute(item) for item in given if not isinstance(item, Document)], follow_links=follow_links
-        )
+        reader = _Reader(pool, settings, loaders or {}, stores.ledger.content_hashes(), stores.ledger.stamps())
+        found = find_files(roots, selection)
         report.skipped = found.skipped
-        items = _items_by_source(found, given)
-        report.removed = _missing_sources(given, items, known)
+        # Not str(file): a file name in an old encoding is not valid Unicode.
+        items: dict[str, Path | list[Document]] = {FileLoader(file).source: file for file in found.files}
+        items |= documents
+        report.removed = _missing_sources(roots, items, reader.known, found.skipped.get("ignored", ()))
         if report.removed:
             stores.write([], forget=report.removed)
         for source in report.removed:
             items.pop(source, None)
 
         def read() -> Iterator[PreparedDocument]:
-            outcomes = pool.map(partial(_prepare, pool, settings, known), items.items())
-            for done, (source, outcome) in enumerate(zip(items, outcomes, strict=True)):
+            for done, (source, outcome) in enumerate(
+                zip(items, pool.map(reader.read, items.items()), strict=True)
+            ):
                 if on_progress:
                     on_progress(done, len(items), source)
-                if _note(report, source, outcome, known):
+                if _note(report, source, outcome, reader.known):
                     yield outcome
 
         _write(stores, read())
+        failed = {error.source for error in report.failed}
+        stores.ledger.set_stamps({each: stamp for each, stamp in reader.read_stamps.items() if each not in failed})
         if on_progress and items:
             on_progress(len(items), len(items), "")
     report.waiting = stores.ledger.count_waiting()
     report.seconds = time.monotonic() - started
     return report
+
+
+def add_documents(stores: ChunkStores, documents: Sequence[Document]) -> list[str]:
+    """Add LangChain documents to the sources that they name; see ``Index.add_documents``."""
+    settings = recorded_chunking(stores.ledger)
+    if not stores.ledger.had_vectors():
+        check_loading(stores.embeddings)
+    with stores.writing():
+        known = stores.ledger.content_hashes()
+
+        def read() -> Iterator[PreparedDocument]:
+            for source, added in by_source(documents).items():
+                parts = stores.ledger.parts(source)
+                if source in known and not parts:
+                    raise ConfigurationError(
+                        f"{source!r} was read from a file; documents cannot be added to it.",
+                        hint="Give the documents another metadata['source'].",
+                    )
+                stored = stored_documents(source, stores.ledger.text(source) or "", parts)
+                merged = merge_documents(stored, added)
+                if (content_hash := hash_documents(merged)) != known.get(source):
+                    yield prepare_documents(source, merged, content_hash, settings)
+
+        _write(stores, read())
+    return [document_id(clean_document(document)) for document in documents]
 
 
 def _write(stores: ChunkStores, documents: Iterable[PreparedDocument]) -> None:
@@ -187,7 +230,7 @@ def _stored_document(ledger: Ledger, source: Source, ids: set[str]) -> PreparedD
     }
     document = Document(page_content=ledger.text(source.source) or "", metadata=metadata)
     chunks = sorted(ledger.chunks(ids).values(), key=lambda chunk: int(chunk.metadata["start"]))
-    return PreparedDocument.of(document, chunks)
+    return PreparedDocument.of(document, chunks, ledger.parts(source.source))
 
 
 def _note(report: IngestReport, source: str, outcome: Outcome, known: Mapping[str, str]) -> bool:
@@ -205,43 +248,20 @@ def _note(report: IngestReport, source: str, outcome: Outcome, known: Mapping[st
     return True
 
 
-def _items_by_source(found: FoundFiles, given: list[Item]) -> dict[str, Path | Document]:
-    """Return the files of all paths and folders, and the documents; the last one with a name wins."""
-    items: dict[str, Path | Document] = {_source(file): file for file in found.files}
-    return items | {_source(item): item for item in given if isinstance(item, Document)}
-
-
-def _absolute(path: str | Path) -> Path:
-    """Make a path absolute without following links, so that citations show the path that the user gave."""
-    return Path(os.path.abspath(Path(path).expanduser()))
-
-
-def _source(item: Path | Document) -> str:
-    if isinstance(item, Path):
-        # Not str(item): a file name in an old encoding is not valid Unicode.
-        return FileLoader(item).source
-    source = item.metadata.get("source")
-    if not isinstance(source, str) or not source:
-        raise ConfigurationError(
-            f"A document without a source cannot be ingested: {item.page_content[:60]!r}",
-            hint="Set metadata['source'] to a unique name.",
-        )
-    return _storable(source)
-
-
-def _storable(text: str) -> str:
-    """Replace what SQLite cannot store, keeping the length and so the offsets."""
-    return _UNSTORABLE.sub("\ufffd", text)
-
-
-def _missing_sources(given: list[Item], items: dict[str, Path | Document], known: Iterable[str]) -> list[str]:
-    """Return the sources that were ingested from these paths before and whose files no longer exist.
+def _missing_sources(
+    roots: Sequence[Path],
+    items: Mapping[str, Path | list[Document]],
+    known: Iterable[str],
+    ignored: Iterable[str],
+) -> list[str]:
+    """Return the sources that were ingested from these paths before and whose files no longer exist or count.
 
     If a whole folder is missing (a disk that is not mounted, a typing error), nothing below it counts as missing:
     the folder is reported as a path that does not exist.
     """
-    present = {source for source, item in items.items() if isinstance(item, Document) or os.path.exists(item)}
-    roots = [_absolute(item) for item in given if not isinstance(item, Document)]
+    present = {source for source, item in items.items() if isinstance(item, list) or os.path.exists(item)}
+    folders = tuple(path for path in ignored if path.endswith(os.sep))
+    files = set(ignored)
 
     def is_below_a_root(path: Path) -> bool:
         return path.is_absolute() and any(
@@ -249,44 +269,86 @@ def _missing_sources(given: list[Item], items: dict[str, Path | Document], known
         )
 
     return [
-        source for source in known if source not in present and is_below_a_root(Path(source)) and is_gone(source)
+        source
+        for source in known
+        if source not in present
+        and (source in files or source.startswith(folders) or (is_below_a_root(Path(source)) and is_gone(source)))
     ]
 
 
-def _prepare(
-    pool: ReadingPool, settings: ChunkingSettings, known: Mapping[str, str], named: tuple[str, Path | Document]
-) -> Outcome:
-    source, item = named
-    try:
-        content_hash = hash_file(item) if isinstance(item, Path) else _hash_document(item)
-        if content_hash == known.get(source):
+class _Reader:
+    """Reads items of an ingestion, in several threads, unless they are unchanged."""
+
+    def __init__(
+        self,
+        pool: ReadingPool,
+        settings: ChunkingSettings,
+        loaders: Loaders,
+        known: Mapping[str, str],
+        stamps: Mapping[str, str],
+    ) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._loaders = loaders
+        # The content hashes of the committed documents.
+        self.known = known
+        self._stamps = stamps
+        # What the file system said of the files when they were read.
+        self.read_stamps: dict[str, str] = {}
+
+    def read(self, named: tuple[str, Path | list[Document]]) -> Outcome:
+        source, item = named
+        try:
+            return self._read_documents(source, item) if isinstance(item, list) else self._read_file(source, item)
+        except DocumentError as error:
+            return error
+
+    def _read_documents(self, source: str, documents: list[Document]) -> Outcome:
+        content_hash = hash_documents(documents)
+        if content_hash == self.known.get(source):
             return None
-        if isinstance(item, Path):
-            return pool.read(item, source)
-        return prepare(_clean(item, source, content_hash), settings)
-    except DocumentError as error:
-        return error
+        return prepare_documents(source, documents, content_hash, self._settings)
+
+    def _read_file(self, source: str, file: Path) -> Outcome:
+        stamp = _stamp(file)
+        known = self.known.get(source)
+        if known and stamp and stamp == self._stamps.get(source):
+            return None
+        loader = next((make for pattern, make in self._loaders.items() if fnmatch(file.name, pattern)), None)
+        # A new file is hashed where it is read.
+        content_hash = hash_file(file) if known or loader else ""
+        outcome = None
+        if not content_hash or content_hash != known:
+            outcome = (
+                self._pool.read(file, source)
+                if loader is None
+                else prepare_documents(source, _load(loader, file, source), content_hash, self._settings)
+            )
+        self.read_stamps[source] = stamp
+        return outcome
 
 
-def _clean(document: Document, source: str, content_hash: str) -> Document:
-    """Copy a document with metadata that SQLite can store, and with the metadata that chunking needs."""
-    if not document.page_content.strip():
-        raise DocumentError(source, "no text in it")
-    text = _storable(document.page_content)
-    metadata: dict[str, Any] = {
-        _storable(key): _storable(value) if isinstance(value, str) else value
-        for key, value in document.metadata.items()
-        # SQLite cannot read JSON that contains NaN or Infinity: one such value would break every filter.
-        if not isinstance(value, float) or math.isfinite(value)
-    }
-    metadata["content_hash"] = content_hash
-    if metadata.get("language") not in LANGUAGES:
-        metadata["language"] = detect_language(text)
-    return document.model_copy(update={"page_content": text, "metadata": metadata})
+def _load(make: Callable[[str], BaseLoader], file: Path, source: str) -> list[Document]:
+    """Read a file with a loader of the application's, whose errors are those of the file."""
+    try:
+        documents = make(str(file)).load()
+    except Exception as error:
+        raise DocumentError(source, f"{type(error).__name__}: {error}") from error
+    named = [each.model_copy(update={"metadata": {**each.metadata, "source": source}}) for each in documents]
+    return [clean_document(document) for document in named]
 
 
-def _hash_document(document: Document) -> str:
-    metadata = json.dumps(document.metadata, sort_keys=True, default=str)
-    return hashlib.blake2b(
-        f"{metadata}\0{document.page_content}".encode("utf-8", "surrogatepass"), digest_size=16
-    ).hexdigest()
+def _stamp(file: Path) -> str:
+    """Return what the file system says of a file, or "" if that cannot tell whether it will change.
+
+    Equal stamps mean equal contents: the time of the last change of the file's data or record cannot be set by
+    programs.
+    """
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):
+        return ""
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    if not 0 <= changed < time.time_ns() - _SETTLED_NANOSECONDS:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"

@@ -1,10 +1,11 @@
 """Checks of the stores' files: does each still hold what its library wrote?"""
 
+import hashlib
 import json
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,10 @@ _FOOTER_MAGIC: Final = 1337
 
 # Vectors are unit vectors of float32, whose sums of squares differ from 1 by less than 1e-6.
 _TOLERANCE: Final = 1e-4
+
+# What the checksum of a document covers, in the ledger.
+DOCUMENT_COLUMNS: Final = "source, content_hash, title, language, text"
+CHUNK_COLUMNS: Final = "id, source, start, end, metadata"
 
 # Elements of a graph to check at once.
 _BATCH: Final = 20_000
@@ -247,3 +252,24 @@ def fingerprints(vectors: Sequence[Sequence[float]]) -> list[float]:
 def is_same_fingerprint(one: float, other: float) -> bool:
     """Return whether two fingerprints are those of one vector; Chroma rounds vectors to float32."""
     return abs(one - other) < _TOLERANCE
+
+
+def checksum(document: Sequence[Any], chunks: Iterable[Sequence[Any]]) -> str:
+    """Return the checksum of a row of ``documents``, without its content hash, and its rows of ``chunks``."""
+    # The hash is forgotten when the chunking changes, and a wrong one only means that the file is read again.
+    source, _, *others = document
+    content = json.dumps([[source, *others], sorted(map(list, chunks))], ensure_ascii=False)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def document_damage(connection: sqlite3.Connection) -> str:
+    """Return which document differs from its checksum; documents of an earlier version have none."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checksums'").fetchone():
+        return ""
+    connection.execute("BEGIN")
+    sums = dict(connection.execute("SELECT source, checksum FROM checksums"))
+    for document in connection.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents"):
+        chunks = connection.execute(f"SELECT {CHUNK_COLUMNS} FROM chunks WHERE source = ?", [document[0]])
+        if document[0] in sums and sums.pop(document[0]) != checksum(document, chunks):
+            return f"the document {document[0]!r} differs from its checksum"
+    return f"the document {next(iter(sums))!r} is missing" if sums else ""

@@ -1,7 +1,7 @@
 """The ledger: the SQLite file that records what is in an index. Search ignores chunks that are not in it."""
 
-import hashlib
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,14 +12,18 @@ from typing import Any, Final, cast
 
 from langchain_core.documents import Document
 
+from lince_rag.documents.prepared import Part, PreparedDocument
 from lince_rag.errors import IndexDamagedError, IndexFolderError
-from lince_rag.index.integrity import connection_damage
+from lince_rag.index.integrity import CHUNK_COLUMNS, DOCUMENT_COLUMNS, checksum, connection_damage, document_damage
 from lince_rag.index.storage import StoreCopies, damaged_ledger, first_line, not_writable, reporting_ledger
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
 
 # Raised if an earlier version could not read what this one writes. Since 2, chunks may wait for their vectors.
 FORMAT: Final = 2
+
+# The path of a ledger that is in no file.
+MEMORY: Final = ":memory:"
 
 # The name of the setting that counts the changes to the vector store.
 VECTOR_CHANGES: Final = "vector_changes"
@@ -47,10 +51,13 @@ CREATE TABLE IF NOT EXISTS checksums (
 CREATE TABLE IF NOT EXISTS fingerprints (id TEXT PRIMARY KEY, fingerprint REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS waiting (
     id TEXT PRIMARY KEY REFERENCES chunks(id) ON DELETE CASCADE) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (
+    source TEXT NOT NULL REFERENCES documents(source) ON DELETE CASCADE, position INTEGER NOT NULL,
+    id TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, metadata TEXT NOT NULL, named INTEGER NOT NULL,
+    PRIMARY KEY (source, position)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stamps (
+    source TEXT PRIMARY KEY REFERENCES documents(source) ON DELETE CASCADE, stamp TEXT NOT NULL) WITHOUT ROWID;
 """
-
-_DOCUMENT: Final = "source, content_hash, title, language, text"
-_CHUNK: Final = "id, source, start, end, metadata"
 
 
 @dataclass(frozen=True)
@@ -103,10 +110,15 @@ class Ledger:
             raise
 
     def _connect(self) -> sqlite3.Connection:
+        if str(self.path) != MEMORY and not self.path.exists():
+            # Its journals get its permissions.
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(self.path, check_same_thread=False, timeout=30, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA foreign_keys = ON")
+            # What is deleted is overwritten, and not only marked as free.
+            connection.execute("PRAGMA secure_delete = ON")
         except BaseException:
             connection.close()
             raise
@@ -273,18 +285,12 @@ class Ledger:
         """Store the terms of committed chunks."""
         self._execute_many("INSERT OR REPLACE INTO term_lines VALUES (?, ?)", packed)
 
-    def commit(
-        self, document: Document, content_hash: str, chunks: Sequence[Document], lines: Sequence[bytes] = ()
-    ) -> None:
-        """Replace the committed version of a document and its chunks; call it in a transaction.
-
-        ``lines`` are the packed ``TermLines`` of the chunks; without them, a question computes them.
-        """
-        metadata = document.metadata
-        source = metadata["source"]
+    def commit(self, prepared: PreparedDocument) -> None:
+        """Replace the committed version of a document, its chunks and its parts; call it in a transaction."""
+        metadata, chunks, source = prepared.document.metadata, prepared.chunks, prepared.source
         row = (
-            source, content_hash, str(metadata.get("title") or source), metadata["language"],
-            document.page_content,
+            source, prepared.content_hash, str(metadata.get("title") or source), metadata["language"],
+            prepared.document.page_content,
         )  # fmt: skip
         rows = [
             (chunk.id, source, chunk.metadata["start"], chunk.metadata["end"],
@@ -292,10 +298,36 @@ class Ledger:
             for chunk in chunks
         ]  # fmt: skip
         self.forget(source)
-        self._execute_many(f"INSERT INTO documents ({_DOCUMENT}) VALUES (?, ?, ?, ?, ?)", [row])
-        self._execute_many(f"INSERT INTO chunks ({_CHUNK}) VALUES (?, ?, ?, ?, ?)", rows)
-        self._execute_many("INSERT INTO checksums VALUES (?, ?)", [(source, _checksum(row, rows))])
-        self.set_term_lines((str(chunk.id), packed) for chunk, packed in zip(chunks, lines, strict=bool(lines)))
+        self._execute_many(f"INSERT INTO documents ({DOCUMENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)", [row])
+        self._execute_many(f"INSERT INTO chunks ({CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?)", rows)
+        self._execute_many("INSERT INTO checksums VALUES (?, ?)", [(source, checksum(row, rows))])
+        lines = zip(chunks, prepared.lines, strict=bool(prepared.lines))
+        self.set_term_lines((str(chunk.id), packed) for chunk, packed in lines)
+        self._execute_many(
+            "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (source, number, part.id, part.start, part.end, json.dumps(part.metadata), int(part.named))
+                for number, part in enumerate(prepared.parts)
+            ),
+        )
+
+    def parts(self, source: str) -> list[Part]:
+        """Return the LangChain documents that a source was made of; none if it is a file's."""
+        if "parts" not in self._tables():
+            return []
+        rows = self._rows(
+            "SELECT id, start, end, metadata, named FROM parts WHERE source = ? ORDER BY position", [source]
+        )
+        return [Part(id_, start, end, json.loads(data), bool(named)) for id_, start, end, data, named in rows]
+
+    def stamps(self) -> dict[str, str]:
+        """Return what the file system said of each file when it was read, by source."""
+        return dict(self._rows("SELECT source, stamp FROM stamps")) if "stamps" in self._tables() else {}
+
+    def set_stamps(self, stamps: Mapping[str, str]) -> None:
+        """Store what the file system said of files that are committed."""
+        with self.transaction():
+            self._execute_many("INSERT OR REPLACE INTO stamps VALUES (?, ?)", stamps.items())
 
     def forget(self, source: str) -> None:
         """Remove a document and its chunks; call it in a transaction."""
@@ -345,7 +377,14 @@ class Ledger:
             self._execute_many("INSERT OR IGNORE INTO waiting VALUES (?)", ((i,) for i in add))
             self._execute_many("DELETE FROM waiting WHERE id = ?", ((i,) for i in remove))
 
-    # Checks.
+    # Checks, and what is left of the past.
+
+    def compact(self) -> bool:
+        """Write the file anew without what was deleted; return whether nothing of it is left in the journal."""
+        with self._lock:
+            self._execute("VACUUM")
+            # 1 if another connection reads an older state, which the journal is needed for.
+            return bool(self._rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0)
 
     def known_ids(self) -> tuple[set[str], set[str], set[str]]:
         """Return the ids of the committed chunks, the uncommitted ones and the waiting ones, at one moment."""
@@ -378,7 +417,7 @@ class Ledger:
         try:
             # Another connection sees one state, and lets the questions of other threads go on.
             with reporting_ledger(self.path), closing(self._another_connection()) as connection:
-                return connection_damage(connection) or _document_damage(connection)
+                return connection_damage(connection) or document_damage(connection)
         except IndexDamagedError as error:
             return first_line(error.__cause__ or error)
 
@@ -414,24 +453,3 @@ def _json(ids: Iterable[str]) -> str:
 
 def _open_read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
-
-
-def _checksum(document: Sequence[Any], chunks: Iterable[Sequence[Any]]) -> str:
-    """Return the checksum of a row of ``documents``, without its content hash, and its rows of ``chunks``."""
-    # The hash is forgotten when the chunking changes, and a wrong one only means that the file is read again.
-    source, _, *others = document
-    content = json.dumps([[source, *others], sorted(map(list, chunks))], ensure_ascii=False)
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-
-def _document_damage(connection: sqlite3.Connection) -> str:
-    """Return which document differs from its checksum; documents of an earlier version have none."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checksums'").fetchone():
-        return ""
-    connection.execute("BEGIN")
-    sums = dict(connection.execute("SELECT source, checksum FROM checksums"))
-    for document in connection.execute(f"SELECT {_DOCUMENT} FROM documents"):
-        chunks = connection.execute(f"SELECT {_CHUNK} FROM chunks WHERE source = ?", [document[0]])
-        if document[0] in sums and sums.pop(document[0]) != _checksum(document, chunks):
-            return f"the document {document[0]!r} differs from its checksum"
-    return f"the document {next(iter(sums))!r} is missing" if sums else ""

@@ -65,13 +65,18 @@ class LexicalIndex:
         # tantivy raises ValueError for everything.
         return reporting(self._index_folder, LEXICAL_FOLDER, OSError, ValueError, LookupError)
 
-    def write(self, chunks: Iterable[tuple[str, str]], delete: Iterable[str] = ()) -> None:
-        """Add or replace chunks, (id, terms with spaces between), and delete ids in one commit, known or not."""
+    def write(self, chunks: Iterable[tuple[str, str]], delete: Iterable[str] = (), *, anew: bool = False) -> None:
+        """Add or replace chunks, (id, terms with spaces between), and delete ids in one commit, known or not.
+
+        ``anew`` deletes everything else, also from the files.
+        """
         import tantivy
 
         with self._reporting():
             writer = self._index.writer(heap_size=WRITER_BYTES, num_threads=1)
             try:
+                if anew:
+                    writer.delete_all_documents()
                 for chunk_id in delete:
                     writer.delete_documents_by_term("id", chunk_id)
                 for chunk_id, found in chunks:
@@ -81,6 +86,8 @@ class LexicalIndex:
                     document.add_text("terms", found)
                     writer.add_document(document)
                 writer.commit()
+                if anew:
+                    writer.garbage_collect_files()
                 writer.wait_merging_threads()
             finally:
                 # An exception keeps the variables of this call, and the writer would keep its lock.

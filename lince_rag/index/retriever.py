@@ -13,7 +13,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import run_in_executor
 from pydantic import ConfigDict, Field, field_validator
 
-from lince_rag.documents.chunking import searchable_text
+from lince_rag.documents.prepared import searchable_text
 from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.filters import Selection

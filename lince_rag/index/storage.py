@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.embeddings import Embeddings
 
+from lince_rag.documents.selection import LEDGER_FILE
 from lince_rag.errors import IndexDamagedError, IndexFolderError, IndexLockedError, LinceError
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ SEARCH_EF: Final = 500
 # Counts the Chroma folders that this process has opened.
 _OPENED: Final = count()
 
-LEDGER_FILE: Final = "ledger.sqlite"
 CHROMA_FOLDER: Final = "chroma"
 LEXICAL_FOLDER: Final = "lexical"
 CHROMA_FILE: Final = "chroma.sqlite3"
@@ -81,6 +82,23 @@ def is_writable(folder: Path) -> bool:
         if each.exists() and not all(os.access(path, os.W_OK) for path in (each, *each.iterdir())):
             return False
     return True
+
+
+def inherit_mode(folder: Path) -> None:
+    """Give every file of an index folder the permissions of its ledger, where they are others.
+
+    Chroma and tantivy create files that every user may read; the ledger is created for its owner only, and who
+    shares an index changes the permissions of the ledger.
+    """
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.stat(folder / LEDGER_FILE).st_mode)
+        for path, _, names in os.walk(folder):
+            for name in names:
+                # Another process may delete one meanwhile.
+                with suppress(OSError):
+                    file = os.path.join(path, name)
+                    if stat.S_IMODE(os.stat(file).st_mode) != mode:
+                        os.chmod(file, mode)
 
 
 def holds_stores(folder: Path) -> bool:
@@ -185,20 +203,34 @@ def reporting_ledger(path: Path) -> Iterator[None]:
         raise storage_error(error, path.parent, damaged_ledger(path, error)) from error
 
 
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of an index, if it is there."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise storage_error(error, folder.parent, not_writable(folder.parent)) from error
+
+
+def replace_folder_at(folder: Path, new: Path) -> None:
+    """Put a new folder in the place of an old one, which is deleted."""
+    remove_folder(set_aside(folder))
+    if folder.exists():
+        folder.rename(set_aside(folder))
+    new.rename(folder)
+    remove_folder(set_aside(folder))
+
+
 def replace_folder(folder: Path, new: Path) -> None:
     """Put a new index folder in the place of an old one, with what else lay in the old one, as conversations."""
     for entry in folder.iterdir():
         if entry.name not in _INDEX_ENTRIES and not (new / entry.name).exists():
             shutil.move(entry, new / entry.name)
-    # What an earlier run could not delete any more.
-    shutil.rmtree(set_aside(folder), ignore_errors=True)
-    folder.rename(set_aside(folder))
-    new.rename(folder)
-    shutil.rmtree(set_aside(folder), ignore_errors=True)
+    replace_folder_at(folder, new)
 
 
 def set_aside(folder: Path) -> Path:
-    """Return where an index folder is while a new one takes its place."""
+    """Return where a folder is while a new one takes its place."""
     return folder.with_name(f"{folder.name}.old")
 
 

@@ -1,44 +1,27 @@
 """The two stores of an index, kept consistent with its ledger: vectors in Chroma, terms in tantivy."""
 
-import shutil
-import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
-from lince_rag.documents.chunking import PreparedDocument, index_terms, searchable_text, term_lines
+from lince_rag.documents.prepared import PreparedDocument, index_terms, searchable_text, term_lines
 from lince_rag.errors import IndexLockedError
 from lince_rag.index.embeddings import embeddings_name, is_slow
 from lince_rag.index.filters import Selection, filter_to_sql
-from lince_rag.index.integrity import fingerprints, graphs_damage
-from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
+from lince_rag.index.integrity import fingerprints
+from lince_rag.index.ledger import Ledger
 from lince_rag.index.lexical import LexicalHit, LexicalIndex
-from lince_rag.index.storage import (
-    CHROMA_FILE,
-    CHROMA_FOLDER,
-    LEXICAL_FOLDER,
-    StoreCopies,
-    close_vector_store,
-    damaged_store,
-    not_writable,
-    open_vector_store,
-    reporting,
-    shared_lock,
-    storage_error,
-)
+from lince_rag.index.storage import LEXICAL_FOLDER, StoreCopies, inherit_mode, not_writable, remove_folder
+from lince_rag.index.vectors import CHUNKS_PER_CALL, VectorStore, locked
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
-
-if TYPE_CHECKING:
-    from langchain_chroma import Chroma
 
 # Results that are fetched to be filtered, at most. Beyond, Chroma is as fast among given ids.
 MOST_HITS: Final = 4_000
@@ -47,20 +30,10 @@ MOST_VECTORS: Final = 1_000
 # How many filters are remembered with what they select; each with vectors of at most 2 MB.
 KEPT_SELECTIONS: Final = 16
 
-# Chroma takes at most 5,461 chunks in one call; with fewer, questions wait less.
-CHUNKS_PER_CALL: Final = 1_000
-
-VECTORS_LOCK_FILE: Final = "vectors.lock"
-
 # How long a writer waits for others before it gives up: for a few short ingestions, each of which starts workers.
 LOCK_SECONDS: Final = 15.0
 
-# How long a question waits for a batch of vectors that another process is writing (a second for 1,000).
-VECTORS_LOCK_SECONDS: Final = 60.0
-
 _WITHOUT_LIMIT: Final = -1.0
-
-_POLL_SECONDS: Final = 0.005
 
 # Share of the lexical score for an embedder that does not define its own.
 NEUTRAL_WEIGHT: Final = 0.5
@@ -72,31 +45,21 @@ class ChunkStores:
     def __init__(self, folder: Path, embeddings: Embeddings, ledger: Ledger) -> None:
         self.embeddings = embeddings
         self.ledger = ledger
-        self._folder = folder
+        self.folder = folder
         self._copies = StoreCopies(folder)
-        self._vector_store: Chroma | None = None
+        self.vectors = VectorStore(folder, embeddings, ledger, self._copies)
         self._selections: dict[str, Selection] = {}
         self._last_query: tuple[str | None, list[float]] = (None, [])
         self._generation = ledger.generation
-        self._vector_changes = ledger.setting(VECTOR_CHANGES)
-        self._lock = threading.RLock()
-        self._vectors_lock = FileLock(folder / VECTORS_LOCK_FILE, thread_local=False)
         self.lexical = self._open_lexical()
 
     def __repr__(self) -> str:
-        return f"ChunkStores({str(self._folder)!r}, embeddings={embeddings_name(self.embeddings)!r})"
+        return f"ChunkStores({str(self.folder)!r}, embeddings={embeddings_name(self.embeddings)!r})"
 
     def close(self) -> None:
         """Close the vector store and release its files; delete temporary copies."""
-        self.close_vectors()
+        self.vectors.close()
         self._copies.close()
-
-    def close_vectors(self) -> None:
-        """Close the vector store; it is opened again when it is needed."""
-        with self._lock:
-            if self._vector_store is not None:
-                close_vector_store(self._vector_store)
-                self._vector_store = None
 
     # Search.
 
@@ -146,16 +109,16 @@ class ChunkStores:
         if (selection is not None and selection.few == []) or not self.ledger.had_vectors():
             return []
         vector: Any = self._query_vector(question)
-        with self.vectors() as store:
+        with self.vectors.open() as store:
             if selection is None:
-                return _nearest(store, vector, limit)
+                return self.vectors.nearest(vector, limit)
             if selection.few is None:
-                return selection.search(partial(_nearest, store, vector), itemgetter(0), limit, MOST_VECTORS)
+                return selection.search(partial(self.vectors.nearest, vector), itemgetter(0), limit, MOST_VECTORS)
             # Reading the vectors takes much longer than comparing them.
             changes, found = selection.memory or (None, None)
-            if changes is None or changes != self._vector_changes:
+            if changes is None or changes != self.vectors.changes:
                 found = store.get(ids=selection.few, include=["embeddings"])
-                selection.memory = self._vector_changes, found
+                selection.memory = self.vectors.changes, found
         return _search_exactly(found, vector)[:limit]
 
     def similarities(self, question: str, texts: list[str]) -> list[float]:
@@ -174,71 +137,9 @@ class ChunkStores:
             self._last_query = question, vector
         return vector
 
-    @contextmanager
-    def vectors(self) -> Iterator["Chroma"]:
-        """Hold the vector store exclusively, in this thread of this process; raises ``IndexLockedError``.
-
-        Even a Chroma query is not read-only: it updates its own copy of the graph and may write it to the disk. At
-        the same time as a writer, that makes the writer fail or damages the vectors. So every user of the store
-        takes a lock, and opens the store again if another process has changed it.
-        """
-        with self.vector_files() as folder:
-            if self._vector_store is None:
-                self._vector_store = self._open_vectors(folder)
-            try:
-                with self.reporting_vectors():
-                    yield self._vector_store
-            except BaseException:
-                # What Chroma holds in memory may differ from its files now.
-                self.close_vectors()
-                raise
-
-    @contextmanager
-    def vector_files(self) -> Iterator[Path]:
-        """Hold the files of the vector store exclusively, and close them if another process has changed them."""
-        exclusive = (
-            nullcontext() if self.ledger.read_only else self._locked(self._vectors_lock, VECTORS_LOCK_SECONDS)
-        )
-        with self._lock, exclusive:
-            changes = self.ledger.setting(VECTOR_CHANGES)
-            if changes != self._vector_changes:
-                self.close_vectors()
-                self._copies.discard(CHROMA_FOLDER)
-                self._vector_changes = changes
-            yield self._vector_folder()
-
-    def _vector_folder(self) -> Path:
-        if not self.ledger.read_only:
-            return self._folder / CHROMA_FOLDER
-        if copy := self._copies.path(CHROMA_FOLDER):
-            return copy
-        with shared_lock(self._folder / VECTORS_LOCK_FILE):
-            return self._copies.renew(CHROMA_FOLDER)
-
-    def _open_vectors(self, folder: Path) -> "Chroma":
-        if not self.ledger.had_vectors():
-            # Whatever is there comes from a process that was killed while Chroma created its files.
-            _remove(folder)
-        damage = ""
-        if (folder / CHROMA_FILE).exists():
-            with self.reporting_vectors():
-                damage = graphs_damage(folder, vectors=False)
-        elif self.ledger.had_vectors() and self.ledger.has_documents():
-            damage = f"{CHROMA_FILE} is missing"
-        if damage:
-            raise damaged_store(self._folder, CHROMA_FOLDER, damage)
-        with self.reporting_vectors():
-            return open_vector_store(self.embeddings, folder)
-
-    def reporting_vectors(self) -> AbstractContextManager[None]:
-        """Turn errors of the vector store inside the block into a ``LinceError``."""
-        from chromadb.errors import InternalError, NotFoundError
-
-        return reporting(self._folder, CHROMA_FOLDER, OSError, sqlite3.Error, InternalError, NotFoundError)
-
     def _open_lexical(self) -> LexicalIndex:
-        folder = self._copies.renew(LEXICAL_FOLDER) if self.ledger.read_only else self._folder / LEXICAL_FOLDER
-        return LexicalIndex(folder, index_folder=self._folder, new=not self.ledger.has_documents())
+        folder = self._copies.renew(LEXICAL_FOLDER) if self.ledger.read_only else self.folder / LEXICAL_FOLDER
+        return LexicalIndex(folder, index_folder=self.folder, new=not self.ledger.has_documents())
 
     def _refresh(self) -> None:
         """Reload the lexical index if another process has committed."""
@@ -257,43 +158,30 @@ class ChunkStores:
             self._refresh()
             self.delete_uncommitted()
             yield
+            inherit_mode(self.folder)
 
     @contextmanager
     def write_lock(self, seconds: float | None = None) -> Iterator[None]:
         """Hold the write lock; raises ``IndexLockedError``, and ``IndexFolderError`` if nothing can be written."""
         if self.ledger.read_only:
-            raise not_writable(self._folder)
-        with self._locked(FileLock(self._folder / "write.lock"), LOCK_SECONDS if seconds is None else seconds):
+            raise not_writable(self.folder)
+        with locked(
+            FileLock(self.folder / "write.lock"), self.folder, LOCK_SECONDS if seconds is None else seconds
+        ):
             yield
 
     @contextmanager
     def embedding_lock(self) -> Iterator[bool]:
         """Hold the lock of the process that adds vectors; yield whether no other process has it."""
         if self.ledger.read_only:
-            raise not_writable(self._folder)
+            raise not_writable(self.folder)
         with ExitStack() as stack:
             try:
-                stack.enter_context(self._locked(FileLock(self._folder / "embedding.lock"), 0))
+                stack.enter_context(locked(FileLock(self.folder / "embedding.lock"), self.folder, 0))
                 free = True
             except IndexLockedError:
                 free = False
             yield free
-
-    @contextmanager
-    def _locked(self, lock: FileLock, seconds: float) -> Iterator[None]:
-        try:
-            lock.acquire(timeout=seconds, poll_interval=_POLL_SECONDS)
-        except Timeout as error:
-            raise IndexLockedError(
-                f"Another process is writing to the index {self._folder}.",
-                hint="Wait until it has finished. Questions can be asked in the meantime.",
-            ) from error
-        except OSError as error:
-            raise storage_error(error, self._folder, not_writable(self._folder)) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def write(self, prepared: Sequence[PreparedDocument], forget: Sequence[str] = ()) -> None:
         """Replace documents, and remove the sources in ``forget``, in one commit; call it inside ``writing``.
@@ -315,7 +203,7 @@ class ChunkStores:
             for source in forget:
                 self.ledger.forget(source)
             for document in prepared:
-                self.ledger.commit(document.document, document.content_hash, document.chunks, document.lines)
+                self.ledger.commit(document)
             self.ledger.set_uncommitted(remove=new, add=old - new)
             self.ledger.set_waiting(add=waiting)
             self.ledger.advance()
@@ -345,7 +233,7 @@ class ChunkStores:
         by_text = {searchable_text(chunk): chunk_id for chunk_id, chunk in self.ledger.chunks(old).items()}
         same = {str(chunk.id): by_text[text] for chunk in chunks if (text := searchable_text(chunk)) in by_text}
         vectors: dict[str, Any] = {}
-        with self.vectors() as store:
+        with self.vectors.open() as store:
             for part in _batches(len(same)):
                 found = store.get(ids=sorted(same.values())[part], include=["embeddings"])
                 vectors |= zip(found["ids"], found["embeddings"], strict=True)
@@ -390,7 +278,7 @@ class ChunkStores:
         for part in _batches(len(chunks)):
             ids = [str(chunk.id) for chunk in chunks[part]]
             self.ledger.set_fingerprints(dict(zip(ids, fingerprints(vectors[part]), strict=True)))
-            with self._changing_vectors() as store:
+            with self.vectors.changing() as store:
                 # Without texts and metadata, which the ledger has: Chroma would write each text several times,
                 # also into two indexes that nothing asks (77 MB for texts of 9 MB).
                 store._collection.upsert(ids, list(vectors[part]))
@@ -413,7 +301,7 @@ class ChunkStores:
         """Delete chunks from both stores; unknown ids are skipped."""
         if self.ledger.had_vectors():
             for part in _batches(len(ids)):
-                with self._changing_vectors() as store:
+                with self.vectors.changing() as store:
                     store.delete(ids=list(ids[part]))
                 self.ledger.set_fingerprints(remove=ids[part])
         self.lexical.write([], delete=ids)
@@ -421,16 +309,10 @@ class ChunkStores:
     def rebuild(self, *, vectors: bool, terms: bool) -> None:
         """Replace stores by new ones with the committed chunks; call it with the write lock held."""
         if vectors:
-            with self.vector_files() as folder:
-                self._count_vector_change()
-                self.close_vectors()
-                _remove(folder)
-                # A new one now: without it, other processes would take the index for a damaged one.
-                with self.reporting_vectors():
-                    self._vector_store = open_vector_store(self.embeddings, folder)
+            self.vectors.renew()
         if terms:
-            _remove(self._folder / LEXICAL_FOLDER)
-            self.lexical = LexicalIndex(self._folder / LEXICAL_FOLDER)
+            remove_folder(self.folder / LEXICAL_FOLDER)
+            self.lexical = LexicalIndex(self.folder / LEXICAL_FOLDER)
         # In the order of ingestion, so that chunks with equal scores keep their order, too.
         ids = self.ledger.ordered_ids() if vectors or terms else []
         for part in _batches(len(ids)):
@@ -441,16 +323,14 @@ class ChunkStores:
             if terms:
                 self.store_terms(chunks)
 
-    @contextmanager
-    def _changing_vectors(self) -> Iterator[Any]:
-        with self.vectors() as store:
-            self._count_vector_change()
-            yield store
-
-    def _count_vector_change(self) -> None:
-        # Counted before the change, so that other processes reopen the store even after a crash in the middle.
-        self._vector_changes = str(int(self._vector_changes or 0) + 1)
-        self.ledger.set_settings(**{VECTOR_CHANGES: self._vector_changes})
+    def rewrite(self) -> None:
+        """Write both stores anew, with the committed chunks only; call it inside ``writing``."""
+        ids = self.ledger.ordered_ids()
+        found = (self.ledger.chunks(ids[part]) for part in _batches(len(ids)))
+        terms = ((chunk_id, index_terms(chunk)) for part in found for chunk_id, chunk in part.items())
+        self.lexical.write(terms, anew=True)
+        if self.ledger.had_vectors():
+            self.vectors.rewrite(ids)
 
     def delete_uncommitted(self) -> None:
         """Delete what an interrupted writer left in the stores, and old versions of documents."""
@@ -459,24 +339,9 @@ class ChunkStores:
             self.ledger.set_uncommitted(remove=stray)
 
 
-def _remove(folder: Path) -> None:
-    try:
-        if folder.exists():
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise storage_error(error, folder.parent, not_writable(folder.parent)) from error
-
-
 def _batches(length: int) -> Iterator[slice]:
     for first in range(0, length, CHUNKS_PER_CALL):
         yield slice(first, first + CHUNKS_PER_CALL)
-
-
-def _nearest(store: "Chroma", vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
-    # Not LangChain's methods: they always read the texts and the metadata too, which the ledger has.
-    found = store._collection.query([vector], n_results=limit, include=["distances"], ids=ids)
-    distances = found["distances"] or [[]]
-    return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
 
 
 def _search_exactly(found: Any, vector: list[float]) -> list[tuple[str, float]]:

@@ -151,19 +151,19 @@ def _check_terms(stores: ChunkStores) -> tuple[str, set[str]]:
 
 def _check_vectors(stores: ChunkStores, committed: Set[str]) -> tuple[str, set[str], set[str]]:
     """Return what is wrong with Chroma's files, the ids in them, and those of the committed ones to be trusted."""
-    with stores.vector_files() as folder:
+    with stores.vectors.files() as folder:
         if not stores.ledger.had_vectors():
             return "", set(), set()
         if not (folder / CHROMA_FILE).exists():
             return (f"{CHROMA_FILE} is missing" if stores.ledger.has_documents() else ""), set(), set()
         # SQLite's locks belong to the process: closing a file that Chroma has open would release Chroma's.
-        stores.close_vectors()
-        with stores.reporting_vectors():
+        stores.vectors.close()
+        with stores.vectors.reporting():
             damage = vectors_damage(folder)
         if damage:
             return damage, set(), set()
     try:
-        with stores.vectors() as vectors:
+        with stores.vectors.open() as vectors:
             found = set(vectors.get(include=[])["ids"])
         readable, wrong = _readable_ids(stores, committed & found)
     except IndexDamagedError as error:
@@ -179,7 +179,7 @@ def _readable_ids(stores: ChunkStores, ids: Iterable[str]) -> tuple[set[str], se
     for first in range(0, len(ordered), _BATCH):
         batch = ordered[first : first + _BATCH]
         # One call after another, so that a writer does not wait long.
-        with stores.vectors() as vectors:
+        with stores.vectors.open() as vectors:
             read = _read(vectors, batch)
             if len(read) < len(batch):
                 # One unreadable vector makes the whole call fail.

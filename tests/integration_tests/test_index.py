@@ -11,7 +11,8 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
-from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings, term_lines
+from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
+from lince_rag.documents.prepared import term_lines
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 from lince_rag.index import filters, ingestion, stores
 
@@ -543,7 +544,7 @@ def test_verifying_a_sound_index(index, folder):
 def test_vectors_that_are_gone(index, folder):
     index.ingest(folder)
     lost = some_ids(index)
-    with index.stores.vectors() as store:
+    with index.stores.vectors.open() as store:
         store.delete(ids=lost)
     report = index.verify()
     assert not report.ok
@@ -577,7 +578,7 @@ def test_stored_sentences_that_are_gone_or_damaged(index, folder):
 
 def test_stray_chunks(index, folder):
     index.ingest(folder)
-    with index.stores.vectors() as store:
+    with index.stores.vectors.open() as store:
         store.add_texts(["Un gato."], ids=["stray-1"], metadatas=[{"source": "x"}])
     index.stores.lexical.write([("stray-2", "contrat alquil")])
     # Even before they are swept out, no question sees them.
@@ -615,7 +616,7 @@ def test_a_damaged_store_says_what_to_do_and_that_works(folder, tmp_path, store,
 def test_a_repair_is_seen_by_an_index_that_is_open_elsewhere(index, folder, tmp_path):
     index.ingest(folder)
     lost = some_ids(index, 3)
-    with index.stores.vectors() as store:
+    with index.stores.vectors.open() as store:
         store.delete(ids=lost)
     index.stores.close()
     assert not set(lost) & {chunk_id for chunk_id, _ in index.stores.search_vectors("contrato", 99)}

@@ -13,7 +13,7 @@ import pytest
 from langchain_core.documents import Document
 
 from lince_rag import Index, LinceEmbeddings
-from lince_rag.documents.chunking import searchable_text
+from lince_rag.documents.prepared import searchable_text
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 from lince_rag.index.ingestion import VECTORS_PER_COMMIT
 from tests.integration_tests.embedder_samples import SlowEmbeddings
@@ -140,7 +140,7 @@ def test_only_new_texts_of_a_changed_file_are_embedded(tmp_path: Path) -> None:
         assert "Antes no se leía" in slow.texts[0]
         assert index.verify().ok
         chunks = index.ledger.chunks(index.ledger.chunk_ids())
-        with index.stores.vectors() as store:
+        with index.stores.vectors.open() as store:
             stored = store.get(ids=list(chunks), include=["embeddings"])
         for chunk_id, vector in zip(stored["ids"], stored["embeddings"], strict=True):
             assert vector == pytest.approx(slow.embed_query(searchable_text(chunks[chunk_id])), abs=1e-6)
@@ -194,7 +194,7 @@ def test_repair_keeps_what_waits(tmp_path: Path, folder: Path) -> None:
             index.ingest(folder)
         slow.interrupt_after = None
         lost = next(iter(index.ledger.chunk_ids() - set(index.ledger.waiting(1_000))))
-        with index.stores.vectors() as store:
+        with index.stores.vectors.open() as store:
             store.delete(ids=[lost])
         report = index.verify(repair=True)
         assert report.missing_vectors == [lost]

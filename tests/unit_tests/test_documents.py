@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag.documents import files as documents
-from lince_rag.documents.files import FileLoader, find_files, hash_file
+from lince_rag.documents.files import FileLoader, hash_file
 from lince_rag.documents.readers import packages, pdf
 from lince_rag.documents.readers.html import _MANY_ATTRIBUTES, read_html
+from lince_rag.documents.selection import FileSelection, find_files
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
     HTML,
@@ -700,7 +701,9 @@ def test_find_files(tmp_path: Path) -> None:
         "hidden": {".git", "sub/.e.txt"},
         "link": {"secret.txt", "sub/loop", "sub/out"},
     }
-    followed = {str(path.relative_to(folder)) for path in find_files(folder, follow_links=True).files}
+    followed = {
+        str(path.relative_to(folder)) for path in find_files(folder, FileSelection(follow_links=True)).files
+    }
     assert followed == {*names, "secret.txt", "sub/out/h.md"}
     assert find_files([str(folder), folder / "b.txt"]) == found
     explicit = [folder / "f.exe", folder / "no.txt", folder / ".git", folder / "secret.txt"]

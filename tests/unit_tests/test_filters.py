@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
+from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.filters import filter_to_sql
 from lince_rag.index.ledger import Ledger
@@ -156,11 +157,11 @@ def test_an_invalid_filter_is_a_configuration_error(filter_):
 def test_a_filter_over_the_real_ledger(tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for source in ("a", "b"):
-        metadata = {"source": source, "language": "es", "start": 0, "end": 1, "página": 3}
+        metadata = {"source": source, "language": "es", "start": 0, "end": 1, "página": 3, "content_hash": "hash"}
         document = Document(page_content="x", metadata=metadata)
         chunks = [Document(id=f"chunk-{source}", page_content="x", metadata=metadata)]
         with ledger.transaction():
-            ledger.commit(document, "hash", chunks)
+            ledger.commit(PreparedDocument(document, chunks, [], []))
     assert ledger.select_ids(*filter_to_sql({"página": 3, "source": {"$in": ["b", "c"]}})) == ["chunk-b"]
     assert ledger.select_ids(*filter_to_sql({"source": {"$in": [str(n) for n in range(30_000)]}})) == []
     ledger.close()

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
+from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import IndexFolderError
 from lince_rag.index.ledger import FORMAT, Ledger, Source
 
@@ -18,7 +19,7 @@ def ledger(tmp_path):
 
 
 def commit(ledger, source, text, spans=None, **metadata):
-    metadata = {"source": source, "language": "es"} | metadata
+    metadata = {"source": source, "language": "es", "content_hash": f"hash of {text}"} | metadata
     chunks = [
         Document(
             id=f"{source}-{start}-{end}",
@@ -28,7 +29,7 @@ def commit(ledger, source, text, spans=None, **metadata):
         for start, end in spans or [(0, len(text))]
     ]
     with ledger.transaction():
-        ledger.commit(Document(page_content=text, metadata=metadata), f"hash of {text}", chunks)
+        ledger.commit(PreparedDocument(Document(page_content=text, metadata=metadata), chunks, [], []))
         ledger.advance()
     return chunks
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from lince_rag.documents.chunking import PreparedDocument, prepare, term_lines
+from lince_rag.documents.prepared import PreparedDocument, prepare, term_lines
 from lince_rag.index.ledger import Ledger
 from lince_rag.index.lexical import LexicalHit
 from lince_rag.index.ranking import CHUNK_WEIGHT, PAIR_WEIGHT, SENTENCE_WEIGHT, rescore
@@ -171,7 +171,7 @@ def prepared(text=TEXT):
 
 def commit(ledger, made: PreparedDocument):
     with ledger.transaction():
-        ledger.commit(made.document, made.content_hash, made.chunks, made.lines)
+        ledger.commit(made)
 
 
 def test_a_worker_sends_them_and_the_ledger_keeps_them():
@@ -203,7 +203,7 @@ def test_a_transaction_that_fails_stores_none():
     ledger = Ledger(":memory:")
     with pytest.raises(RuntimeError), ledger.transaction():
         made = prepared()
-        ledger.commit(made.document, made.content_hash, made.chunks, made.lines)
+        ledger.commit(made)
         raise RuntimeError
     assert rows(ledger) == set()
     ledger.close()

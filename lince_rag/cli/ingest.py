@@ -1,0 +1,234 @@
+"""``lince-rag ingest`` and ``remove``: what is in an index, kept in step with folders."""
+
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+from lince_rag.cli.options import (
+    DEFAULT_INDEX,
+    INTERRUPTED_STATUS,
+    EmbeddingsOption,
+    FileMemoryOption,
+    FilePagesOption,
+    FileSecondsOption,
+    IndexOption,
+    WorkersOption,
+)
+from lince_rag.errors import ConfigurationError
+from lince_rag.text.language import wording
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+
+    from lince_rag.index.index import Index
+    from lince_rag.text.language import Language
+
+# The argument that stands for standard input.
+STANDARD_INPUT: Final = "-"
+
+
+def ingest(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATHS]...",
+            help="Files and folders; - reads a text from standard input. None: only go on with the vectors.",
+        ),
+    ] = None,
+    index: IndexOption = DEFAULT_INDEX,
+    embeddings: EmbeddingsOption = None,
+    vectors: Annotated[
+        Literal["now", "later"],
+        typer.Option(help="When to embed what was read; until then it is found by its words only."),
+    ] = "now",
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild", help="First build the index again beside the old one, with --embeddings if given."
+        ),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Then keep the index in step with the folders until Ctrl-C.")
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Read only these files of folders (as in .gitignore); may be repeated."
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave these files or folders out; may be repeated. A .linceignore file in a folder lasts.",
+        ),
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(metavar="DATE", help="Read only files of folders changed since: 2026-01-31.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the text from standard input.")] = "stdin",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List the files that are not read.")] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Also read what links of a folder lead to outside it.")
+    ] = False,
+    file_seconds: FileSecondsOption = None,
+    file_memory: FileMemoryOption = None,
+    file_pages: FilePagesOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Read documents into an index. Run it again after changes: it reads only what has changed."""
+    from lince_rag.cli.terminal import print_plain, reader_language
+    from lince_rag.documents.workers import ReadingLimits
+    from lince_rag.index.index import Index
+
+    language = reader_language()
+    given = {"seconds": file_seconds, "memory_mib": file_memory, "pages": file_pages, "workers": workers}
+    chosen: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
+    options: dict[str, Any] = {
+        "limits": ReadingLimits(**chosen),
+        "include": include or (),
+        "exclude": exclude or (),
+        "since": since,
+        "follow_links": follow_links,
+    }
+    if rebuild:
+        _rebuild(index, embeddings, language)
+        if not paths:
+            return
+    with Index.open(index, embeddings=embeddings, create=bool(paths)) as opened:
+        try:
+            failed = paths and _read(opened, index, _items(paths, name), language, options, verbose=verbose)
+            if not paths and not opened.ledger.count_waiting():
+                raise ConfigurationError(wording("nothing_waits", language))
+            if vectors == "now":
+                _embed(opened, index, language)
+            elif waiting := opened.ledger.count_waiting():
+                print_plain(wording("vectors_to_come", language, count=waiting, index=index))
+            if watch:
+                _watch(opened, index, paths or [], language, options)
+        except KeyboardInterrupt:
+            print_plain(wording("interrupted", language))
+            raise typer.Exit(INTERRUPTED_STATUS) from None
+    if failed:
+        raise typer.Exit(1)
+
+
+def _items(paths: list[str], name: str) -> "list[str | Document]":
+    """Return the paths, with the text of standard input in the place of "-"."""
+    from langchain_core.documents import Document
+
+    from lince_rag.documents.readers.text import read_text
+
+    items: list[str | Document] = []
+    for path in paths:
+        if path != STANDARD_INPUT:
+            items.append(path)
+            continue
+        blocks = read_text(sys.stdin.buffer.read()).blocks
+        items.append(Document("".join(block.text for block in blocks), metadata={"source": name, "title": name}))
+    return items
+
+
+def _rebuild(folder: Path, embeddings: str | None, language: "Language") -> None:
+    from lince_rag.cli.terminal import print_plain, progress_bar
+    from lince_rag.index.index import Index
+
+    try:
+        with progress_bar(wording("embedding", language)) as progress:
+            Index.rebuild(folder, embeddings=embeddings, on_vectors=lambda done, total: progress(done, total, ""))
+    except KeyboardInterrupt:
+        print_plain(wording("interrupted", language))
+        raise typer.Exit(INTERRUPTED_STATUS) from None
+    print_plain(wording("rebuilt", language, index=folder))
+
+
+def _read(
+    index: "Index",
+    folder: Path,
+    items: "list[str | Document]",
+    language: "Language",
+    options: dict[str, Any],
+    *,
+    verbose: bool,
+) -> bool:
+    """Read documents, without their vectors, and print the report; return whether some could not be read."""
+    from lince_rag.cli.terminal import print_ingest_report, print_skipped, progress_bar
+
+    with progress_bar(wording("ingesting", language)) as progress:
+        report = index.ingest(items, on_progress=progress, vectors="later", **options)
+    found = report.added or report.changed or report.unchanged or report.removed or report.failed
+    if not found:
+        print_skipped(report.skipped, language, verbose=verbose)
+        named = ", ".join(item for item in items if isinstance(item, str))
+        raise ConfigurationError(wording("no_documents", language, paths=named))
+    print_ingest_report(report, str(folder), language, verbose=verbose)
+    return bool(report.failed)
+
+
+def _embed(index: "Index", folder: Path, language: "Language") -> None:
+    """Go on with the vectors that are still to come, and say what remains."""
+    from lince_rag.cli.terminal import print_plain, progress_bar
+
+    waiting = index.ledger.count_waiting()
+    if not waiting:
+        return
+    started = time.monotonic()
+    print_plain(wording("embedding_begins", language, count=waiting))
+    try:
+        with progress_bar(wording("embedding", language)) as progress:
+            index.add_vectors(lambda done, total: progress(done, total, ""))
+    except KeyboardInterrupt:
+        remaining = index.ledger.count_waiting()
+        print_plain(wording("vectors_to_come", language, count=remaining, index=folder))
+        raise
+    if remaining := index.ledger.count_waiting():
+        # Another process has the lock.
+        print_plain(wording("vectors_elsewhere", language, count=remaining))
+    else:
+        print_plain(wording("embedded", language, count=waiting, seconds=time.monotonic() - started))
+
+
+def _watch(index: "Index", folder: Path, paths: list[str], language: "Language", options: dict[str, Any]) -> None:
+    """Ingest again whenever files change, and say what changed."""
+    from lince_rag.cli.terminal import print_plain, short_path
+
+    watched = [path for path in paths if path != STANDARD_INPUT]
+    print_plain(wording("watching", language, paths=", ".join(watched)))
+    for report in index.watch(watched, **options):
+        for kind in ("added", "changed", "removed"):
+            for source in getattr(report, kind):
+                print_plain(wording(f"watch_{kind}", language, source=short_path(source)))
+        for problem in report.failed:
+            print_plain(f"{short_path(problem.source)}: {problem.reason}")
+
+
+def remove(
+    sources: Annotated[
+        list[str], typer.Argument(help="Documents: their names or paths, or the ends of their paths.")
+    ],
+    index: IndexOption = DEFAULT_INDEX,
+    purge: Annotated[
+        bool,
+        typer.Option(
+            help="Also delete every trace from the files of the index, which writes them anew. With --no-purge, "
+            "what was deleted can be recovered from them until the next purge."
+        ),
+    ] = True,
+) -> None:
+    """Remove documents from an index; a file that stays in its folder comes back when that is read again."""
+    from lince_rag.cli.terminal import print_plain, reader_language, short_path
+    from lince_rag.index.index import Index
+
+    language = reader_language()
+    with Index.open(index, create=False) as opened:
+        names = [opened.find_source(source) for source in sources]
+        for name in dict.fromkeys(names):
+            chunks = opened.delete(name, purge=False)
+            print_plain(wording("removed", language, source=short_path(name), chunks=chunks))
+        if purge:
+            report = opened.purge()
+            print_plain(wording("purged", language, seconds=report.seconds, megabytes=report.freed / 2**20))

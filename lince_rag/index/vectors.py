@@ -1,0 +1,198 @@
+"""The vector store of an index: a Chroma folder that several processes share."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from filelock import FileLock, Timeout
+from langchain_core.embeddings import Embeddings
+
+from lince_rag.errors import IndexLockedError
+from lince_rag.index.integrity import graphs_damage
+from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
+from lince_rag.index.storage import (
+    CHROMA_FILE,
+    CHROMA_FOLDER,
+    StoreCopies,
+    close_vector_store,
+    damaged_store,
+    not_writable,
+    open_vector_store,
+    remove_folder,
+    replace_folder_at,
+    reporting,
+    shared_lock,
+    storage_error,
+)
+
+if TYPE_CHECKING:
+    from langchain_chroma import Chroma
+
+# Chroma takes at most 5,461 chunks in one call; with fewer, questions wait less.
+CHUNKS_PER_CALL: Final = 1_000
+
+VECTORS_LOCK_FILE: Final = "vectors.lock"
+
+# How long a question waits for a batch of vectors that another process is writing (a second for 1,000).
+VECTORS_LOCK_SECONDS: Final = 60.0
+
+_POLL_SECONDS: Final = 0.005
+
+
+class VectorStore:
+    """Opens the Chroma store of an index for one user at a time, and again when another process has changed it."""
+
+    def __init__(self, folder: Path, embeddings: Embeddings, ledger: Ledger, copies: StoreCopies) -> None:
+        self._folder = folder
+        self._embeddings = embeddings
+        self._ledger = ledger
+        self._copies = copies
+        self._store: Chroma | None = None
+        self._lock = threading.RLock()
+        self._file_lock = FileLock(folder / VECTORS_LOCK_FILE, thread_local=False)
+        # Counts the changes that this process has seen.
+        self.changes = ledger.setting(VECTOR_CHANGES)
+
+    def close(self) -> None:
+        """Close the store; it is opened again when it is needed."""
+        with self._lock:
+            if self._store is not None:
+                close_vector_store(self._store)
+                self._store = None
+
+    @contextmanager
+    def open(self) -> Iterator["Chroma"]:
+        """Hold the vector store exclusively, in this thread of this process; raises ``IndexLockedError``.
+
+        Even a Chroma query is not read-only: it updates its own copy of the graph and may write it to the disk. At
+        the same time as a writer, that makes the writer fail or damages the vectors. So every user of the store
+        takes a lock, and opens the store again if another process has changed it.
+        """
+        with self.files() as folder:
+            if self._store is None:
+                self._store = self._open(folder)
+            try:
+                with self.reporting():
+                    yield self._store
+            except BaseException:
+                # What Chroma holds in memory may differ from its files now.
+                self.close()
+                raise
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        """Hold the files of the vector store exclusively, and close them if another process has changed them."""
+        exclusive = (
+            nullcontext()
+            if self._ledger.read_only
+            else locked(self._file_lock, self._folder, VECTORS_LOCK_SECONDS)
+        )
+        with self._lock, exclusive:
+            changes = self._ledger.setting(VECTOR_CHANGES)
+            if changes != self.changes:
+                self.close()
+                self._copies.discard(CHROMA_FOLDER)
+                self.changes = changes
+            yield self._current_folder()
+
+    def _current_folder(self) -> Path:
+        if not self._ledger.read_only:
+            return self._folder / CHROMA_FOLDER
+        if copy := self._copies.path(CHROMA_FOLDER):
+            return copy
+        with shared_lock(self._folder / VECTORS_LOCK_FILE):
+            return self._copies.renew(CHROMA_FOLDER)
+
+    def _open(self, folder: Path) -> "Chroma":
+        if not self._ledger.had_vectors():
+            # Whatever is there comes from a process that was killed while Chroma created its files.
+            remove_folder(folder)
+        damage = ""
+        if (folder / CHROMA_FILE).exists():
+            with self.reporting():
+                damage = graphs_damage(folder, vectors=False)
+        elif self._ledger.had_vectors() and self._ledger.has_documents():
+            damage = f"{CHROMA_FILE} is missing"
+        if damage:
+            raise damaged_store(self._folder, CHROMA_FOLDER, damage)
+        with self.reporting():
+            return open_vector_store(self._embeddings, folder)
+
+    def reporting(self) -> AbstractContextManager[None]:
+        """Turn errors of the vector store inside the block into a ``LinceError``."""
+        from chromadb.errors import InternalError, NotFoundError
+
+        return reporting(self._folder, CHROMA_FOLDER, OSError, sqlite3.Error, InternalError, NotFoundError)
+
+    @contextmanager
+    def changing(self) -> Iterator["Chroma"]:
+        """Hold the vector store to change it."""
+        with self.open() as store:
+            self.count_change()
+            yield store
+
+    def count_change(self) -> None:
+        """Tell other processes that the store changes; call it with the files held."""
+        # Counted before the change, so that other processes reopen the store even after a crash in the middle.
+        self.changes = str(int(self.changes or 0) + 1)
+        self._ledger.set_settings(**{VECTOR_CHANGES: self.changes})
+
+    def renew(self) -> None:
+        """Replace the store by a new one without vectors."""
+        with self.files() as folder:
+            self.count_change()
+            self.close()
+            remove_folder(folder)
+            # A new one now: without it, other processes would take the index for a damaged one.
+            with self.reporting():
+                self._store = open_vector_store(self._embeddings, folder)
+
+    def rewrite(self, ids: Sequence[str]) -> None:
+        """Write the vectors of some chunks, and no others, into a new store in the place of this one.
+
+        Chroma keeps deleted vectors in its graph and in its queue, and no call takes them out.
+        """
+        new = self._folder / f"{CHROMA_FOLDER}.new"
+        remove_folder(new)
+        with self.open() as store, self.reporting():
+            copy = open_vector_store(self._embeddings, new)
+            try:
+                for first in range(0, len(ids), CHUNKS_PER_CALL):
+                    found = store.get(ids=list(ids[first : first + CHUNKS_PER_CALL]), include=["embeddings"])
+                    if found["ids"]:
+                        copy._collection.upsert(found["ids"], found["embeddings"])
+            finally:
+                close_vector_store(copy)
+            with self.files() as folder:
+                self.count_change()
+                self.close()
+                replace_folder_at(folder, new)
+
+    def nearest(self, vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
+        """Find chunks by a vector: (id, cosine similarity), best first; only among ``ids`` if they are given."""
+        # Not LangChain's methods: they always read the texts and the metadata too, which the ledger has.
+        with self.open() as store:
+            found = store._collection.query([vector], n_results=limit, include=["distances"], ids=ids)
+        distances = found["distances"] or [[]]
+        return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
+
+
+@contextmanager
+def locked(lock: FileLock, folder: Path, seconds: float) -> Iterator[None]:
+    """Hold a lock of an index; raises ``IndexLockedError`` after some seconds."""
+    try:
+        lock.acquire(timeout=seconds, poll_interval=_POLL_SECONDS)
+    except Timeout as error:
+        raise IndexLockedError(
+            f"Another process is writing to the index {folder}.",
+            hint="Wait until it has finished. Questions can be asked in the meantime.",
+        ) from error
+    except OSError as error:
+        raise storage_error(error, folder, not_writable(folder)) from error
+    try:
+        yield
+    finally:
+        lock.release()
