@@ -13,6 +13,7 @@ from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
 from lince_rag.documents.readers.blocks import Content, Unreadable, assemble
+from lince_rag.documents.readers.epub import read_epub
 from lince_rag.documents.readers.html import read_html
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
 from lince_rag.documents.readers.text import read_markdown, read_text
@@ -62,6 +63,7 @@ FORMATS: Final = {
     ".htm": _HTML,
     ".pdf": Format("PDF", "application/pdf", read_pdf, MAXIMUM_BINARY_BYTES, "PDF"),
     ".docx": _package("Word", f"{_OFFICE}.wordprocessingml.document", read_docx),
+    ".epub": _package("EPUB", "epub+zip", read_epub),
 }
 
 # The kind of file that the first bytes show, whatever the file's name.

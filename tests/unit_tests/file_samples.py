@@ -190,3 +190,57 @@ Capítulo dos
 
 Fin.
 """
+
+
+# --- Files that hold other files: books, messages, archives
+
+OPF_START = '<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata>'
+DC_TITLE = '<dc:title xmlns:dc="http://purl.org/dc/elements/1.1/">'
+XHTML_START = (
+    '<?xml version="1.0" encoding="utf-8"?><!DOCTYPE html><html xmlns="http://www.w3.org/1999/xhtml" '
+    'xmlns:epub="http://www.idpf.org/2007/ops"><head><title/><script src="x.js"/></head><body>'
+)
+CHAPTERS = {
+    "portada.xhtml": "<p>Huerta y <a id='x'/>acequia</p>",
+    "capítulo 1.xhtml": "<p>El agua llega por la acequia.</p><p>Se reparte cada ma&ntilde;ana.</p>",
+    "2.xhtml": "<h1>Los turnos</h1><p>Cada regante tiene uno.</p><h2>De noche</h2><p>Nadie riega.</p>",
+    "3.xhtml": "<p class='titulo'>LAS MULTAS</p><p>Son de 30 €.</p>",
+}
+NAVIGATION = (
+    "<nav epub:type='landmarks'><ol><li><a href='3.xhtml'>Otra</a></li></ol></nav>"
+    "<nav epub:type='toc'><h1>Índice</h1><ol><li><a href='cap%C3%ADtulo%201.xhtml#a'>El <b>reparto</b></a>"
+    "<ol><li><a href='2.xhtml'>No se usa</a></li><li><a href='3.xhtml'>Las multas</a></li></ol></li></ol></nav>"
+)
+NCX = (
+    '<ncx xmlns="http://www.daisy.org/z3986/2005/ncx/"><navMap><navPoint><navLabel><text>Uno</text></navLabel>'
+    '<content src="cap%C3%ADtulo%201.xhtml"/><navPoint><navLabel><text>Dos</text></navLabel>'
+    '<content src="3.xhtml#x"/></navPoint></navPoint></navMap></ncx>'
+)
+
+
+def epub_parts(contents: str = "nav", title: str = "La huerta") -> dict[str, bytes]:
+    """The files of a book of four chapters; its table of contents is a navigation document or an ncx."""
+    pages = {name: XHTML_START + body + "</body></html>" for name, body in CHAPTERS.items()}
+    items = "".join(
+        f'<item id="c{number}" href="{name.replace(" ", "%20")}" media-type="application/xhtml+xml"/>'
+        for number, name in enumerate(pages)
+    )
+    spine = "".join(f'<itemref idref="c{number}"/>' for number in range(len(pages)))
+    if contents == "nav":
+        pages["nav.xhtml"] = XHTML_START + NAVIGATION + "</body></html>"
+        items += '<item id="n" href="nav.xhtml" media-type="application/xhtml+xml" properties="nav"/>'
+    else:
+        pages["toc.ncx"] = NCX
+        items += '<item id="n" href="toc.ncx" media-type="application/x-dtbncx+xml"/>'
+    opf = (
+        f"{OPF_START}{DC_TITLE}{title}</dc:title></metadata><manifest>{items}</manifest>"
+        f'<spine><itemref idref="n"/>{spine}<itemref idref="no"/></spine></package>'
+    )
+    container = '<container><rootfiles><rootfile full-path="OEBPS/libro.opf"/></rootfiles></container>'
+    parts = {"mimetype": "application/epub+zip", "META-INF/container.xml": container, "OEBPS/libro.opf": opf}
+    parts |= {f"OEBPS/{name}": page for name, page in pages.items()}
+    return {name: text.encode() for name, text in parts.items()}
+
+
+def epub_bytes(contents: str = "nav", title: str = "La huerta") -> bytes:
+    return zip_bytes(epub_parts(contents, title))

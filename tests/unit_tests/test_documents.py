@@ -29,6 +29,7 @@ from tests.unit_tests.file_samples import (
     docx_bytes,
     docx_with_notes,
     docx_with_text_box,
+    epub_bytes,
     hyphenated_pdf,
     new_pdf,
     pdf_bytes,
@@ -560,6 +561,7 @@ SAMPLES = {
     "a.html": HTML.encode(),
     "a.pdf": pdf_bytes(["Hola, año.", "Adiós."], title="T"),
     "a.docx": docx_bytes("T"),
+    "a.epub": epub_bytes(),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:
     PARTS = {name: archive.read(name) for name in archive.namelist()}
