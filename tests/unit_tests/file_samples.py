@@ -1,8 +1,11 @@
 """Sample files, made when a test asks for them."""
 
 import io
+import mailbox
 import zipfile
 from collections.abc import Sequence
+from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import docx
@@ -244,3 +247,39 @@ def epub_parts(contents: str = "nav", title: str = "La huerta") -> dict[str, byt
 
 def epub_bytes(contents: str = "nav", title: str = "La huerta") -> bytes:
     return zip_bytes(epub_parts(contents, title))
+
+
+BODY = "Nos vemos mañana a las 8.\n> De acuerdo.\n"
+
+
+def message(subject: str = "Reunión de regantes", body: str = BODY) -> EmailMessage:
+    made = EmailMessage()
+    if subject:
+        made["Subject"] = subject
+    made["From"] = "Ana Ruiz Ibáñez <ana@example.org>"
+    made["To"] = "João <joao@example.org>, luis@example.org"
+    made["Date"] = "Tue, 05 Mar 2024 10:30:00 +0100"
+    made.set_content(body)
+    return made
+
+
+def eml_bytes() -> bytes:
+    """A message in plain text and HTML, with a Word file, a text, a picture and a forwarded message attached."""
+    made = message()
+    made["Cc"] = "Núria <nuria@example.org>"
+    made.add_alternative("<h1>No</h1><p>se lee</p>", subtype="html")
+    word = "vnd.openxmlformats-officedocument.wordprocessingml.document"
+    made.add_attachment(docx_bytes(), maintype="application", subtype=word, filename="manual de riego.docx")
+    made.add_attachment("El año pasado.", filename="informacio\u0301n.txt")
+    made.add_attachment(b"\x89PNG" + bytes(3000), maintype="image", subtype="png", filename="mapa.png")
+    made.add_attachment(message("Acta", "Se aprueba."))
+    return made.as_bytes()
+
+
+def mbox_bytes(folder: Path, messages: Sequence[EmailMessage]) -> bytes:
+    path = folder / "made.mbox"
+    box = mailbox.mbox(path)
+    for item in messages:
+        box.add(item)
+    box.close()
+    return path.read_bytes()

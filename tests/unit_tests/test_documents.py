@@ -29,6 +29,7 @@ from tests.unit_tests.file_samples import (
     docx_bytes,
     docx_with_notes,
     docx_with_text_box,
+    eml_bytes,
     epub_bytes,
     hyphenated_pdf,
     new_pdf,
@@ -562,6 +563,8 @@ SAMPLES = {
     "a.pdf": pdf_bytes(["Hola, año.", "Adiós."], title="T"),
     "a.docx": docx_bytes("T"),
     "a.epub": epub_bytes(),
+    "a.eml": eml_bytes(),
+    "a.mbox": b"From a@example.org Tue Mar  5 10:30:00 2024\n" + eml_bytes(),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:
     PARTS = {name: archive.read(name) for name in archive.namelist()}
