@@ -12,6 +12,7 @@ from typing import Any, Final
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
+from lince_rag.documents.readers.archives import read_archive
 from lince_rag.documents.readers.blocks import Content, Unreadable, assemble
 from lince_rag.documents.readers.epub import read_epub
 from lince_rag.documents.readers.html import read_html
@@ -55,6 +56,10 @@ def _package(name: str, media_type: str, read: Callable[[bytes], Content]) -> Fo
     return Format(name, f"application/{media_type}", read, MAXIMUM_BINARY_BYTES, _ZIP)
 
 
+def _archive(media_type: str, container: str = "") -> Format:
+    return Format("archive", media_type, read_archive, MAXIMUM_BINARY_BYTES, container, holds_files=True)
+
+
 _OFFICE: Final = "vnd.openxmlformats-officedocument"
 _ZIP: Final = "zip, Office or OpenDocument"
 _MARKDOWN: Final = Format("text", "text/markdown", read_markdown)
@@ -70,6 +75,15 @@ FORMATS: Final = {
     ".epub": _package("EPUB", "epub+zip", read_epub),
     ".eml": Format("email", "message/rfc822", read_eml, MAXIMUM_MESSAGE_BYTES, holds_files=True),
     ".mbox": Format("mbox", "application/mbox", read_mbox, MAXIMUM_BINARY_BYTES, holds_files=True),
+    ".zip": _archive("application/zip", _ZIP),
+    ".tar": _archive("application/x-tar"),
+    # Of .tar.gz, and of single compressed files, too.
+    ".gz": _archive("application/gzip", "gzip"),
+    ".tgz": _archive("application/gzip", "gzip"),
+    ".bz2": _archive("application/x-bzip2"),
+    ".tbz2": _archive("application/x-bzip2"),
+    ".xz": _archive("application/x-xz"),
+    ".txz": _archive("application/x-xz"),
 }
 
 # The kind of file that the first bytes show, whatever the file's name.

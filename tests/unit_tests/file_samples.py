@@ -2,6 +2,7 @@
 
 import io
 import mailbox
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from email.message import EmailMessage
@@ -283,3 +284,32 @@ def mbox_bytes(folder: Path, messages: Sequence[EmailMessage]) -> bytes:
         box.add(item)
     box.close()
     return path.read_bytes()
+
+
+MEMBERS = {
+    "notas/b.md": b"# Riego\n\nPor la noche.\n\n## Turnos\n\nUno cada semana.",
+    "notas/año.txt": "El año pasado llovió.".encode(),
+    "a.pdf": pdf_bytes(["Primera página.", "Segunda página."]),
+    "vacío.txt": b"  ",
+    "foto.png": b"\x89PNG",
+    ".oculto.txt": b"No.",
+    "notas/.git/x.txt": b"No.",
+    "__MACOSX/x.txt": b"No.",
+    "../fuera.txt": b"No.",
+    "/raíz.txt": b"No.",
+}
+
+
+def tar_bytes(entries: dict[str, bytes], compression: str = "") -> bytes:
+    """A tar archive, with links and a device besides the entries."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as archive:  # type: ignore[call-overload]
+        for name, content in entries.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE):
+            entry = tarfile.TarInfo(f"otro{kind.decode()}.txt")
+            entry.type, entry.linkname = kind, "/etc/passwd" if kind == tarfile.SYMTYPE else "notas/b.md"
+            archive.addfile(entry)
+    return buffer.getvalue()

@@ -1,23 +1,34 @@
 """Files that hold other files: books, messages with attachments, archives."""
 
+import bz2
+import gzip
+import io
+import lzma
+import stat
 import time
 import unicodedata
+import zipfile
 from email.message import EmailMessage
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_core.documents import Document
 
 from lince_rag.documents.files import FileLoader
+from lince_rag.documents.readers import archives, members
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
+    MEMBERS,
+    docx_bytes,
     eml_bytes,
     epub_bytes,
     epub_parts,
     mbox_bytes,
     message,
     pdf_bytes,
+    tar_bytes,
     zip_bytes,
 )
 
@@ -271,3 +282,158 @@ def test_time_for_long_headers_is_bounded(tmp_path: Path) -> None:
     headers = "To: " + "(" * 100_000 + "\nCc: " + ", ".join(f"a{number}@example.org" for number in range(50_000))
     load(tmp_path, "a.eml", raw_message(headers + "\nContent-Type: text/plain; " + 'a*0="x";' * 50_000))
     assert time.perf_counter() - start < 20
+
+
+# --- Archives
+
+SECTIONS = [
+    (1, "a.pdf"),
+    (2, "a.pdf"),
+    (None, "notas/año.txt"),
+    (None, "notas/b.md › Riego"),
+    (None, "notas/b.md › Riego › Turnos"),
+]
+TEXT = (
+    "a.pdf\n\nPrimera página.\n\nSegunda página.\n\nnotas/año.txt\n\nEl año pasado llovió.\n\n"
+    "notas/b.md\n\n# Riego\n\nPor la noche.\n\n## Turnos\n\nUno cada semana."
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "media_type"),
+    [
+        ("riego.zip", zip_bytes(MEMBERS), "zip"),
+        ("riego.tar", tar_bytes(MEMBERS), "x-tar"),
+        ("riego.tar.gz", tar_bytes(MEMBERS, "gz"), "gzip"),
+        ("riego.TGZ", tar_bytes(MEMBERS, "gz"), "gzip"),
+        ("riego.gz", tar_bytes(MEMBERS, "gz"), "gzip"),
+        ("riego.tar.bz2", tar_bytes(MEMBERS, "bz2"), "x-bzip2"),
+        ("riego.tar.xz", tar_bytes(MEMBERS, "xz"), "x-xz"),
+    ],
+)
+def test_archives(tmp_path: Path, name: str, data: bytes, media_type: str) -> None:
+    document = load(tmp_path, name, data)
+    assert document.metadata["title"] == "riego"
+    assert document.metadata["media_type"] == f"application/{media_type}"
+    assert document.page_content == TEXT
+    assert [(section["page"], section["heading"]) for section in document.metadata["sections"]] == SECTIONS
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_a_compressed_file_is_read_like_the_file(tmp_path: Path, suffix: str, compress: Any) -> None:
+    document = load(tmp_path, f"a.md.{suffix}", compress.compress(b"# Uno\n\nDos."))
+    assert (document.page_content, document.metadata["title"]) == ("# Uno\n\nDos.", "Uno")
+    document = load(tmp_path, f"a.pdf.{suffix}", compress.compress(pdf_bytes(["Uno.", "Dos."], title="T")))
+    assert [section["page"] for section in document.metadata["sections"]] == [1, 2]
+    assert document.metadata["title"] == "T"
+    expected = "the compressed file, a.exe, is not of a supported kind"
+    assert reason(tmp_path, f"a.exe.{suffix}", compress.compress(b"x" * 600)) == expected
+
+
+def test_archives_in_archives_and_messages(tmp_path: Path) -> None:
+    data = zip_bytes({"x.txt": b"Fondo."})
+    for name in ("3.zip", "2.zip", "1.zip"):
+        data = zip_bytes({name: data, f"{name}.txt": b"Hola.", "a.eml": eml_bytes()})
+    headings = list(section_texts(load(tmp_path, "a.zip", data)))
+    assert headings[0] == "1.zip › 2.zip.txt"
+    assert "1.zip.txt" in headings
+    assert "a.eml › Reunión de regantes › manual de riego.docx" in headings
+    # A third level, and what is attached to a message on the second, are not read.
+    assert not [heading for heading in headings if "2.zip › " in heading or heading.startswith("1.zip › 2.zip ›")]
+    made = message()
+    made.add_attachment(zip_bytes(MEMBERS), maintype="application", subtype="zip", filename="riego.zip")
+    document = load(tmp_path, "b.eml", made.as_bytes())
+    assert "Reunión de regantes › riego.zip › notas/b.md › Riego › Turnos" in section_texts(document)
+
+
+def test_documents_named_zip(tmp_path: Path) -> None:
+    assert load(tmp_path, "a.zip", docx_bytes("Riego")).metadata["title"] == "Riego"
+    assert load(tmp_path, "b.zip", epub_bytes()).metadata["title"] == "La huerta"
+
+
+def test_names_in_a_zip_without_the_mark_of_utf8(tmp_path: Path) -> None:
+    data = zip_bytes({"caXXo.txt": b"Hola."})
+    names = [data.replace(b"caXXo", "caño".encode()), data.replace(b"caXXo", "canão".encode("cp850"))]
+    assert load(tmp_path, "a.zip", names[0]).page_content.startswith("caño.txt")
+    assert load(tmp_path, "b.zip", names[1]).page_content.startswith("canão.txt")
+
+
+def test_archives_without_readable_files(tmp_path: Path) -> None:
+    expected = "none of its 2 files can be read (b.txt: a binary file, not text)"
+    for name, pack in (("a.zip", zip_bytes), ("a.tar", tar_bytes)):
+        assert reason(tmp_path, name, pack({"b.txt": b"\0x", "a.txt": b" "})) == expected
+        assert reason(tmp_path, name, pack({"b.png": b"x", ".txt": b"x"})) == "no file of a supported kind in it"
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    for name, data in [
+        ("a.zip", zip_bytes(MEMBERS)[:-200]),
+        ("a.tar", b"x" * 600),
+        ("a.tar.gz", tar_bytes(MEMBERS, "gz")[:-200]),
+        ("a.tar.bz2", tar_bytes(MEMBERS, "bz2")[:-200]),
+        ("a.tar.xz", tar_bytes(MEMBERS, "xz")[:-200]),
+        ("a.txt.gz", gzip.compress(bytes(range(256)))[:-9]),
+        ("a.txt.bz2", b"Hola."),
+    ]:
+        assert reason(tmp_path, name, data) == "damaged or truncated archive"
+
+
+def test_encrypted_zip(tmp_path: Path) -> None:
+    # The flags of an entry are 6 bytes after the mark of its local header, and 8 after that of its central one.
+    data = bytearray(zip_bytes({"a.txt": b"Hola."}))
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    assert reason(tmp_path, "a.zip", bytes(data)) == "protected with a password"
+
+
+def test_links_in_a_zip_are_not_followed(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        link = zipfile.ZipInfo("enlace.txt")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("a.txt", "Hola.")
+    assert load(tmp_path, "a.zip", buffer.getvalue()).page_content == "a.txt\n\nHola."
+
+
+def test_a_member_that_declares_a_wrong_size_is_left_out(tmp_path: Path) -> None:
+    for size in (10, 2**31):
+        data = bytearray(zip_bytes({"a.txt": b"Hola. " * 1000, "b.txt": b"Bien."}))
+        for place in (22, data.index(b"PK\x01\x02") + 24):
+            data[place : place + 4] = size.to_bytes(4, "little")
+        assert load(tmp_path, "a.zip", bytes(data)).page_content == "b.txt\n\nBien."
+
+
+def test_limits_of_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = {"a.txt": b"a" * 300_000, "b.txt": b"Hola.", "foto.png": bytes(300_000)}
+    monkeypatch.setattr(members, "MAXIMUM_MEMBER_BYTES", 100_000)
+    monkeypatch.setattr(archives, "MAXIMUM_MEMBER_BYTES", 100_000)
+    for name, data in [("a.zip", zip_bytes(bomb)), ("a.tar.gz", tar_bytes(bomb, "gz"))]:
+        assert load(tmp_path, name, data).page_content == "b.txt\n\nHola."
+    assert reason(tmp_path, "a.txt.gz", gzip.compress(bomb["a.txt"])) == "too large once unpacked"
+    monkeypatch.setattr(members, "MAXIMUM_UNPACKED_BYTES", 200_000)
+    assert reason(tmp_path, "b.tar.gz", tar_bytes(bomb, "gz")) == "too large once unpacked"
+    part = zip_bytes({f"{number}.txt": b"a" * 90_000 for number in range(3)})
+    assert reason(tmp_path, "b.zip", part) == "too large once unpacked"
+    # What an archive in an archive holds counts, too.
+    nested = zip_bytes({"a.zip": zip_bytes({"a.txt": b"a" * 90_000}), "b.zip": part})
+    assert reason(tmp_path, "c.zip", nested) == "too large once unpacked"
+    # A header of any size is read by the standard library itself.
+    long = tar_bytes({"x" * 400_000 + ".txt": b"Hola."}, "gz")
+    assert reason(tmp_path, "d.tar.gz", long) == "too large once unpacked"
+
+
+def test_limits_of_the_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {f"{number}.txt": b"Hola." for number in range(12)}
+    monkeypatch.setattr(members, "MAXIMUM_MEMBERS", 11)
+    for name, pack in (("a.zip", zip_bytes), ("a.tar", tar_bytes)):
+        assert reason(tmp_path, name, pack(data)) == "more than 11 files in it"
+    monkeypatch.setattr(archives, "MAXIMUM_ENTRIES", 11)
+    for name, pack in (("b.zip", zip_bytes), ("b.tar", tar_bytes)):
+        assert reason(tmp_path, name, pack(data)) == "more than 11 entries in it"
+    monkeypatch.setattr(members, "MAXIMUM_MEMBERS", 1)
+    made = message()
+    for number in range(2):
+        made.add_attachment("Hola.", filename=f"{number}.txt")
+    assert "Attachment: 1.txt (text/plain, 6 bytes)" in load(tmp_path, "a.eml", made.as_bytes()).page_content

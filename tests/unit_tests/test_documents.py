@@ -1,5 +1,6 @@
 import contextlib
 import io
+import lzma
 import os
 import re
 import time
@@ -24,6 +25,7 @@ from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
     HTML,
     MARKDOWN,
+    MEMBERS,
     SENTENCE,
     W,
     docx_bytes,
@@ -36,6 +38,7 @@ from tests.unit_tests.file_samples import (
     pdf_bytes,
     saved,
     scanned_page_pdf,
+    tar_bytes,
     two_column_pdf,
     zip_bytes,
 )
@@ -565,6 +568,10 @@ SAMPLES = {
     "a.epub": epub_bytes(),
     "a.eml": eml_bytes(),
     "a.mbox": b"From a@example.org Tue Mar  5 10:30:00 2024\n" + eml_bytes(),
+    "a.zip": zip_bytes(MEMBERS),
+    "a.tar": tar_bytes(MEMBERS),
+    "a.tar.gz": tar_bytes(MEMBERS, "gz"),
+    "a.md.xz": lzma.compress(MARKDOWN.encode()),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:
     PARTS = {name: archive.read(name) for name in archive.namelist()}

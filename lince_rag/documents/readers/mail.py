@@ -158,7 +158,7 @@ class _MessageReader:
             if shown:
                 self.members.budget.add_bytes(len(data))
                 known = shown if self.members.reads(shown) else shown + suffix
-                return as_section(shown, self.members.read(known, data), level)
+                return as_section(shown, self.members.read(known, data).blocks, level)
         except Unreadable:
             names.append(f"Attachment: {shown} ({part.get_content_type()}, {_size(len(data))})")
         return []

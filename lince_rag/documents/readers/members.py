@@ -69,7 +69,7 @@ class Members:
         """Return whether there is a reader for a file of this name."""
         return PurePath(name).suffix.lower() in self.suffixes
 
-    def read(self, name: str, data: bytes) -> list[Block]:
+    def read(self, name: str, data: bytes) -> Content:
         """Read a member.
 
         Raises:
@@ -86,7 +86,7 @@ class Members:
             raise Unreadable(f"damaged file ({type(error).__name__}: {error})") from error
         if not any(character.isalnum() for block in content.blocks for character in block.text):
             raise Unreadable("no text in it")
-        return [block for block in content.blocks if block.text]
+        return replace(content, blocks=[block for block in content.blocks if block.text])
 
     def unpack(self, stream: IO[bytes]) -> bytes:
         """Read a compressed member to its end, whatever size it declares, and refuse it if it is too large."""
