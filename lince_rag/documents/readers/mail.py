@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from email.message import EmailMessage, Message
-from email.parser import BytesParser
+from email.parser import BytesFeedParser
 from email.policy import EmailPolicy, default
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -17,7 +17,7 @@ from lince_rag.documents.readers.members import Members, as_section
 from lince_rag.documents.readers.text import decode, read_text
 from lince_rag.text.words import squeeze
 
-# Mail servers accept 25 to 50 MB, and the parser of the standard library takes a few times the message's size.
+# Mail servers accept 25 to 50 MB, and reading 53 MB takes 380 MiB (measured).
 MAXIMUM_MESSAGE_BYTES: Final = 64 * 2**20
 
 # A forwarded message may contain a forwarded message; deeper ones are named only.
@@ -41,6 +41,9 @@ _SUFFIXES: Final = {"text/plain": ".txt", "text/html": ".html", "application/pdf
 _NO_CHARSETS: Final = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7"}
 # What programs declare whatever the encoding is; decoding by content is more often right.
 _DEFAULT_CHARSETS: Final = {"", "ascii", "utf-8", "iso8859-1"}
+
+
+_PIECE: Final = 2**16
 
 
 class _Policy(EmailPolicy):
@@ -97,7 +100,11 @@ def read_mbox(data: bytes, members: Members) -> Content:
 
 
 def _parse(data: bytes) -> Message:
-    message = BytesParser(EmailMessage, policy=_POLICY).parsebytes(data)
+    # In pieces, because BytesParser copies the message into a text of four bytes a letter.
+    parser = BytesFeedParser(EmailMessage, policy=_POLICY)
+    for start in range(0, len(data), _PIECE):
+        parser.feed(data[start : start + _PIECE])
+    message = parser.close()
     if not _has_headers(message):
         raise Unreadable("not a message: it has no headers")
     return message
