@@ -20,7 +20,7 @@ from lince_rag.text.words import squeeze
 # Mail servers accept 25 to 50 MB, and reading 53 MB takes 380 MiB (measured).
 MAXIMUM_MESSAGE_BYTES: Final = 64 * 2**20
 
-# A forwarded message may contain a forwarded message; deeper ones are named only.
+# A forwarded message may contain a forwarded message, without end; deeper ones are left out.
 MAXIMUM_FORWARDS: Final = 3
 
 # The parser of the standard library takes quadratic time for a header; this is about 100 addresses.
