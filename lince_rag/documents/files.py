@@ -6,14 +6,18 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
+from lince_rag.documents.readers.archives import read_archive
 from lince_rag.documents.readers.blocks import Content, Unreadable, assemble
+from lince_rag.documents.readers.epub import read_epub
 from lince_rag.documents.readers.html import read_html
+from lince_rag.documents.readers.mail import MAXIMUM_MESSAGE_BYTES, read_eml, read_mbox
+from lince_rag.documents.readers.members import MAXIMUM_DEPTH, Members
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
 from lince_rag.documents.readers.text import read_markdown, read_text
 from lince_rag.documents.readers.word import read_docx
@@ -36,18 +40,24 @@ DIGEST_BYTES: Final = 16
 class Format:
     """A kind of file: its name in errors, its media type, its reader and the largest file that is read.
 
-    ``container`` is what its first bytes show, if that is not text.
+    ``container`` is what its first bytes show, if that is not text. If it holds other files, the reader takes
+    ``Members``, too.
     """
 
     name: str
     media_type: str
-    read: Callable[[bytes], Content]
+    read: Callable[..., Content]
     maximum_bytes: int = MAXIMUM_TEXT_BYTES
     container: str = ""
+    holds_files: bool = False
 
 
 def _package(name: str, media_type: str, read: Callable[[bytes], Content]) -> Format:
     return Format(name, f"application/{media_type}", read, MAXIMUM_BINARY_BYTES, _ZIP)
+
+
+def _archive(media_type: str, container: str = "") -> Format:
+    return Format("archive", media_type, read_archive, MAXIMUM_BINARY_BYTES, container, holds_files=True)
 
 
 _OFFICE: Final = "vnd.openxmlformats-officedocument"
@@ -62,6 +72,18 @@ FORMATS: Final = {
     ".htm": _HTML,
     ".pdf": Format("PDF", "application/pdf", read_pdf, MAXIMUM_BINARY_BYTES, "PDF"),
     ".docx": _package("Word", f"{_OFFICE}.wordprocessingml.document", read_docx),
+    ".epub": _package("EPUB", "epub+zip", read_epub),
+    ".eml": Format("email", "message/rfc822", read_eml, MAXIMUM_MESSAGE_BYTES, holds_files=True),
+    ".mbox": Format("mbox", "application/mbox", read_mbox, MAXIMUM_BINARY_BYTES, holds_files=True),
+    ".zip": _archive("application/zip", _ZIP),
+    ".tar": _archive("application/x-tar"),
+    # Of .tar.gz, and of single compressed files, too.
+    ".gz": _archive("application/gzip", "gzip"),
+    ".tgz": _archive("application/gzip", "gzip"),
+    ".bz2": _archive("application/x-bzip2"),
+    ".tbz2": _archive("application/x-bzip2"),
+    ".xz": _archive("application/x-xz"),
+    ".txz": _archive("application/x-xz"),
 }
 
 # The kind of file that the first bytes show, whatever the file's name.
@@ -162,10 +184,7 @@ class FileLoader(BaseLoader):
                 data = file.read(limit + 1)
         if max(size, len(data)) > limit:
             raise Unreadable(f"too large: {size / 2**20:.0f} MiB, the limit is {limit // 2**20} MiB")
-        if not data.strip():
-            raise Unreadable("the file is empty")
-        _check_kind(data, suffix, form)
-        content = read_pdf(data, self.maximum_pages) if form.name == "PDF" else form.read(data)
+        content = _read(self.path.name, data, Members(self.path.name, _read, FORMATS, self.maximum_pages))
         text, structure, first_heading = assemble(content.blocks)
         if not any(character.isalnum() for character in text):
             raise Unreadable("no text in it (scanned images?)" if form.name == "PDF" else "no text in it")
@@ -181,6 +200,22 @@ class FileLoader(BaseLoader):
         if content.pages_without_text:
             metadata["pages_without_text"] = content.pages_without_text
         return Document(page_content=text, metadata=metadata)
+
+
+def _read(name: str, data: bytes, members: Members) -> Content:
+    """Read the bytes of a file, or of one inside another file, whose name has a supported suffix."""
+    suffix = PurePath(name).suffix.lower()
+    form = FORMATS[suffix]
+    if len(data) > form.maximum_bytes:
+        raise Unreadable(f"too large: the limit is {form.maximum_bytes // 2**20} MiB")
+    if not data.strip():
+        raise Unreadable("the file is empty")
+    _check_kind(data, suffix, form)
+    if form.holds_files:
+        if members.depth >= MAXIMUM_DEPTH:
+            raise Unreadable("in too many other files")
+        return form.read(data, members)
+    return read_pdf(data, members.maximum_pages) if form.name == "PDF" else form.read(data)
 
 
 def _check_regular(path: StrPath) -> int:

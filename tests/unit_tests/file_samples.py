@@ -1,8 +1,12 @@
 """Sample files, made when a test asks for them."""
 
 import io
+import mailbox
+import tarfile
 import zipfile
 from collections.abc import Sequence
+from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import docx
@@ -190,3 +194,122 @@ Capítulo dos
 
 Fin.
 """
+
+
+# --- Files that hold other files: books, messages, archives
+
+OPF_START = '<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata>'
+DC_TITLE = '<dc:title xmlns:dc="http://purl.org/dc/elements/1.1/">'
+XHTML_START = (
+    '<?xml version="1.0" encoding="utf-8"?><!DOCTYPE html><html xmlns="http://www.w3.org/1999/xhtml" '
+    'xmlns:epub="http://www.idpf.org/2007/ops"><head><title/><script src="x.js"/></head><body>'
+)
+CHAPTERS = {
+    "portada.xhtml": "<p>Huerta y <a id='x'/>acequia</p>",
+    "capítulo 1.xhtml": "<p>El agua llega por la acequia.</p><p>Se reparte cada ma&ntilde;ana.</p>",
+    "2.xhtml": "<h1>Los turnos</h1><p>Cada regante tiene uno.</p><h2>De noche</h2><p>Nadie riega.</p>",
+    "3.xhtml": "<p class='titulo'>LAS MULTAS</p><p>Son de 30 €.</p>",
+}
+NAVIGATION = (
+    "<nav epub:type='landmarks'><ol><li><a href='3.xhtml'>Otra</a></li></ol></nav>"
+    "<nav epub:type='toc'><h1>Índice</h1><ol><li><a href='cap%C3%ADtulo%201.xhtml#a'>El <b>reparto</b></a>"
+    "<ol><li><a href='2.xhtml'>No se usa</a></li><li><a href='3.xhtml'>Las multas</a></li></ol></li></ol></nav>"
+)
+NCX = (
+    '<ncx xmlns="http://www.daisy.org/z3986/2005/ncx/"><navMap><navPoint><navLabel><text>Uno</text></navLabel>'
+    '<content src="cap%C3%ADtulo%201.xhtml"/><navPoint><navLabel><text>Dos</text></navLabel>'
+    '<content src="3.xhtml#x"/></navPoint></navPoint></navMap></ncx>'
+)
+
+
+def epub_parts(contents: str = "nav", title: str = "La huerta") -> dict[str, bytes]:
+    """The files of a book of four chapters; its table of contents is a navigation document or an ncx."""
+    pages = {name: XHTML_START + body + "</body></html>" for name, body in CHAPTERS.items()}
+    items = "".join(
+        f'<item id="c{number}" href="{name.replace(" ", "%20")}" media-type="application/xhtml+xml"/>'
+        for number, name in enumerate(pages)
+    )
+    spine = "".join(f'<itemref idref="c{number}"/>' for number in range(len(pages)))
+    if contents == "nav":
+        pages["nav.xhtml"] = XHTML_START + NAVIGATION + "</body></html>"
+        items += '<item id="n" href="nav.xhtml" media-type="application/xhtml+xml" properties="nav"/>'
+    else:
+        pages["toc.ncx"] = NCX
+        items += '<item id="n" href="toc.ncx" media-type="application/x-dtbncx+xml"/>'
+    opf = (
+        f"{OPF_START}{DC_TITLE}{title}</dc:title></metadata><manifest>{items}</manifest>"
+        f'<spine><itemref idref="n"/>{spine}<itemref idref="no"/></spine></package>'
+    )
+    container = '<container><rootfiles><rootfile full-path="OEBPS/libro.opf"/></rootfiles></container>'
+    parts = {"mimetype": "application/epub+zip", "META-INF/container.xml": container, "OEBPS/libro.opf": opf}
+    parts |= {f"OEBPS/{name}": page for name, page in pages.items()}
+    return {name: text.encode() for name, text in parts.items()}
+
+
+def epub_bytes(contents: str = "nav", title: str = "La huerta") -> bytes:
+    return zip_bytes(epub_parts(contents, title))
+
+
+BODY = "Nos vemos mañana a las 8.\n> De acuerdo.\n"
+
+
+def message(subject: str = "Reunión de regantes", body: str = BODY) -> EmailMessage:
+    made = EmailMessage()
+    if subject:
+        made["Subject"] = subject
+    made["From"] = "Ana Ruiz Ibáñez <ana@example.org>"
+    made["To"] = "João <joao@example.org>, luis@example.org"
+    made["Date"] = "Tue, 05 Mar 2024 10:30:00 +0100"
+    made.set_content(body)
+    return made
+
+
+def eml_bytes() -> bytes:
+    """A message in plain text and HTML, with a Word file, a text, a picture and a forwarded message attached."""
+    made = message()
+    made["Cc"] = "Núria <nuria@example.org>"
+    made.add_alternative("<h1>No</h1><p>se lee</p>", subtype="html")
+    word = "vnd.openxmlformats-officedocument.wordprocessingml.document"
+    made.add_attachment(docx_bytes(), maintype="application", subtype=word, filename="manual de riego.docx")
+    made.add_attachment("El año pasado.", filename="informacio\u0301n.txt")
+    made.add_attachment(b"\x89PNG" + bytes(3000), maintype="image", subtype="png", filename="mapa.png")
+    made.add_attachment(message("Acta", "Se aprueba."))
+    return made.as_bytes()
+
+
+def mbox_bytes(folder: Path, messages: Sequence[EmailMessage]) -> bytes:
+    path = folder / "made.mbox"
+    box = mailbox.mbox(path)
+    for item in messages:
+        box.add(item)
+    box.close()
+    return path.read_bytes()
+
+
+MEMBERS = {
+    "notas/b.md": b"# Riego\n\nPor la noche.\n\n## Turnos\n\nUno cada semana.",
+    "notas/año.txt": "El año pasado llovió.".encode(),
+    "a.pdf": pdf_bytes(["Primera página.", "Segunda página."]),
+    "vacío.txt": b"  ",
+    "foto.png": b"\x89PNG",
+    ".oculto.txt": b"No.",
+    "notas/.git/x.txt": b"No.",
+    "__MACOSX/x.txt": b"No.",
+    "../fuera.txt": b"No.",
+    "/raíz.txt": b"No.",
+}
+
+
+def tar_bytes(entries: dict[str, bytes], compression: str = "") -> bytes:
+    """A tar archive, with links and a device besides the entries."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as archive:  # type: ignore[call-overload]
+        for name, content in entries.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE):
+            entry = tarfile.TarInfo(f"otro{kind.decode()}.txt")
+            entry.type, entry.linkname = kind, "/etc/passwd" if kind == tarfile.SYMTYPE else "notas/b.md"
+            archive.addfile(entry)
+    return buffer.getvalue()

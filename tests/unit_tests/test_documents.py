@@ -1,5 +1,6 @@
 import contextlib
 import io
+import lzma
 import os
 import re
 import time
@@ -25,16 +26,20 @@ from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
     HTML,
     MARKDOWN,
+    MEMBERS,
     SENTENCE,
     W,
     docx_bytes,
     docx_with_notes,
     docx_with_text_box,
+    eml_bytes,
+    epub_bytes,
     hyphenated_pdf,
     new_pdf,
     pdf_bytes,
     saved,
     scanned_page_pdf,
+    tar_bytes,
     two_column_pdf,
     zip_bytes,
 )
@@ -561,6 +566,13 @@ SAMPLES = {
     "a.html": HTML.encode(),
     "a.pdf": pdf_bytes(["Hola, año.", "Adiós."], title="T"),
     "a.docx": docx_bytes("T"),
+    "a.epub": epub_bytes(),
+    "a.eml": eml_bytes(),
+    "a.mbox": b"From a@example.org Tue Mar  5 10:30:00 2024\n" + eml_bytes(),
+    "a.zip": zip_bytes(MEMBERS),
+    "a.tar": tar_bytes(MEMBERS),
+    "a.tar.gz": tar_bytes(MEMBERS, "gz"),
+    "a.md.xz": lzma.compress(MARKDOWN.encode()),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:
     PARTS = {name: archive.read(name) for name in archive.namelist()}
