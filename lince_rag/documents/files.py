@@ -15,6 +15,7 @@ from langchain_core.documents import Document
 from lince_rag.documents.readers.blocks import Content, Unreadable, assemble
 from lince_rag.documents.readers.html import read_html
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
+from lince_rag.documents.readers.tables import read_csv, read_ods, read_xls, read_xlsx
 from lince_rag.documents.readers.text import read_markdown, read_text
 from lince_rag.documents.readers.word import read_docx
 from lince_rag.errors import DocumentError
@@ -51,7 +52,9 @@ def _package(name: str, media_type: str, read: Callable[[bytes], Content]) -> Fo
 
 
 _OFFICE: Final = "vnd.openxmlformats-officedocument"
+_OPENDOCUMENT: Final = "vnd.oasis.opendocument"
 _ZIP: Final = "zip, Office or OpenDocument"
+_OLD_OFFICE: Final = "old Word or Office"
 _MARKDOWN: Final = Format("text", "text/markdown", read_markdown)
 _HTML: Final = Format("HTML", "text/html", read_html)
 FORMATS: Final = {
@@ -62,13 +65,19 @@ FORMATS: Final = {
     ".htm": _HTML,
     ".pdf": Format("PDF", "application/pdf", read_pdf, MAXIMUM_BINARY_BYTES, "PDF"),
     ".docx": _package("Word", f"{_OFFICE}.wordprocessingml.document", read_docx),
+    ".csv": Format("table", "text/csv", read_csv),
+    ".tsv": Format("table", "text/tab-separated-values", read_csv),
+    ".xlsx": _package("Excel", f"{_OFFICE}.spreadsheetml.sheet", read_xlsx),
+    ".xlsm": _package("Excel", "vnd.ms-excel.sheet.macroEnabled.12", read_xlsx),
+    ".xls": Format("Excel", "application/vnd.ms-excel", read_xls, MAXIMUM_BINARY_BYTES, _OLD_OFFICE),
+    ".ods": _package("OpenDocument", f"{_OPENDOCUMENT}.spreadsheet", read_ods),
 }
 
 # The kind of file that the first bytes show, whatever the file's name.
 _MAGIC: Final = (
     (b"%PDF-", "PDF"),
     (b"PK\x03\x04", _ZIP),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old Word or Office"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _OLD_OFFICE),
     (b"{\\rtf", "RTF"),
     (b"\x89PNG", "PNG image"),
     (b"\xff\xd8\xff", "JPEG image"),
@@ -78,7 +87,8 @@ _MAGIC: Final = (
 _HTML_START: Final = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE
 )
-_ENCRYPTED_WORD: Final = "EncryptedPackage".encode("utf-16-le")
+# A Word, Excel or PowerPoint file that is protected with a password is a container of the old kind.
+_ENCRYPTED: Final = "EncryptedPackage".encode("utf-16-le")
 
 # What the kernel shows as files (processes, devices); /dev/shm holds real ones, and its other files are no files.
 _SYSTEM_FOLDERS: Final = ("/proc", "/sys")
@@ -86,8 +96,9 @@ _SYSTEM_FOLDERS: Final = ("/proc", "/sys")
 # Titles that word processors and typesetters set automatically, and file names.
 _NO_TITLE: Final = re.compile(
     r"(untitled|sin t[ií]tulo|sem t[ií]tulo|word document|document[oe]?|presentaci[oó]n|apresenta[cç][aã]o|"
-    r"powerpoint presentation|slide)[ \d]*|microsoft (word|powerpoint|excel) - .*|"
-    r"\S*\.(docx?|odt|rtf|pdf|indd|qxd|tex|dvi|html?|pptx?|pages|pmd)",
+    r"powerpoint presentation|presentaci[oó]n de powerpoint|apresenta[cç][aã]o do powerpoint|slide|book|libro|"
+    r"pasta)[ \d]*|microsoft (word|powerpoint|excel) - .*|"
+    r"\S*\.(docx?|od[tsp]|rtf|pdf|indd|qxd|tex|dvi|html?|pptx?|xls[xm]?|csv|pages|pmd)",
     re.IGNORECASE,
 )
 _MAXIMUM_TITLE: Final = 200
@@ -284,7 +295,7 @@ def _check_regular(path: StrPath) -> int:
 def _check_kind(data: bytes, suffix: str, form: Format) -> None:
     """Refuse a file that is protected with a password, or whose content does not match its name."""
     kind = _sniff(data)
-    if form.name == "Word" and _ENCRYPTED_WORD in data[: 2**20]:
+    if form.container in {_ZIP, _OLD_OFFICE} and kind == _OLD_OFFICE and _ENCRYPTED in data:
         raise Unreadable("protected with a password")
     # PDFium, like other readers, accepts up to a kilobyte of something else before a PDF.
     if form.container == "PDF":

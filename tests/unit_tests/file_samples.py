@@ -1,12 +1,15 @@
 """Sample files, made when a test asks for them."""
 
+import datetime
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.sax.saxutils import escape
 
 import docx
 import fpdf
+import xlsxwriter
 from docx.opc.packuri import PackURI
 from docx.opc.part import Part
 from docx.oxml import parse_xml
@@ -146,6 +149,104 @@ def zip_bytes(entries: dict[str, bytes]) -> bytes:
         for name, content in entries.items():
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+# A title, and a table with a number, a date, a time, a truth value and an empty cell.
+TABLE: list[list[Any]] = [
+    ["Ventas de aceite"],
+    [],
+    ["Producto", "Precio", "Desde", "Visita", "¿Hay?"],
+    ["Aceite\nvirgen", 4.5, datetime.date(2024, 3, 5), datetime.datetime(2024, 3, 5, 8, 30), True],
+    ["Vinagre", 3.0, None, None, False],
+]
+TABLE_ROWS = (
+    "Producto: Aceite virgen | Precio: 4.5 | Desde: 2024-03-05 | Visita: 2024-03-05 08:30 | ¿Hay?: true\n"
+    "Producto: Vinagre | Precio: 3 | ¿Hay?: false"
+)
+CSV = 'Producto;Precio\nAceite;4,50\n"Pan; ""de molde""\ny bollos";1,20\nSal;\n'
+
+
+def xlsx_bytes(
+    sheets: Mapping[str, Sequence[Sequence[Any]]], title: str = "", hidden: Sequence[str] = ()
+) -> bytes:
+    """An Excel workbook with the given rows in its sheets."""
+    buffer = io.BytesIO()
+    workbook = xlsxwriter.Workbook(buffer, {"in_memory": True})
+    workbook.set_properties({"title": title})
+    day = workbook.add_format({"num_format": "dd/mm/yyyy"})
+    time = workbook.add_format({"num_format": "dd/mm/yyyy hh:mm"})
+    for name, rows in sheets.items():
+        sheet = workbook.add_worksheet(name)
+        if name in hidden:
+            sheet.hide()
+        for number, row in enumerate(rows):
+            for column, value in enumerate(row):
+                if isinstance(value, datetime.date):
+                    sheet.write_datetime(number, column, value, time if hasattr(value, "hour") else day)
+                else:
+                    sheet.write(number, column, value)
+    workbook.close()
+    return buffer.getvalue()
+
+
+_OPEN_NAMES = (
+    " ".join(
+        f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
+        for name in ("office", "table", "text", "style", "meta", "presentation")
+    )
+    + ' xmlns:draw="urn:oasis:names:tc:opendocument:xmlns:drawing:1.0" xmlns:dc="http://purl.org/dc/elements/1.1/"'
+)
+
+
+def opendocument_bytes(kind: str, body: str, styles: str = "", title: str = "", manifest: str = "") -> bytes:
+    """An OpenDocument file: kind "text", "spreadsheet" or "presentation", with the XML of its body."""
+    content = (
+        f"<office:document-content {_OPEN_NAMES}><office:automatic-styles>{styles}</office:automatic-styles>"
+        f"<office:body><office:{kind}>{body}</office:{kind}></office:body></office:document-content>"
+    )
+    meta = f"<office:document-meta {_OPEN_NAMES}><office:meta><dc:title>{title}</dc:title></office:meta>"
+    return zip_bytes(
+        {
+            "mimetype": f"application/vnd.oasis.opendocument.{kind}".encode(),
+            "content.xml": content.encode(),
+            "meta.xml": (meta + "</office:document-meta>").encode(),
+            "META-INF/manifest.xml": f"<manifest>{manifest}</manifest>".encode(),
+        }
+    )
+
+
+def ods_bytes(
+    sheets: Mapping[str, Sequence[Sequence[Any]]],
+    title: str = "",
+    hidden: Sequence[str] = (),
+    end: str = "",
+) -> bytes:
+    """An OpenDocument spreadsheet with the given rows in its sheets, and XML after the rows of each."""
+    tables = []
+    for name, rows in sheets.items():
+        xml = "".join(f"<table:table-row>{''.join(map(_ods_cell, row))}</table:table-row>" for row in rows)
+        style = "hidden" if name in hidden else "shown"
+        tables.append(f'<table:table table:name="{name}" table:style-name="{style}">{xml}{end}</table:table>')
+    styles = "".join(
+        f'<style:style style:name="{name}" style:family="table"><style:table-properties table:display="{shown}"/>'
+        "</style:style>"
+        for name, shown in (("shown", "true"), ("hidden", "false"))
+    )
+    return opendocument_bytes("spreadsheet", "".join(tables), styles, title)
+
+
+def _ods_cell(value: Any) -> str:
+    if value is None:
+        return "<table:table-cell/>"
+    kind, attribute = "string", ""
+    if isinstance(value, bool):
+        kind, attribute = "boolean", f'office:boolean-value="{str(value).lower()}"'
+    elif isinstance(value, float):
+        kind, attribute = "float", f'office:value="{value}"'
+    elif isinstance(value, datetime.date):
+        kind, attribute = "date", f'office:date-value="{value.isoformat()}"'
+    text = escape(str(value)).replace("\n", "</text:p><text:p>")
+    return f'<table:table-cell office:value-type="{kind}" {attribute}><text:p>{text}</text:p></table:table-cell>'
 
 
 HTML = """<!DOCTYPE html>

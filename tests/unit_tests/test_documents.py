@@ -22,19 +22,23 @@ from lince_rag.documents.readers import packages, pdf
 from lince_rag.documents.readers.html import _MANY_ATTRIBUTES, read_html
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
+    CSV,
     HTML,
     MARKDOWN,
     SENTENCE,
+    TABLE,
     W,
     docx_bytes,
     docx_with_notes,
     docx_with_text_box,
     hyphenated_pdf,
     new_pdf,
+    ods_bytes,
     pdf_bytes,
     saved,
     scanned_page_pdf,
     two_column_pdf,
+    xlsx_bytes,
     zip_bytes,
 )
 
@@ -503,7 +507,7 @@ def test_reasons(tmp_path: Path, name: str, content: bytes, expected: str) -> No
 
 def test_old_word_and_unsupported_files(tmp_path: Path) -> None:
     assert "old Word" in reason(tmp_path, "a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
-    assert "files named .xlsx are not supported" in reason(tmp_path, "a.xlsx", b"x")
+    assert "files named .exe are not supported" in reason(tmp_path, "a.exe", b"x")
     assert "without a suffix" in reason(tmp_path, "README", b"x")
 
 
@@ -560,6 +564,9 @@ SAMPLES = {
     "a.html": HTML.encode(),
     "a.pdf": pdf_bytes(["Hola, año.", "Adiós."], title="T"),
     "a.docx": docx_bytes("T"),
+    "a.csv": CSV.encode(),
+    "a.xlsx": xlsx_bytes({"Ventas": TABLE, "Notas": [["Hola"]]}, title="T"),
+    "a.ods": ods_bytes({"Ventas": TABLE}),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:
     PARTS = {name: archive.read(name) for name in archive.namelist()}

@@ -1,0 +1,200 @@
+"""Spreadsheets, presentations, OpenDocument, RTF, JSON and program code."""
+
+import unicodedata
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import xlsxwriter
+from langchain_core.documents import Document
+
+from lince_rag.documents.files import FORMATS, FileLoader
+from lince_rag.documents.readers import tables
+from lince_rag.errors import DocumentError
+from tests.unit_tests.file_samples import (
+    CSV,
+    TABLE,
+    TABLE_ROWS,
+    ods_bytes,
+    opendocument_bytes,
+    xlsx_bytes,
+    zip_bytes,
+)
+
+
+def load(folder: Path, name: str, content: str | bytes) -> Document:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    (document,) = FileLoader(path).load()
+    check(document)
+    return document
+
+
+def check(document: Document) -> None:
+    """What holds for every document."""
+    text, sections = document.page_content, document.metadata["sections"]
+    assert text.strip()
+    assert text == unicodedata.normalize("NFC", text)
+    assert sections[0]["start"] == 0
+    assert sections[-1]["end"] == len(text)
+    assert all(one["end"] == two["start"] for one, two in pairwise(sections))
+    assert all(section["start"] < section["end"] for section in sections)
+    assert all(0 <= item["start"] < item["end"] <= len(text) for item in document.metadata["kinds"])
+
+
+def text_of(folder: Path, name: str, content: str | bytes) -> str:
+    return load(folder, name, content).page_content
+
+
+def reason(folder: Path, name: str, content: str | bytes) -> str:
+    with pytest.raises(DocumentError) as caught:
+        load(folder, name, content)
+    return caught.value.reason
+
+
+def pages(document: Document) -> list[tuple[int | None, str, str]]:
+    """The page, the heading and the text of each section."""
+    return [
+        (section["page"], section["heading"], document.page_content[section["start"] : section["end"]].rstrip())
+        for section in document.metadata["sections"]
+    ]
+
+
+# --- Separated values
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_csv(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    text = "Año,Región,Habitantes\r\n2023,Aragón,1351591\r\n2024,Ñuñoa,250192\r\n".replace(",", delimiter)
+    document = load(tmp_path, "a.csv", text.encode(encoding))
+    assert document.page_content == (
+        "Año: 2023 | Región: Aragón | Habitantes: 1351591\nAño: 2024 | Región: Ñuñoa | Habitantes: 250192"
+    )
+    assert document.metadata["media_type"] == "text/csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (CSV, 'Producto: Aceite | Precio: 4,50\nProducto: Pan; "de molde" y bollos | Precio: 1,20\nProducto: Sal'),
+        ("sep=;\nuno;dos\n1,5;2,5\n", "uno: 1,5 | dos: 2,5"),
+        ("Ventas\n\nPan,Sal\n1,2\n", "Ventas\n\nPan: 1 | Sal: 2"),
+        ("1,2\n3,4\n", "1 | 2\n3 | 4"),
+        ("Pan,Sal\n", "Pan | Sal"),
+        ("Zona,2022,2023\nNorte,3,4\n", "Zona: Norte | 2022: 3 | 2023: 4"),
+        ("a:,b\n1,2,3\n,,\n4,\n", "a: 1 | b: 2 | 3\n\n4"),
+        ("uno,dos\n1,2\n\ntres,cuatro\n3,4\n", "uno: 1 | dos: 2\n\ntres: 3 | cuatro: 4"),
+        ("uno,dos\na,b\n\nc,d\n", "uno: a | dos: b\n\nuno: c | dos: d"),
+        ("solo\nuna\ncolumna\n", "solo\n\nuna\n\ncolumna"),
+        ('a,b\n1,"' + "x y " * 40_000 + "\n", 'a: 1 | b: "' + ("x y " * 40_000).strip()),
+    ],
+)
+def test_csv_rows(tmp_path: Path, text: str, expected: str) -> None:
+    assert text_of(tmp_path, "a.csv", text) == expected
+    assert text_of(tmp_path, "a.tsv", text) == expected
+
+
+# --- Workbooks
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.xlsm", "a.ods"])
+def test_workbook(tmp_path: Path, name: str) -> None:
+    make = ods_bytes if name == "a.ods" else xlsx_bytes
+    sheets = {"Ventas": TABLE, "Vacía": [], "Oculta": [["secreto"]], "Notas": [["Uno"], ["Dos"]]}
+    document = load(tmp_path, name, make(sheets, "Informe", hidden=["Oculta"]))
+    assert pages(document) == [
+        (1, "Ventas", f"Ventas\n\nVentas de aceite\n\n{TABLE_ROWS}"),
+        (3, "Notas", "Notas\n\nUno\n\nDos"),
+    ]
+    assert document.metadata["title"] == "Informe"
+    assert pages(load(tmp_path, name, make({"Hoja1": TABLE[2:]}))) == [(1, "", TABLE_ROWS)]
+    assert load(tmp_path, name, make({"Hoja1": TABLE}, "Libro1")).metadata["title"] == "a"
+    assert reason(tmp_path, name, make({"Hoja1": []})) == "no text in it"
+
+
+def test_cells_of_excel(tmp_path: Path) -> None:
+    path = tmp_path / "b.xlsx"
+    workbook = xlsxwriter.Workbook(path)
+    sheet = workbook.add_worksheet()
+    sheet.write_row(0, 0, ["Clave", "Valor", "Otro"])
+    sheet.write_formula(1, 0, "=1/0", None, "#DIV/0!")
+    sheet.write_formula(1, 1, "=A1", None, "hola")
+    sheet.write_number(1, 2, 0.1 + 0.2)
+    sheet.write_number(2, 0, 0.35, workbook.add_format({"num_format": "hh:mm"}))
+    sheet.write_number(2, 1, 1.5, workbook.add_format({"num_format": "[h]:mm"}))
+    sheet.write_url(2, 2, "https://example.org", string="la web")
+    # Formats, but no values, out to the last row.
+    for row in range(3, 2**20, 1000):
+        sheet.write_blank(row, 3, None, workbook.add_format({"bold": True}))
+    workbook.close()
+    assert text_of(tmp_path, "a.xlsx", path.read_bytes()) == (
+        "Valor: hola | Otro: 0.3\nClave: 08:24 | Valor: 36:00 | Otro: la web"
+    )
+
+
+def test_a_sheet_with_a_cell_in_the_far_corner_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "b.xlsx"
+    workbook = xlsxwriter.Workbook(path)
+    sheet = workbook.add_worksheet()
+    sheet.write(0, 0, "a")
+    sheet.write(2**20 - 1, 2**14 - 1, "b")
+    workbook.close()
+    expected = f"a sheet of 1048576 rows and 16384 columns, the limit is {tables.MAXIMUM_CELLS} cells"
+    assert reason(tmp_path, "a.xlsx", path.read_bytes()) == expected
+    unnamed = b'<row r="9"><c t="s"><v>0</v></c><c/><c><v>1</v></c></row>'
+    assert tables._excel_area(unnamed) == (9, 2)
+    assert tables._excel_area(b'<x:c r="AB12" s="1"><x:v>1</x:v></x:c><x:c r="AC99" />') == (12, 28)
+
+
+@pytest.mark.parametrize(("rows", "refused"), [("<table:table-cell/>", False), ("{}", True)])
+def test_repeated_rows_of_an_ods(tmp_path: Path, rows: str, refused: bool) -> None:
+    cell = '<table:table-cell office:value-type="string" table:number-columns-repeated="9"><text:p>x</text:p>'
+    end = rows.format(cell + "</table:table-cell>")
+    data = ods_bytes(
+        {"Hoja1": TABLE[2:]}, end=f'<table:table-row table:number-rows-repeated="1048573">{end}</table:table-row>'
+    )
+    if refused:
+        assert reason(tmp_path, "a.ods", data).startswith("a sheet of 1048576 rows and 9 columns")
+    else:
+        assert text_of(tmp_path, "a.ods", data) == TABLE_ROWS
+
+
+OLD = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+ENCRYPTED = OLD + bytes(600) + "EncryptedPackage".encode("utf-16-le")
+
+LOCKED_ODS = opendocument_bytes("spreadsheet", "", manifest="<encryption-data/>")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", b"", "the file is empty"),
+        ("a.csv", b",,\n;\n", "no text in it"),
+        ("a.csv", b"a,\0b", "a binary file, not text"),
+        ("a.csv", b"PK\x03\x04", "named .csv, but its content is zip, Office or OpenDocument"),
+        ("a.xlsx", ENCRYPTED, "protected with a password"),
+        ("a.xls", ENCRYPTED, "protected with a password"),
+        ("a.xlsx", b"hola", "named .xlsx, but its content is not Excel"),
+        ("a.xlsx", OLD, "named .xlsx, but its content is old Word or Office"),
+        ("a.xlsx", zip_bytes({"word/document.xml": b"<a/>"}), "a zip file, but not an Excel document"),
+        ("a.xlsx", xlsx_bytes({"a": TABLE})[:3000], "damaged or truncated Excel file"),
+        (
+            "a.ods",
+            opendocument_bytes("spreadsheet", "", manifest="<encryption-data/>"),
+            "protected with a password",
+        ),
+        ("a.ods", zip_bytes({"a.xml": b"<a/>"}), "a zip file, but not an OpenDocument document"),
+    ],
+)
+def test_reasons_for_tables(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+    assert reason(tmp_path, name, content) == expected
+
+
+def test_damaged_workbooks(tmp_path: Path) -> None:
+    assert "damaged" in reason(tmp_path, "a.xls", OLD + bytes(600))
+    assert "damaged" in reason(tmp_path, "a.xlsx", zip_bytes({"xl/workbook.xml": b"<a/>"}))
+
+
+def test_every_format_has_a_suffix_in_lower_case() -> None:
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in FORMATS)
