@@ -12,9 +12,10 @@ from typing import Any, Final
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
-from lince_rag.documents.readers.blocks import Content, Unreadable, assemble
+from lince_rag.documents.readers.blocks import Content, Unreadable, assemble, is_title
 from lince_rag.documents.readers.html import read_html
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
+from lince_rag.documents.readers.slides import read_pptx
 from lince_rag.documents.readers.tables import read_csv, read_ods, read_xls, read_xlsx
 from lince_rag.documents.readers.text import read_markdown, read_text
 from lince_rag.documents.readers.word import read_docx
@@ -65,6 +66,8 @@ FORMATS: Final = {
     ".htm": _HTML,
     ".pdf": Format("PDF", "application/pdf", read_pdf, MAXIMUM_BINARY_BYTES, "PDF"),
     ".docx": _package("Word", f"{_OFFICE}.wordprocessingml.document", read_docx),
+    ".pptx": _package("PowerPoint", f"{_OFFICE}.presentationml.presentation", read_pptx),
+    ".pptm": _package("PowerPoint", "vnd.ms-powerpoint.presentation.macroEnabled.12", read_pptx),
     ".csv": Format("table", "text/csv", read_csv),
     ".tsv": Format("table", "text/tab-separated-values", read_csv),
     ".xlsx": _package("Excel", f"{_OFFICE}.spreadsheetml.sheet", read_xlsx),
@@ -92,16 +95,6 @@ _ENCRYPTED: Final = "EncryptedPackage".encode("utf-16-le")
 
 # What the kernel shows as files (processes, devices); /dev/shm holds real ones, and its other files are no files.
 _SYSTEM_FOLDERS: Final = ("/proc", "/sys")
-
-# Titles that word processors and typesetters set automatically, and file names.
-_NO_TITLE: Final = re.compile(
-    r"(untitled|sin t[ií]tulo|sem t[ií]tulo|word document|document[oe]?|presentaci[oó]n|apresenta[cç][aã]o|"
-    r"powerpoint presentation|presentaci[oó]n de powerpoint|apresenta[cç][aã]o do powerpoint|slide|book|libro|"
-    r"pasta)[ \d]*|microsoft (word|powerpoint|excel) - .*|"
-    r"\S*\.(docx?|od[tsp]|rtf|pdf|indd|qxd|tex|dvi|html?|pptx?|xls[xm]?|csv|pages|pmd)",
-    re.IGNORECASE,
-)
-_MAXIMUM_TITLE: Final = 200
 
 
 @dataclass
@@ -270,7 +263,7 @@ class FileLoader(BaseLoader):
         title = squeeze(content.title)
         metadata: dict[str, Any] = {
             "source": self.source,
-            "title": title if _is_title(title) else first_heading or _printable(self.path.stem),
+            "title": title if is_title(title) else first_heading or _printable(self.path.stem),
             "content_hash": hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest(),
             "media_type": form.media_type,
             "language": detect_language(text),
@@ -313,12 +306,6 @@ def _sniff(data: bytes) -> str:
         if data.startswith(magic):
             return kind
     return "HTML" if _HTML_START.match(data) else ""
-
-
-def _is_title(title: str) -> bool:
-    """Return whether the title in a file's metadata was written by its author."""
-    letters = any(character.isalpha() for character in title)
-    return letters and len(title) <= _MAXIMUM_TITLE and not _NO_TITLE.fullmatch(title)
 
 
 def _printable(path: StrPath) -> str:

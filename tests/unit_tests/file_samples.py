@@ -9,11 +9,13 @@ from xml.sax.saxutils import escape
 
 import docx
 import fpdf
+import pptx
 import xlsxwriter
 from docx.opc.packuri import PackURI
 from docx.opc.part import Part
 from docx.oxml import parse_xml
 from PIL import Image
+from pptx.util import Inches
 
 SENTENCE = "La administración pública publicará la información sobre el año 2023 en el boletín de mañana. "
 
@@ -247,6 +249,39 @@ def _ods_cell(value: Any) -> str:
         kind, attribute = "date", f'office:date-value="{value.isoformat()}"'
     text = escape(str(value)).replace("\n", "</text:p><text:p>")
     return f'<table:table-cell office:value-type="{kind}" {attribute}><text:p>{text}</text:p></table:table-cell>'
+
+
+def pptx_bytes(title: str = "") -> bytes:
+    """Slides with a title and a subtitle, a list with notes, boxes with a group and a table, and a hidden one."""
+    deck = pptx.Presentation()
+    deck.core_properties.title = title
+    layouts = deck.slide_layouts
+
+    def add(layout: int, *texts: str) -> Any:
+        slide = deck.slides.add_slide(layouts[layout])
+        for placeholder, text in zip(slide.placeholders, texts, strict=False):
+            placeholder.text_frame.text = text
+        return slide
+
+    def box(shapes: Any, left: float, top: float, text: str) -> None:
+        shapes.add_textbox(Inches(left), Inches(top), Inches(2), Inches(1)).text_frame.text = text
+
+    add(0, "Plan de\vriego", "Cooperativa del Júcar")
+    listed = add(1, "Turnos", "lunes\nmiércoles")
+    listed.notes_slide.notes_text_frame.text = "Explicar el cambio.\nPedir votos."
+    add(1, "Borrador", "secreto")._element.set("show", "0")
+    boxes = add(5, "Costes")
+    box(boxes.shapes, 4, 2.05, "derecha")
+    box(boxes.shapes, 1, 5, "abajo")
+    group = boxes.shapes.add_group_shape()
+    box(group.shapes, 1, 2, "izquierda")
+    table = boxes.shapes.add_table(2, 2, Inches(1), Inches(3), Inches(4), Inches(1)).table
+    for (row, column), text in {(0, 0): "Año", (0, 1): "Coste", (1, 0): "2024", (1, 1): "30 €"}.items():
+        table.cell(row, column).text = text
+    bare = add(6)
+    box(bare.shapes, 1, 1, "Sin caja de título")
+    box(bare.shapes, 1, 2, "Una frase completa.")
+    return saved(deck)
 
 
 HTML = """<!DOCTYPE html>

@@ -35,6 +35,7 @@ from tests.unit_tests.file_samples import (
     new_pdf,
     ods_bytes,
     pdf_bytes,
+    pptx_bytes,
     saved,
     scanned_page_pdf,
     two_column_pdf,
@@ -566,6 +567,7 @@ SAMPLES = {
     "a.docx": docx_bytes("T"),
     "a.csv": CSV.encode(),
     "a.xlsx": xlsx_bytes({"Ventas": TABLE, "Notas": [["Hola"]]}, title="T"),
+    "a.pptx": pptx_bytes("T"),
     "a.ods": ods_bytes({"Ventas": TABLE}),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:

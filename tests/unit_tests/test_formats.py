@@ -4,9 +4,11 @@ import unicodedata
 from itertools import pairwise
 from pathlib import Path
 
+import pptx
 import pytest
 import xlsxwriter
 from langchain_core.documents import Document
+from pptx.oxml import parse_xml
 
 from lince_rag.documents.files import FORMATS, FileLoader
 from lince_rag.documents.readers import tables
@@ -17,6 +19,8 @@ from tests.unit_tests.file_samples import (
     TABLE_ROWS,
     ods_bytes,
     opendocument_bytes,
+    pptx_bytes,
+    saved,
     xlsx_bytes,
     zip_bytes,
 )
@@ -194,6 +198,53 @@ def test_reasons_for_tables(tmp_path: Path, name: str, content: bytes, expected:
 def test_damaged_workbooks(tmp_path: Path) -> None:
     assert "damaged" in reason(tmp_path, "a.xls", OLD + bytes(600))
     assert "damaged" in reason(tmp_path, "a.xlsx", zip_bytes({"xl/workbook.xml": b"<a/>"}))
+
+
+# --- Slides
+
+A = 'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
+P = 'xmlns:p="http://schemas.openxmlformats.org/presentationml/2006/main"'
+
+
+def test_slides(tmp_path: Path) -> None:
+    document = load(tmp_path, "a.pptx", pptx_bytes("Riego 2024"))
+    assert pages(document) == [
+        (1, "Plan de riego", "Plan de riego\n\nCooperativa del Júcar"),
+        (2, "Turnos", "Turnos\n\n- lunes\n- miércoles\n\nExplicar el cambio.\n\nPedir votos."),
+        (4, "Costes", "Costes\n\nizquierda\n\nderecha\n\nAño: 2024 | Coste: 30 €\n\nabajo"),
+        (5, "Sin caja de título", "Sin caja de título\n\nUna frase completa."),
+    ]
+    assert document.metadata["title"] == "Riego 2024"
+    assert load(tmp_path, "b.pptx", pptx_bytes("PowerPoint Presentation")).metadata["title"] == "Plan de riego"
+
+
+def test_marks_and_footers_of_slides(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[1])
+    frame = slide.placeholders[1].text_frame
+    frame.text = "uno\ndos\ntres"
+    frame.paragraphs[1]._p.get_or_add_pPr().append(parse_xml(f"<a:buNone {A}/>"))
+    box = slide.shapes.add_textbox(0, 0, 100, 100).text_frame
+    box.text = "Se pide:\ncarné"
+    box.paragraphs[1]._p.get_or_add_pPr().append(parse_xml(f'<a:buChar {A} char="•"/>'))
+    for kind in ("ftr", "dt", "sldNum"):
+        shape = slide.shapes.add_textbox(0, 0, 100, 100)
+        shape.text_frame.text = "pie"
+        shape._element.nvSpPr.nvPr.append(parse_xml(f'<p:ph {P} type="{kind}" idx="9"/>'))
+    assert text_of(tmp_path, "a.pptx", saved(deck)) == "Se pide:\n\n- carné\n\n- uno\n\ndos\n\n- tres"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (ENCRYPTED, "protected with a password"),
+        (pptx_bytes()[:9000], "damaged or truncated PowerPoint file"),
+        (zip_bytes({"xl/a.xml": b"<a/>"}), "a zip file, but not a PowerPoint document"),
+        (saved(pptx.Presentation()), "no text in it"),
+    ],
+)
+def test_reasons_for_slides(tmp_path: Path, content: bytes, expected: str) -> None:
+    assert reason(tmp_path, "a.pptx", content) == expected
 
 
 def test_every_format_has_a_suffix_in_lower_case() -> None:
