@@ -14,6 +14,7 @@ from langchain_core.documents import Document
 
 from lince_rag.documents.readers.blocks import Content, Unreadable, assemble, is_title
 from lince_rag.documents.readers.html import read_html
+from lince_rag.documents.readers.opendocument import read_odp, read_odt
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
 from lince_rag.documents.readers.slides import read_pptx
 from lince_rag.documents.readers.tables import read_csv, read_ods, read_xls, read_xlsx
@@ -73,6 +74,8 @@ FORMATS: Final = {
     ".xlsx": _package("Excel", f"{_OFFICE}.spreadsheetml.sheet", read_xlsx),
     ".xlsm": _package("Excel", "vnd.ms-excel.sheet.macroEnabled.12", read_xlsx),
     ".xls": Format("Excel", "application/vnd.ms-excel", read_xls, MAXIMUM_BINARY_BYTES, _OLD_OFFICE),
+    ".odt": _package("OpenDocument", f"{_OPENDOCUMENT}.text", read_odt),
+    ".odp": _package("OpenDocument", f"{_OPENDOCUMENT}.presentation", read_odp),
     ".ods": _package("OpenDocument", f"{_OPENDOCUMENT}.spreadsheet", read_ods),
 }
 

@@ -284,6 +284,53 @@ def pptx_bytes(title: str = "") -> bytes:
     return saved(deck)
 
 
+_ODT_STYLES = '<style:style style:name="P1" style:family="paragraph" style:parent-style-name="Title"/>'
+ODT_BODY = """<text:tracked-changes><text:changed-region><text:deletion><text:p>borrado</text:p></text:deletion>
+</text:changed-region></text:tracked-changes>
+<text:p text:style-name="P1">Manual de<text:s text:c="2"/>regadío</text:p>
+<text:table-of-content><text:index-body><text:p>Turnos<text:tab/>3</text:p></text:index-body>
+</text:table-of-content>
+<text:h text:outline-level="1">Capítulo 1<text:note text:note-class="footnote">
+<text:note-citation>1</text:note-citation>
+<text:note-body><text:p>Véase la <text:span>ley</text:span>.</text:p></text:note-body></text:note> de agua</text:h>
+<text:p>El agua<office:annotation>
+<text:p>comentario</text:p></office:annotation> llega.<text:line-break/>Y
+se va.</text:p>
+<text:h text:outline-level="2">Turnos</text:h>
+<text:list><text:list-item><text:p>lunes</text:p><text:list><text:list-item><text:p>mañana</text:p></text:list-item>
+</text:list></text:list-item><text:list-item><text:p>miércoles</text:p></text:list-item></text:list>
+<table:table><table:table-row><table:table-cell><text:p>Día</text:p></table:table-cell><table:table-cell>
+<text:p>Hora</text:p></table:table-cell></table:table-row><table:table-row><table:table-cell><text:p>lunes</text:p>
+</table:table-cell><table:table-cell><text:p>8</text:p><text:p>h</text:p></table:table-cell></table:table-row>
+</table:table><text:p><draw:frame><draw:text-box><text:p>Cuadro.</text:p></draw:text-box></draw:frame>Fin.</text:p>"""
+_ODP_STYLES = (
+    '<style:style style:name="dp2" style:family="drawing-page">'
+    '<style:drawing-page-properties presentation:visibility="hidden"/></style:style>'
+)
+ODP_BODY = """<draw:page draw:style-name="dp1"><draw:frame presentation:class="subtitle"><draw:text-box>
+<text:p>Cooperativa</text:p></draw:text-box></draw:frame><draw:frame presentation:class="title"><draw:text-box>
+<text:p>Plan de</text:p><text:p>riego</text:p></draw:text-box></draw:frame><draw:frame presentation:class="footer">
+<draw:text-box><text:p>pie</text:p></draw:text-box></draw:frame><presentation:notes><draw:frame
+ presentation:class="notes"><draw:text-box><text:p>Saludar.</text:p></draw:text-box></draw:frame>
+</presentation:notes></draw:page><draw:page draw:style-name="dp2"><draw:frame><draw:text-box>
+<text:p>secreto</text:p></draw:text-box></draw:frame></draw:page><draw:page draw:style-name="dp1"><draw:frame
+ presentation:class="title">
+<draw:text-box><text:p>Turnos</text:p></draw:text-box></draw:frame><draw:frame presentation:class="outline">
+<draw:text-box><text:list><text:list-item><text:p>lunes</text:p></text:list-item><text:list-item>
+<text:p>martes</text:p></text:list-item></text:list></draw:text-box></draw:frame><draw:custom-shape><text:p>Forma.</text:p>
+</draw:custom-shape></draw:page>"""
+
+
+def odt_bytes(title: str = "") -> bytes:
+    """A text with a title, headings, a note, a comment, nested lists, a table and deleted text."""
+    return opendocument_bytes("text", ODT_BODY, _ODT_STYLES, title)
+
+
+def odp_bytes(title: str = "") -> bytes:
+    """Two slides with titles and notes, and a hidden one between them."""
+    return opendocument_bytes("presentation", ODP_BODY, _ODP_STYLES, title)
+
+
 HTML = """<!DOCTYPE html>
 <html lang="pt"><head><title>Guia do &aacute;lcool</title><style>p { color: red }</style></head><body>
 <nav><a href="/">Menu</a></nav><script>var oculto = "<p>não</p>";</script><noscript>Ative</noscript>

@@ -33,7 +33,9 @@ from tests.unit_tests.file_samples import (
     docx_with_text_box,
     hyphenated_pdf,
     new_pdf,
+    odp_bytes,
     ods_bytes,
+    odt_bytes,
     pdf_bytes,
     pptx_bytes,
     saved,
@@ -568,6 +570,8 @@ SAMPLES = {
     "a.csv": CSV.encode(),
     "a.xlsx": xlsx_bytes({"Ventas": TABLE, "Notas": [["Hola"]]}, title="T"),
     "a.pptx": pptx_bytes("T"),
+    "a.odt": odt_bytes("T"),
+    "a.odp": odp_bytes("T"),
     "a.ods": ods_bytes({"Ventas": TABLE}),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:

@@ -1,6 +1,8 @@
 """Spreadsheets, presentations, OpenDocument, RTF, JSON and program code."""
 
+import io
 import unicodedata
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from tests.unit_tests.file_samples import (
     CSV,
     TABLE,
     TABLE_ROWS,
+    odp_bytes,
     ods_bytes,
+    odt_bytes,
     opendocument_bytes,
     pptx_bytes,
     saved,
@@ -245,6 +249,64 @@ def test_marks_and_footers_of_slides(tmp_path: Path) -> None:
 )
 def test_reasons_for_slides(tmp_path: Path, content: bytes, expected: str) -> None:
     assert reason(tmp_path, "a.pptx", content) == expected
+
+
+# --- OpenDocument
+
+
+def test_opendocument_text(tmp_path: Path) -> None:
+    document = load(tmp_path, "a.odt", odt_bytes())
+    assert pages(document) == [
+        (None, "", "Manual de regadío\n\nTurnos 3"),
+        (
+            None,
+            "Capítulo 1 de agua",
+            "Capítulo 1 de agua\n\nVéase la ley.\n\nEl agua llega.\nY se va.",
+        ),
+        (
+            None,
+            "Capítulo 1 de agua › Turnos",
+            "Turnos\n\n- lunes\n- mañana\n- miércoles\n\nDía | Hora\nlunes | 8 h\n\nCuadro.\n\nFin.",
+        ),
+    ]
+    (index,) = document.metadata["kinds"]
+    assert document.page_content[index["start"] : index["end"]] == "Turnos 3"
+    assert document.metadata["title"] == "Manual de regadío"
+    assert load(tmp_path, "b.odt", odt_bytes("Riego")).metadata["title"] == "Riego"
+
+
+def test_opendocument_slides(tmp_path: Path) -> None:
+    document = load(tmp_path, "a.odp", odp_bytes())
+    assert pages(document) == [
+        (1, "Plan de riego", "Plan de riego\n\nCooperativa\n\nSaludar."),
+        (3, "Turnos", "Turnos\n\n- lunes\n- martes\n\nForma."),
+    ]
+    assert document.metadata["title"] == "Plan de riego"
+    assert load(tmp_path, "b.odp", odp_bytes("Riego")).metadata["title"] == "Riego"
+
+
+def test_entities_of_opendocument_are_not_expanded(tmp_path: Path) -> None:
+    path = tmp_path / "secreto.txt"
+    path.write_text("secreto")
+    with zipfile.ZipFile(io.BytesIO(odt_bytes())) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    entity = f'<!DOCTYPE x [<!ENTITY e SYSTEM "file://{path}"><!ENTITY f "bomba">]>'.encode()
+    parts["content.xml"] = entity + parts["content.xml"].replace(b"Fin.", b"Fin.&e;&f;")
+    text = text_of(tmp_path, "a.odt", zip_bytes(parts))
+    assert "Fin." in text
+    assert "secreto" not in text
+    assert "bomba" not in text
+
+
+@pytest.mark.parametrize("name", ["a.odt", "a.odp", "a.ods"])
+def test_reasons_for_opendocument(tmp_path: Path, name: str) -> None:
+    locked = "protected with a password"
+    assert reason(tmp_path, name, opendocument_bytes("text", "", manifest="<encryption-data/>")) == locked
+    assert reason(tmp_path, name, zip_bytes({"encrypted-package": b"x"})) == locked
+    assert reason(tmp_path, name, odt_bytes()[:900]) == "damaged or truncated OpenDocument file"
+    assert reason(tmp_path, name, zip_bytes({"content.xml": b"<a"})).startswith("damaged")
+    if name != "a.ods":
+        assert reason(tmp_path, name, opendocument_bytes("text", "")) == "no text in it"
 
 
 def test_every_format_has_a_suffix_in_lower_case() -> None:

@@ -65,10 +65,17 @@ def package_title(archive: zipfile.ZipFile, entry: str) -> str:
     return "" if title is None else squeeze("".join(title.itertext()))
 
 
-def is_encrypted(archive: zipfile.ZipFile) -> bool:
-    """Return whether the manifest of an OpenDocument file says that its entries are encrypted."""
+def open_opendocument(data: bytes) -> zipfile.ZipFile:
+    """Open an OpenDocument file that is not encrypted; see ``check_package`` for what it raises."""
+    archive = check_package(data, "OpenDocument", "")
+    names = archive.namelist()
     manifest = "META-INF/manifest.xml"
-    return manifest in archive.namelist() and b"encryption-data" in archive.read(manifest)
+    # Newer programs encrypt the whole package, older ones each of its entries.
+    if "encrypted-package" in names or (manifest in names and b"encryption-data" in archive.read(manifest)):
+        raise Unreadable("protected with a password")
+    if "content.xml" not in names:
+        raise Unreadable("a zip file, but not an OpenDocument document")
+    return archive
 
 
 def _article(name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from lince_rag.documents.readers.blocks import Block, Content, Unreadable
-from lince_rag.documents.readers.packages import check_package, is_encrypted, package_title
+from lince_rag.documents.readers.packages import check_package, open_opendocument, package_title
 from lince_rag.documents.readers.rows import table_blocks
 from lince_rag.documents.readers.text import decode
 from lince_rag.text.words import clean, squeeze
@@ -76,9 +76,7 @@ def read_xlsx(data: bytes) -> Content:
 
 def read_ods(data: bytes) -> Content:
     """Read the visible sheets of an OpenDocument spreadsheet as those of an Excel workbook."""
-    archive = check_package(data, "OpenDocument", "content.xml")
-    if is_encrypted(archive):
-        raise Unreadable("protected with a password")
+    archive = open_opendocument(data)
     for area in _opendocument_areas(archive.read("content.xml")):
         _check_area(*area)
     return Content(_read_sheets(data), package_title(archive, "meta.xml"))
