@@ -18,7 +18,7 @@ from lince_rag.documents.readers.opendocument import read_odp, read_odt
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
 from lince_rag.documents.readers.slides import read_pptx
 from lince_rag.documents.readers.tables import read_csv, read_ods, read_xls, read_xlsx
-from lince_rag.documents.readers.text import read_markdown, read_text
+from lince_rag.documents.readers.text import read_markdown, read_rtf, read_text
 from lince_rag.documents.readers.word import read_docx
 from lince_rag.errors import DocumentError
 from lince_rag.text.language import detect_language
@@ -74,6 +74,7 @@ FORMATS: Final = {
     ".xlsx": _package("Excel", f"{_OFFICE}.spreadsheetml.sheet", read_xlsx),
     ".xlsm": _package("Excel", "vnd.ms-excel.sheet.macroEnabled.12", read_xlsx),
     ".xls": Format("Excel", "application/vnd.ms-excel", read_xls, MAXIMUM_BINARY_BYTES, _OLD_OFFICE),
+    ".rtf": Format("RTF", "application/rtf", read_rtf, 4 * MAXIMUM_TEXT_BYTES, "RTF"),
     ".odt": _package("OpenDocument", f"{_OPENDOCUMENT}.text", read_odt),
     ".odp": _package("OpenDocument", f"{_OPENDOCUMENT}.presentation", read_odp),
     ".ods": _package("OpenDocument", f"{_OPENDOCUMENT}.spreadsheet", read_ods),

@@ -331,6 +331,17 @@ def odp_bytes(title: str = "") -> bytes:
     return opendocument_bytes("presentation", ODP_BODY, _ODP_STYLES, title)
 
 
+RTF = r"""{\rtf1\ansi\ansicpg1252\deff0{\fonttbl{\f0\fswiss\fcharset0 Arial;}{\f1\fnil\fcharset2 Symbol;}}
+{\colortbl;\red0\green0\blue0;}{\info{\title Acta n\'fam. 3 \u8212?}{\author Ana}}{\pict\pngblip PICTURE}
+\viewkind4\uc1\pard\b T\'edtulo\b0\par
+El agua llega ma\'f1ana, {\field{\*\fldinst{HYPERLINK "http://x.y"}}{\fldrslt{aqu\'ed}}}.\par\par
+{\listtext\f1\'B7\tab}uno\par
+{\listtext\f1\'B7\tab}dos \u55357?\u56832?\par
+\trowd\cellx1\cellx2 D\'eda\intbl\cell Hora\cell\row
+\trowd lunes\intbl\cell 8 h\cell\row
+\pard Fin\'85\par}""".replace("PICTURE", "0a1b2c3d\n" * 200)
+
+
 HTML = """<!DOCTYPE html>
 <html lang="pt"><head><title>Guia do &aacute;lcool</title><style>p { color: red }</style></head><body>
 <nav><a href="/">Menu</a></nav><script>var oculto = "<p>não</p>";</script><noscript>Ative</noscript>

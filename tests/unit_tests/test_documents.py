@@ -25,6 +25,7 @@ from tests.unit_tests.file_samples import (
     CSV,
     HTML,
     MARKDOWN,
+    RTF,
     SENTENCE,
     TABLE,
     W,
@@ -572,6 +573,7 @@ SAMPLES = {
     "a.pptx": pptx_bytes("T"),
     "a.odt": odt_bytes("T"),
     "a.odp": odp_bytes("T"),
+    "a.rtf": RTF.encode(),
     "a.ods": ods_bytes({"Ventas": TABLE}),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:

@@ -1,6 +1,7 @@
 """Spreadsheets, presentations, OpenDocument, RTF, JSON and program code."""
 
 import io
+import time
 import unicodedata
 import zipfile
 from itertools import pairwise
@@ -17,6 +18,7 @@ from lince_rag.documents.readers import tables
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
     CSV,
+    RTF,
     TABLE,
     TABLE_ROWS,
     odp_bytes,
@@ -307,6 +309,53 @@ def test_reasons_for_opendocument(tmp_path: Path, name: str) -> None:
     assert reason(tmp_path, name, zip_bytes({"content.xml": b"<a"})).startswith("damaged")
     if name != "a.ods":
         assert reason(tmp_path, name, opendocument_bytes("text", "")) == "no text in it"
+
+
+# --- RTF
+
+
+def test_rtf(tmp_path: Path) -> None:
+    document = load(tmp_path, "a.rtf", RTF)
+    assert document.page_content == (
+        "Título\n\nEl agua llega mañana, aquí.\n\n- uno\n- dos 😀\n\nDía | Hora\nlunes | 8 h\n\nFin…"
+    )
+    assert document.metadata["title"] == "Acta núm. 3 —"
+    assert document.metadata["media_type"] == "application/rtf"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (b"{\\rtf1 a\\'f1o \xf1u}", "año ñu"),
+        ("{\\rtf1 año}".encode(), "año"),
+        (b"{\\rtf1\\ansicpg1250 \\'b3\\'9c}", "łś"),
+        (b"{\\rtf1\\ansicpg99999 casa \\'f1}", "casa \ufffd"),
+        (b"{\\rtf1 sin cerrar", "sin cerrar"),
+        (b"{\\rtf1 uno\\line dos\\page tres}", "uno\n\ndos\n\ntres"),
+    ],
+)
+def test_encodings_of_rtf(tmp_path: Path, source: bytes, expected: str) -> None:
+    assert text_of(tmp_path, "a.rtf", source) == expected
+
+
+@pytest.mark.parametrize("piece", ["{\\field{\\*\\fldinst{HYPERLINK", "\\f0", "\\f0 \\fcharset0", "{", "}", "0a "])
+def test_strange_rtf_takes_no_quadratic_time(tmp_path: Path, piece: str) -> None:
+    start = time.perf_counter()
+    load(tmp_path, "a.rtf", "{\\rtf1 hola {\\fonttbl " + piece * (300_000 // len(piece)))
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"hola", "named .rtf, but its content is not RTF"),
+        (b"{\\rtf1 }", "no text in it"),
+        (b"{\\rtf1 \\u99999999? x}", "damaged file"),
+        (b"{\\rtf1 \\uc x}", "damaged file"),
+    ],
+)
+def test_reasons_for_rtf(tmp_path: Path, content: bytes, expected: str) -> None:
+    assert reason(tmp_path, "a.rtf", content).startswith(expected)
 
 
 def test_every_format_has_a_suffix_in_lower_case() -> None:

@@ -1,11 +1,13 @@
-"""Plain text and Markdown."""
+"""Plain text, Markdown, RTF and program code."""
 
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from lince_rag.documents.readers.blocks import MAXIMUM_HEADING, Block, Content, Unreadable
+from lince_rag.documents.readers.rows import CELL_SEPARATOR
 from lince_rag.text.words import clean, squeeze
 
 # With a greater share of control characters and undecodable ones, bytes are not text.
@@ -20,6 +22,12 @@ _CODE: Final = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _HASHES: Final = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
 _UNDERLINE: Final = re.compile(r" {0,3}(=+|-+)$")
 _NO_SETEXT: Final = re.compile(r"$| {4}|\t| {0,3}(?:[>#|]|[*+-] |\d+[.)] |[-=*_ ]+$)|.*\|.*\|")
+
+# The hexadecimal digits of a picture. Only from the start of a run, so that short runs are looked at once.
+_RTF_PICTURE: Final = re.compile(rb"(?<![0-9a-fA-F\r\n])[0-9a-fA-F\r\n]{1024,}")
+_RTF_TITLE: Final = re.compile(r"\{\\title\s([^{}]{1,500})\}")
+_RTF_CODE_PAGE: Final = re.compile(r"\\ansicpg\d{1,5}")
+_RTF_ITEM: Final = re.compile(r"[·•▪\uf0b7o–-]\t+")
 
 
 def decode(data: bytes) -> str:
@@ -150,3 +158,39 @@ def _plain(title: str) -> str:
     # The link pattern takes quadratic time on many open brackets; a longer line is not a real heading.
     title = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", title[:MAXIMUM_HEADING])
     return squeeze(re.sub(r"\*+|`+|(?<!\w)_+|_+(?!\w)", "", title))
+
+
+def read_rtf(data: bytes) -> Content:
+    """Read the paragraphs, list items and table rows of an RTF file, and the title in its properties."""
+    data = _RTF_PICTURE.sub(b"", data)
+    try:
+        source = data.decode("utf-8")
+    except UnicodeDecodeError:
+        source = data.decode("cp1252", "replace")
+    blocks: list[Block] = []
+    for line in _rtf_text(source).split("\n"):
+        row = line.rstrip().endswith("|")
+        cells = [squeeze(cell) for cell in line.rstrip().removesuffix("|").split("|")] if row else []
+        item = _RTF_ITEM.match(line)
+        text = CELL_SEPARATOR.join(cells) if row else squeeze(line[item.end() :] if item else line)
+        if any(map(str.isalnum, text)):
+            kind = "row" if row else "- " if item else ""
+            together = kind and blocks and blocks[-1].kind == kind
+            blocks.append(Block("- " * bool(item) + text, kind=kind, separator="\n" if together else "\n\n"))
+    title = _RTF_TITLE.search(source)
+    page = _RTF_CODE_PAGE.search(source)
+    # A group of its own, in the code page of the file.
+    named = _rtf_text(f"{{\\rtf1{page[0] if page else ''} {title[1]}}}") if title else ""
+    return Content([replace(block, kind="") for block in blocks], named)
+
+
+def _rtf_text(source: str) -> str:
+    """The text of an RTF file, each paragraph and each table row ("cell|cell|") on a line."""
+    from striprtf.striprtf import rtf_to_text
+
+    # Its patterns for fonts and links take quadratic time on strange files: other names hide both from them. A
+    # font's own character set matters to alphabets other than ours, and those programs write as Unicode.
+    source = re.sub(r"\\fldinst", r"\\fldtype", source.replace("\\fonttbl", "\\colortbl"), flags=re.IGNORECASE)
+    text = rtf_to_text(source, errors="replace")  # type: ignore[no-untyped-call]
+    # Characters outside the first plane are written in two halves.
+    return clean(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
