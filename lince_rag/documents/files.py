@@ -14,6 +14,7 @@ from langchain_core.documents import Document
 
 from lince_rag.documents.readers.blocks import Content, Unreadable, assemble, is_title
 from lince_rag.documents.readers.html import read_html
+from lince_rag.documents.readers.json_files import read_json, read_json_lines, read_notebook
 from lince_rag.documents.readers.opendocument import read_odp, read_odt
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
 from lince_rag.documents.readers.slides import read_pptx
@@ -59,6 +60,7 @@ _ZIP: Final = "zip, Office or OpenDocument"
 _OLD_OFFICE: Final = "old Word or Office"
 _MARKDOWN: Final = Format("text", "text/markdown", read_markdown)
 _HTML: Final = Format("HTML", "text/html", read_html)
+_JSON_LINES: Final = Format("JSON", "application/x-ndjson", read_json_lines)
 FORMATS: Final = {
     ".txt": Format("text", "text/plain", read_text),
     ".md": _MARKDOWN,
@@ -71,6 +73,10 @@ FORMATS: Final = {
     ".pptm": _package("PowerPoint", "vnd.ms-powerpoint.presentation.macroEnabled.12", read_pptx),
     ".csv": Format("table", "text/csv", read_csv),
     ".tsv": Format("table", "text/tab-separated-values", read_csv),
+    ".json": Format("JSON", "application/json", read_json),
+    ".jsonl": _JSON_LINES,
+    ".ndjson": _JSON_LINES,
+    ".ipynb": Format("notebook", "application/x-ipynb+json", read_notebook),
     ".xlsx": _package("Excel", f"{_OFFICE}.spreadsheetml.sheet", read_xlsx),
     ".xlsm": _package("Excel", "vnd.ms-excel.sheet.macroEnabled.12", read_xlsx),
     ".xls": Format("Excel", "application/vnd.ms-excel", read_xls, MAXIMUM_BINARY_BYTES, _OLD_OFFICE),

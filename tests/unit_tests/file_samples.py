@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -340,6 +341,31 @@ El agua llega ma\'f1ana, {\field{\*\fldinst{HYPERLINK "http://x.y"}}{\fldrslt{aq
 \trowd\cellx1\cellx2 D\'eda\intbl\cell Hora\cell\row
 \trowd lunes\intbl\cell 8 h\cell\row
 \pard Fin\'85\par}""".replace("PICTURE", "0a1b2c3d\n" * 200)
+
+
+JSON = """{"title": "Catálogo", "precio": 1.50, "activo": true, "nada": null, "vacío": {},
+"contacto": {"correo": "a@b.es", "dirección": {"calle": "Mayor", "número": 3}, "días": ["lunes", "martes"]},
+"productos": [{"nombre": "Pan", "precio": 1.20, "medidas": {"alto": 3}}, {"nombre": "Sal",
+"tipos": ["fina", "gorda"], "texto": "La sal se extrae.\\nDel mar."}]}"""
+
+NOTEBOOK = json.dumps(
+    {
+        "cells": [
+            {"cell_type": "markdown", "source": ["# Análisis de **riego**\n", "\n", "Los datos son de mayo."]},
+            {
+                "cell_type": "code",
+                "source": "# no es un título\nprint(1)  ",
+                "outputs": [
+                    {"output_type": "stream", "text": ["\x1b[31muno\x1b[0m\n", "dos\n"]},
+                    {"output_type": "display_data", "data": {"image/png": "AAAA"}},
+                    {"output_type": "execute_result", "data": {"text/plain": "\n".join(map(str, range(99)))}},
+                ],
+            },
+            {"cell_type": "markdown", "source": "## Resultado\nEs bueno."},
+        ],
+        "nbformat": 4,
+    }
+)
 
 
 HTML = """<!DOCTYPE html>

@@ -24,7 +24,9 @@ from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
     CSV,
     HTML,
+    JSON,
     MARKDOWN,
+    NOTEBOOK,
     RTF,
     SENTENCE,
     TABLE,
@@ -574,6 +576,9 @@ SAMPLES = {
     "a.odt": odt_bytes("T"),
     "a.odp": odp_bytes("T"),
     "a.rtf": RTF.encode(),
+    "a.json": JSON.encode(),
+    "a.jsonl": JSON.replace("\n", "").encode(),
+    "a.ipynb": NOTEBOOK.encode(),
     "a.ods": ods_bytes({"Ventas": TABLE}),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:
@@ -604,7 +609,7 @@ def test_any_bytes(tmp_path: Path, name: str, start: bytes, data: bytes) -> None
 
 
 @quick
-@given(name=st.sampled_from([".txt", ".md", ".html"]), text=st.text(max_size=300))
+@given(name=st.sampled_from([".txt", ".md", ".html", ".csv", ".rtf", ".jsonl"]), text=st.text(max_size=300))
 def test_any_text(tmp_path: Path, name: str, text: str) -> None:
     only_document_errors(tmp_path / f"a{name}", text.encode("utf-8", "surrogatepass"))
 

@@ -1,6 +1,8 @@
 """Spreadsheets, presentations, OpenDocument, RTF, JSON and program code."""
 
+import contextlib
 import io
+import json
 import time
 import unicodedata
 import zipfile
@@ -18,6 +20,8 @@ from lince_rag.documents.readers import tables
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
     CSV,
+    JSON,
+    NOTEBOOK,
     RTF,
     TABLE,
     TABLE_ROWS,
@@ -356,6 +360,106 @@ def test_strange_rtf_takes_no_quadratic_time(tmp_path: Path, piece: str) -> None
 )
 def test_reasons_for_rtf(tmp_path: Path, content: bytes, expected: str) -> None:
     assert reason(tmp_path, "a.rtf", content).startswith(expected)
+
+
+# --- JSON and notebooks
+
+
+def test_json(tmp_path: Path) -> None:
+    document = load(tmp_path, "a.json", JSON)
+    assert pages(document) == [
+        (None, "", "title: Catálogo\nprecio: 1.50\nactivo: true"),
+        (
+            None,
+            "contacto",
+            "contacto\n\ncorreo: a@b.es\ndirección › calle: Mayor\ndirección › número: 3\ndías: lunes, martes",
+        ),
+        (
+            None,
+            "productos",
+            "productos\n\nnombre: Pan | precio: 1.20 | medidas › alto: 3\nnombre: Sal | tipos: fina, gorda\n\n"
+            "La sal se extrae.\nDel mar.",
+        ),
+    ]
+    assert document.metadata["title"] == "Catálogo"
+
+
+LONG = "palabra " * 30
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[{"a": 1, "b": "x"}, {"a": 2}]', "a: 1 | b: x\na: 2"),
+        ('["uno", "dos"]', "uno, dos"),
+        (f'["uno", "{LONG}"]', f"- uno\n\n{LONG.strip()}"),
+        ('"hola"', "hola"),
+        ("12345678901234567890.10", "12345678901234567890.10"),
+        ('[[{"a": 1}], [2, 3]]', "a: 1\n\n2, 3"),
+        ('{"x": {"y": [{"a": 1, "b": null}, {"a": [{"c": 2}]}]}}', "x\n\ny:\n\na: 1\na › 1 › c: 2"),
+        (f'[{{"a": "{LONG}", "b": 1}}]', f"b: 1\n\n{LONG.strip()}"),
+        ('{"": {"a": "l\\u00ednea\\ud800"}}', "a: línea\ufffd"),
+    ],
+)
+def test_json_values(tmp_path: Path, text: str, expected: str) -> None:
+    assert text_of(tmp_path, "a.json", text) == expected
+
+
+def test_json_objects_with_many_values_are_lines(tmp_path: Path) -> None:
+    records = [{f"k{number}": number for number in range(50)}] * 2
+    paragraphs = text_of(tmp_path, "a.json", json.dumps(records)).split("\n\n")
+    assert [len(paragraph.split("\n")) for paragraph in paragraphs] == [1, 49, 1, 49]
+    assert "k7: 7" in paragraphs[1]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson"])
+def test_json_lines(tmp_path: Path, name: str) -> None:
+    text = '{"pregunta": "¿Sí?"}\r\n\r\n{"pregunta": "¿No?", "n": 2}\n'
+    assert text_of(tmp_path, name, text) == "pregunta: ¿Sí?\npregunta: ¿No? | n: 2"
+
+
+def test_notebook(tmp_path: Path) -> None:
+    document = load(tmp_path, "a.ipynb", NOTEBOOK)
+    numbers = "\n".join(map(str, range(20)))
+    code = ["# no es un título\nprint(1)", "uno\ndos", numbers]
+    assert pages(document) == [
+        (
+            None,
+            "Análisis de riego",
+            "\n\n".join(["# Análisis de riego", "Los datos son de mayo.", *code]),
+        ),
+        (None, "Análisis de riego › Resultado", "## Resultado\nEs bueno."),
+    ]
+    spans = document.metadata["kinds"]
+    assert [document.page_content[item["start"] : item["end"]] for item in spans] == code
+    assert {item["kind"] for item in spans} == {"code"}
+    assert document.metadata["title"] == "Análisis de riego"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.json", '{"a": 1,\n}', "invalid JSON in line 2: "),
+        ("a.json", "{'a': 1}", "invalid JSON in line 1: Expecting property name enclosed in double quotes"),
+        ("a.jsonl", '{"a": 1}\n\n{"a"', "invalid JSON in line 3: Expecting ':' delimiter"),
+        ("a.ipynb", "[]", "not a notebook"),
+        ("a.ipynb", '{"cells": [1, {"source": {}}]}', "no text in it"),
+        ("a.json", "[" * 100_000, "its values are nested too deeply"),
+        ("a.json", "[" * 900 + "1" + "]" * 900, ""),
+        ("a.json", "{}", "no text in it"),
+        ("a.json", "[null, [], {}]", "no text in it"),
+    ],
+)
+def test_reasons_for_json(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    if expected:
+        assert reason(tmp_path, name, content).startswith(expected[:30])
+    else:
+        only_document_errors(tmp_path, name, content)
+
+
+def only_document_errors(folder: Path, name: str, content: str) -> None:
+    with contextlib.suppress(DocumentError):
+        load(folder, name, content)
 
 
 def test_every_format_has_a_suffix_in_lower_case() -> None:

@@ -76,7 +76,13 @@ def read_markdown(data: bytes) -> Content:
     The text stays as written, with its markers, except for those of bold and of code in a line: an answer quotes
     the words, as other formats give them. YAML front matter is left out, except for its title.
     """
-    title, text = _split_front_matter(clean(decode(data)).lstrip("\n"))
+    title, blocks = markdown_blocks(clean(decode(data)))
+    return Content(blocks, title)
+
+
+def markdown_blocks(text: str) -> tuple[str, list[Block]]:
+    """Cut a clean text in Markdown at its headings, and return also the title in its front matter, or ""."""
+    title, text = _split_front_matter(text.lstrip("\n"))
     lines = _without_emphasis(_tidy(text).split("\n"))
     headings = _markdown_headings(lines)
     blocks = []
@@ -86,7 +92,7 @@ def read_markdown(data: bytes) -> Content:
         piece = "\n".join(lines[start:end]) + "\n" * (end < len(lines))
         body = bool("".join(lines[start + height : end]).strip())
         blocks.append(Block(piece, level=level, heading=heading, separator="", body=body))
-    return Content(blocks, title)
+    return title, blocks
 
 
 def _split_front_matter(text: str) -> tuple[str, str]:
