@@ -19,7 +19,7 @@ from lince_rag.documents.readers.opendocument import read_odp, read_odt
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
 from lince_rag.documents.readers.slides import read_pptx
 from lince_rag.documents.readers.tables import read_csv, read_ods, read_xls, read_xlsx
-from lince_rag.documents.readers.text import read_markdown, read_rtf, read_text
+from lince_rag.documents.readers.text import read_code, read_markdown, read_rtf, read_text
 from lince_rag.documents.readers.word import read_docx
 from lince_rag.errors import DocumentError
 from lince_rag.text.language import detect_language
@@ -58,11 +58,20 @@ _OFFICE: Final = "vnd.openxmlformats-officedocument"
 _OPENDOCUMENT: Final = "vnd.oasis.opendocument"
 _ZIP: Final = "zip, Office or OpenDocument"
 _OLD_OFFICE: Final = "old Word or Office"
+# fmt: off
+_CODE_SUFFIXES: Final = (
+    ".py", ".js", ".ts", ".jsx", ".tsx", ".java", ".c", ".h", ".cpp", ".hpp", ".cs", ".go", ".rs", ".rb", ".php",
+    ".swift", ".kt", ".scala", ".sh", ".bash", ".ps1", ".sql", ".r", ".lua", ".pl", ".css", ".scss", ".xml",
+    ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf",
+)
+# fmt: on
+_TEXT: Final = Format("text", "text/plain", read_text)
 _MARKDOWN: Final = Format("text", "text/markdown", read_markdown)
 _HTML: Final = Format("HTML", "text/html", read_html)
 _JSON_LINES: Final = Format("JSON", "application/x-ndjson", read_json_lines)
 FORMATS: Final = {
-    ".txt": Format("text", "text/plain", read_text),
+    **dict.fromkeys((".txt", ".rst", ".tex", ".org", ".adoc", ".log", ".srt", ".vtt"), _TEXT),
+    **dict.fromkeys(_CODE_SUFFIXES, Format("code", "text/plain", read_code)),
     ".md": _MARKDOWN,
     ".markdown": _MARKDOWN,
     ".html": _HTML,

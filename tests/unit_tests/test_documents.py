@@ -579,6 +579,7 @@ SAMPLES = {
     "a.json": JSON.encode(),
     "a.jsonl": JSON.replace("\n", "").encode(),
     "a.ipynb": NOTEBOOK.encode(),
+    "a.py": b"def f():\n    return 1\n",
     "a.ods": ods_bytes({"Ventas": TABLE}),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:

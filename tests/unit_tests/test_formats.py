@@ -462,5 +462,40 @@ def only_document_errors(folder: Path, name: str, content: str) -> None:
         load(folder, name, content)
 
 
+# --- Code and other text
+
+
+@pytest.mark.parametrize("name", ["a.py", "a.sql", "a.YAML", "a.R", "a.xml"])
+def test_code(tmp_path: Path, name: str) -> None:
+    document = load(tmp_path, name, "\ufeff\r\n# uno\r\n\r\n\r\nif x:  \r\n    print('año')\r\n")
+    assert document.page_content == "# uno\n\n\nif x:\n    print('año')"
+    assert document.metadata["kinds"] == [{"start": 0, "end": len(document.page_content), "kind": "code"}]
+    assert document.metadata["media_type"] == "text/plain"
+    assert document.metadata["title"] == "a"
+
+
+def test_code_may_begin_as_a_page(tmp_path: Path) -> None:
+    assert text_of(tmp_path, "a.php", "<html><?php echo 1 ?>") == "<html><?php echo 1 ?>"
+
+
+def test_minified_code(tmp_path: Path) -> None:
+    assert reason(tmp_path, "a.js", "function(e,t){return e}" * 5_000) == "minified code"
+    assert text_of(tmp_path, "a.js", "var uno = 1; " * 10_000).startswith("var uno")
+
+
+@pytest.mark.parametrize("suffix", [".rst", ".tex", ".org", ".adoc", ".log", ".srt", ".vtt"])
+def test_other_text(tmp_path: Path, suffix: str) -> None:
+    document = load(tmp_path, f"a{suffix}", "Título\n======\n\nUno.")
+    assert document.page_content == "Título\n======\n\nUno."
+    assert document.metadata["kinds"] == []
+    assert document.metadata["media_type"] == "text/plain"
+
+
+def test_reasons_for_code(tmp_path: Path) -> None:
+    assert reason(tmp_path, "a.py", b"\x89PNG\r\n\x1a\n123") == "named .py, but its content is PNG image"
+    assert reason(tmp_path, "a.ts", bytes([0x47, 0, 1])) == "a binary file, not text"
+    assert reason(tmp_path, "a.cfg", "\n") == "the file is empty"
+
+
 def test_every_format_has_a_suffix_in_lower_case() -> None:
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in FORMATS)

@@ -13,6 +13,10 @@ from lince_rag.text.words import clean, squeeze
 # With a greater share of control characters and undecodable ones, bytes are not text.
 MAXIMUM_CONTROL_SHARE: Final = 0.05
 
+# A longer line with fewer spaces was written by a program that leaves out all that people need.
+_MINIFIED_LINE: Final = 100_000
+_MINIFIED_SPACES: Final = 0.05
+
 _FRONT_LINE: Final = re.compile(r"[\w-]+[ \t]*:|[ \t#-]|$")
 _FRONT_TITLE: Final = re.compile(r"title[ \t]*:", re.IGNORECASE)
 _FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
@@ -68,6 +72,15 @@ def _tidy(text: str) -> str:
 def read_text(data: bytes) -> Content:
     """Read plain text; its lines stay as they are, because nothing shows which of them belong together."""
     return Content([Block(_tidy(decode(data)))])
+
+
+def read_code(data: bytes) -> Content:
+    """Read program code or data as it is written, in one block."""
+    text = clean(decode(data))
+    lines = [line.rstrip() for line in text.split("\n")]
+    if any(len(line) > _MINIFIED_LINE and line.count(" ") < _MINIFIED_SPACES * len(line) for line in lines):
+        raise Unreadable("minified code")
+    return Content([Block("\n".join(lines).strip("\n"), kind="code")])
 
 
 def read_markdown(data: bytes) -> Content:
