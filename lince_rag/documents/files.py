@@ -13,13 +13,17 @@ from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
 from lince_rag.documents.readers.archives import read_archive
-from lince_rag.documents.readers.blocks import Content, Unreadable, assemble
+from lince_rag.documents.readers.blocks import Content, Unreadable, assemble, is_title
 from lince_rag.documents.readers.epub import read_epub
 from lince_rag.documents.readers.html import read_html
+from lince_rag.documents.readers.json_files import read_json, read_json_lines, read_notebook
 from lince_rag.documents.readers.mail import MAXIMUM_MESSAGE_BYTES, read_eml, read_mbox
 from lince_rag.documents.readers.members import MAXIMUM_DEPTH, Members
+from lince_rag.documents.readers.opendocument import read_odp, read_odt
 from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
-from lince_rag.documents.readers.text import read_markdown, read_text
+from lince_rag.documents.readers.slides import read_pptx
+from lince_rag.documents.readers.tables import read_csv, read_ods, read_xls, read_xlsx
+from lince_rag.documents.readers.text import read_code, read_markdown, read_rtf, read_text
 from lince_rag.documents.readers.word import read_docx
 from lince_rag.errors import DocumentError
 from lince_rag.text.language import detect_language
@@ -61,11 +65,23 @@ def _archive(media_type: str, container: str = "") -> Format:
 
 
 _OFFICE: Final = "vnd.openxmlformats-officedocument"
+_OPENDOCUMENT: Final = "vnd.oasis.opendocument"
 _ZIP: Final = "zip, Office or OpenDocument"
+_OLD_OFFICE: Final = "old Word or Office"
+# fmt: off
+_CODE_SUFFIXES: Final = (
+    ".py", ".js", ".ts", ".jsx", ".tsx", ".java", ".c", ".h", ".cpp", ".hpp", ".cs", ".go", ".rs", ".rb", ".php",
+    ".swift", ".kt", ".scala", ".sh", ".bash", ".ps1", ".sql", ".r", ".lua", ".pl", ".css", ".scss", ".xml",
+    ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf",
+)
+# fmt: on
+_TEXT: Final = Format("text", "text/plain", read_text)
 _MARKDOWN: Final = Format("text", "text/markdown", read_markdown)
 _HTML: Final = Format("HTML", "text/html", read_html)
+_JSON_LINES: Final = Format("JSON", "application/x-ndjson", read_json_lines)
 FORMATS: Final = {
-    ".txt": Format("text", "text/plain", read_text),
+    **dict.fromkeys((".txt", ".rst", ".tex", ".org", ".adoc", ".log", ".srt", ".vtt"), _TEXT),
+    **dict.fromkeys(_CODE_SUFFIXES, Format("code", "text/plain", read_code)),
     ".md": _MARKDOWN,
     ".markdown": _MARKDOWN,
     ".html": _HTML,
@@ -84,13 +100,28 @@ FORMATS: Final = {
     ".tbz2": _archive("application/x-bzip2"),
     ".xz": _archive("application/x-xz"),
     ".txz": _archive("application/x-xz"),
+    ".pptx": _package("PowerPoint", f"{_OFFICE}.presentationml.presentation", read_pptx),
+    ".pptm": _package("PowerPoint", "vnd.ms-powerpoint.presentation.macroEnabled.12", read_pptx),
+    ".csv": Format("table", "text/csv", read_csv),
+    ".tsv": Format("table", "text/tab-separated-values", read_csv),
+    ".json": Format("JSON", "application/json", read_json),
+    ".jsonl": _JSON_LINES,
+    ".ndjson": _JSON_LINES,
+    ".ipynb": Format("notebook", "application/x-ipynb+json", read_notebook),
+    ".xlsx": _package("Excel", f"{_OFFICE}.spreadsheetml.sheet", read_xlsx),
+    ".xlsm": _package("Excel", "vnd.ms-excel.sheet.macroEnabled.12", read_xlsx),
+    ".xls": Format("Excel", "application/vnd.ms-excel", read_xls, MAXIMUM_BINARY_BYTES, _OLD_OFFICE),
+    ".rtf": Format("RTF", "application/rtf", read_rtf, 4 * MAXIMUM_TEXT_BYTES, "RTF"),
+    ".odt": _package("OpenDocument", f"{_OPENDOCUMENT}.text", read_odt),
+    ".odp": _package("OpenDocument", f"{_OPENDOCUMENT}.presentation", read_odp),
+    ".ods": _package("OpenDocument", f"{_OPENDOCUMENT}.spreadsheet", read_ods),
 }
 
 # The kind of file that the first bytes show, whatever the file's name.
 _MAGIC: Final = (
     (b"%PDF-", "PDF"),
     (b"PK\x03\x04", _ZIP),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old Word or Office"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _OLD_OFFICE),
     (b"{\\rtf", "RTF"),
     (b"\x89PNG", "PNG image"),
     (b"\xff\xd8\xff", "JPEG image"),
@@ -100,19 +131,11 @@ _MAGIC: Final = (
 _HTML_START: Final = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE
 )
-_ENCRYPTED_WORD: Final = "EncryptedPackage".encode("utf-16-le")
+# A Word, Excel or PowerPoint file that is protected with a password is a container of the old kind.
+_ENCRYPTED: Final = "EncryptedPackage".encode("utf-16-le")
 
 # What the kernel shows as files (processes, devices); /dev/shm holds real ones, and its other files are no files.
 _SYSTEM_FOLDERS: Final = ("/proc", "/sys")
-
-# Titles that word processors and typesetters set automatically, and file names.
-_NO_TITLE: Final = re.compile(
-    r"(untitled|sin t[ií]tulo|sem t[ií]tulo|word document|document[oe]?|presentaci[oó]n|apresenta[cç][aã]o|"
-    r"powerpoint presentation|slide)[ \d]*|microsoft (word|powerpoint|excel) - .*|"
-    r"\S*\.(docx?|odt|rtf|pdf|indd|qxd|tex|dvi|html?|pptx?|pages|pmd)",
-    re.IGNORECASE,
-)
-_MAXIMUM_TITLE: Final = 200
 
 
 def is_of_the_system(path: str) -> bool:
@@ -191,7 +214,7 @@ class FileLoader(BaseLoader):
         title = squeeze(content.title)
         metadata: dict[str, Any] = {
             "source": self.source,
-            "title": title if _is_title(title) else first_heading or printable(self.path.stem),
+            "title": title if is_title(title) else first_heading or printable(self.path.stem),
             "content_hash": hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest(),
             "media_type": form.media_type,
             "language": detect_language(text),
@@ -232,7 +255,7 @@ def _check_regular(path: StrPath) -> int:
 def _check_kind(data: bytes, suffix: str, form: Format) -> None:
     """Refuse a file that is protected with a password, or whose content does not match its name."""
     kind = _sniff(data)
-    if form.name == "Word" and _ENCRYPTED_WORD in data[: 2**20]:
+    if form.container in {_ZIP, _OLD_OFFICE} and kind == _OLD_OFFICE and _ENCRYPTED in data:
         raise Unreadable("protected with a password")
     # PDFium, like other readers, accepts up to a kilobyte of something else before a PDF.
     if form.container == "PDF":
@@ -250,12 +273,6 @@ def _sniff(data: bytes) -> str:
         if data.startswith(magic):
             return kind
     return "HTML" if _HTML_START.match(data) else ""
-
-
-def _is_title(title: str) -> bool:
-    """Return whether the title in a file's metadata was written by its author."""
-    letters = any(character.isalpha() for character in title)
-    return letters and len(title) <= _MAXIMUM_TITLE and not _NO_TITLE.fullmatch(title)
 
 
 def printable(path: StrPath) -> str:

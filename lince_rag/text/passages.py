@@ -43,6 +43,8 @@ MOST_INTRODUCTIONS: Final = 2
 
 _ITEM: Final = re.compile(r"(?:[-*•·+]\s+|\d{1,3}[.)]\s+|[a-zA-Z][.)]\s+|\(?[ivx]+\)\s+)")
 _ENDS: Final = (".", "!", "…", ":", ";", "?", ".»", ".”", '."', ".)", "»", "”")
+# A cell of a table that has no other header: "Precio: 3".
+_NAMED_CELL: Final = re.compile(r"\s*[^\s:|][^|]*?:\s+\S")
 # A line over one of "=" or "-".
 _UNDERLINED: Final = re.compile(r"\A[^\n]{1,120}\n\s*([=\-~_*])\1{3,}\s*\Z")
 # "Capítulo 3 ........ 17", "3.2.1 Instalación".
@@ -105,11 +107,17 @@ class Reading:
         return self.sentences[last].end - self.sentences[first].start <= LIST_CHARACTERS
 
     def header(self, position: int) -> int | None:
-        """Return the position of the first row of the table that a row below it is in."""
+        """Return the position of the first row of the table that a row below it is in.
+
+        A row that names its values needs none, and is none.
+        """
+        if self.kinds[position] != "row":
+            return None
         first = position
         while first and self.kinds[first - 1] in ("row", "mark"):
             first -= 1
-        return first if self.kinds[position] == "row" and first < position else None
+        named = any(_names_values(self.sentences[row].text) for row in (first, position))
+        return None if named or first == position else first
 
     def introductions(self, position: int) -> list[int]:
         """Return the positions of the table header, headings, questions and lead-ins right before a sentence."""
@@ -157,6 +165,10 @@ def summarize(documents: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, in
             found.append((number, sentence.start, sentence.end))
             left -= length
     return sorted(found)
+
+
+def _names_values(row: str) -> bool:
+    return all(map(_NAMED_CELL.match, row.split(" | ")))
 
 
 def _bare(text: str) -> str:

@@ -1,20 +1,26 @@
 """Sample files, made when a test asks for them."""
 
+import datetime
 import io
+import json
 import mailbox
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import docx
 import fpdf
+import pptx
+import xlsxwriter
 from docx.opc.packuri import PackURI
 from docx.opc.part import Part
 from docx.oxml import parse_xml
 from PIL import Image
+from pptx.util import Inches
 
 SENTENCE = "La administración pública publicará la información sobre el año 2023 en el boletín de mañana. "
 
@@ -150,6 +156,220 @@ def zip_bytes(entries: dict[str, bytes]) -> bytes:
         for name, content in entries.items():
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+# A title, and a table with a number, a date, a time, a truth value and an empty cell.
+TABLE: list[list[Any]] = [
+    ["Ventas de aceite"],
+    [],
+    ["Producto", "Precio", "Desde", "Visita", "¿Hay?"],
+    ["Aceite\nvirgen", 4.5, datetime.date(2024, 3, 5), datetime.datetime(2024, 3, 5, 8, 30), True],
+    ["Vinagre", 3.0, None, None, False],
+]
+TABLE_ROWS = (
+    "Producto: Aceite virgen | Precio: 4.5 | Desde: 2024-03-05 | Visita: 2024-03-05 08:30 | ¿Hay?: true\n"
+    "Producto: Vinagre | Precio: 3 | ¿Hay?: false"
+)
+CSV = 'Producto;Precio\nAceite;4,50\n"Pan; ""de molde""\ny bollos";1,20\nSal;\n'
+
+
+def xlsx_bytes(
+    sheets: Mapping[str, Sequence[Sequence[Any]]], title: str = "", hidden: Sequence[str] = ()
+) -> bytes:
+    """An Excel workbook with the given rows in its sheets."""
+    buffer = io.BytesIO()
+    workbook = xlsxwriter.Workbook(buffer, {"in_memory": True})
+    workbook.set_properties({"title": title})
+    day = workbook.add_format({"num_format": "dd/mm/yyyy"})
+    time = workbook.add_format({"num_format": "dd/mm/yyyy hh:mm"})
+    for name, rows in sheets.items():
+        sheet = workbook.add_worksheet(name)
+        if name in hidden:
+            sheet.hide()
+        for number, row in enumerate(rows):
+            for column, value in enumerate(row):
+                if isinstance(value, datetime.date):
+                    sheet.write_datetime(number, column, value, time if hasattr(value, "hour") else day)
+                else:
+                    sheet.write(number, column, value)
+    workbook.close()
+    return buffer.getvalue()
+
+
+_OPEN_NAMES = (
+    " ".join(
+        f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
+        for name in ("office", "table", "text", "style", "meta", "presentation")
+    )
+    + ' xmlns:draw="urn:oasis:names:tc:opendocument:xmlns:drawing:1.0" xmlns:dc="http://purl.org/dc/elements/1.1/"'
+)
+
+
+def opendocument_bytes(kind: str, body: str, styles: str = "", title: str = "", manifest: str = "") -> bytes:
+    """An OpenDocument file: kind "text", "spreadsheet" or "presentation", with the XML of its body."""
+    content = (
+        f"<office:document-content {_OPEN_NAMES}><office:automatic-styles>{styles}</office:automatic-styles>"
+        f"<office:body><office:{kind}>{body}</office:{kind}></office:body></office:document-content>"
+    )
+    meta = f"<office:document-meta {_OPEN_NAMES}><office:meta><dc:title>{title}</dc:title></office:meta>"
+    return zip_bytes(
+        {
+            "mimetype": f"application/vnd.oasis.opendocument.{kind}".encode(),
+            "content.xml": content.encode(),
+            "meta.xml": (meta + "</office:document-meta>").encode(),
+            "META-INF/manifest.xml": f"<manifest>{manifest}</manifest>".encode(),
+        }
+    )
+
+
+def ods_bytes(
+    sheets: Mapping[str, Sequence[Sequence[Any]]],
+    title: str = "",
+    hidden: Sequence[str] = (),
+    end: str = "",
+) -> bytes:
+    """An OpenDocument spreadsheet with the given rows in its sheets, and XML after the rows of each."""
+    tables = []
+    for name, rows in sheets.items():
+        xml = "".join(f"<table:table-row>{''.join(map(_ods_cell, row))}</table:table-row>" for row in rows)
+        style = "hidden" if name in hidden else "shown"
+        tables.append(f'<table:table table:name="{name}" table:style-name="{style}">{xml}{end}</table:table>')
+    styles = "".join(
+        f'<style:style style:name="{name}" style:family="table"><style:table-properties table:display="{shown}"/>'
+        "</style:style>"
+        for name, shown in (("shown", "true"), ("hidden", "false"))
+    )
+    return opendocument_bytes("spreadsheet", "".join(tables), styles, title)
+
+
+def _ods_cell(value: Any) -> str:
+    if value is None:
+        return "<table:table-cell/>"
+    kind, attribute = "string", ""
+    if isinstance(value, bool):
+        kind, attribute = "boolean", f'office:boolean-value="{str(value).lower()}"'
+    elif isinstance(value, float):
+        kind, attribute = "float", f'office:value="{value}"'
+    elif isinstance(value, datetime.date):
+        kind, attribute = "date", f'office:date-value="{value.isoformat()}"'
+    text = escape(str(value)).replace("\n", "</text:p><text:p>")
+    return f'<table:table-cell office:value-type="{kind}" {attribute}><text:p>{text}</text:p></table:table-cell>'
+
+
+def pptx_bytes(title: str = "") -> bytes:
+    """Slides with a title and a subtitle, a list with notes, boxes with a group and a table, and a hidden one."""
+    deck = pptx.Presentation()
+    deck.core_properties.title = title
+    layouts = deck.slide_layouts
+
+    def add(layout: int, *texts: str) -> Any:
+        slide = deck.slides.add_slide(layouts[layout])
+        for placeholder, text in zip(slide.placeholders, texts, strict=False):
+            placeholder.text_frame.text = text
+        return slide
+
+    def box(shapes: Any, left: float, top: float, text: str) -> None:
+        shapes.add_textbox(Inches(left), Inches(top), Inches(2), Inches(1)).text_frame.text = text
+
+    add(0, "Plan de\vriego", "Cooperativa del Júcar")
+    listed = add(1, "Turnos", "lunes\nmiércoles")
+    listed.notes_slide.notes_text_frame.text = "Explicar el cambio.\nPedir votos."
+    add(1, "Borrador", "secreto")._element.set("show", "0")
+    boxes = add(5, "Costes")
+    box(boxes.shapes, 4, 2.05, "derecha")
+    box(boxes.shapes, 1, 5, "abajo")
+    group = boxes.shapes.add_group_shape()
+    box(group.shapes, 1, 2, "izquierda")
+    table = boxes.shapes.add_table(2, 2, Inches(1), Inches(3), Inches(4), Inches(1)).table
+    for (row, column), text in {(0, 0): "Año", (0, 1): "Coste", (1, 0): "2024", (1, 1): "30 €"}.items():
+        table.cell(row, column).text = text
+    bare = add(6)
+    box(bare.shapes, 1, 1, "Sin caja de título")
+    box(bare.shapes, 1, 2, "Una frase completa.")
+    return saved(deck)
+
+
+_ODT_STYLES = '<style:style style:name="P1" style:family="paragraph" style:parent-style-name="Title"/>'
+ODT_BODY = """<text:tracked-changes><text:changed-region><text:deletion><text:p>borrado</text:p></text:deletion>
+</text:changed-region></text:tracked-changes>
+<text:p text:style-name="P1">Manual de<text:s text:c="2"/>regadío</text:p>
+<text:table-of-content><text:index-body><text:p>Turnos<text:tab/>3</text:p></text:index-body>
+</text:table-of-content>
+<text:h text:outline-level="1">Capítulo 1<text:note text:note-class="footnote">
+<text:note-citation>1</text:note-citation>
+<text:note-body><text:p>Véase la <text:span>ley</text:span>.</text:p></text:note-body></text:note> de agua</text:h>
+<text:p>El agua<office:annotation>
+<text:p>comentario</text:p></office:annotation> llega.<text:line-break/>Y
+se va.</text:p>
+<text:h text:outline-level="2">Turnos</text:h>
+<text:list><text:list-item><text:p>lunes</text:p><text:list><text:list-item><text:p>mañana</text:p></text:list-item>
+</text:list></text:list-item><text:list-item><text:p>miércoles</text:p></text:list-item></text:list>
+<table:table><table:table-row><table:table-cell><text:p>Día</text:p></table:table-cell><table:table-cell>
+<text:p>Hora</text:p></table:table-cell></table:table-row><table:table-row><table:table-cell><text:p>lunes</text:p>
+</table:table-cell><table:table-cell><text:p>8</text:p><text:p>h</text:p></table:table-cell></table:table-row>
+</table:table><text:p><draw:frame><draw:text-box><text:p>Cuadro.</text:p></draw:text-box></draw:frame>Fin.</text:p>"""
+_ODP_STYLES = (
+    '<style:style style:name="dp2" style:family="drawing-page">'
+    '<style:drawing-page-properties presentation:visibility="hidden"/></style:style>'
+)
+ODP_BODY = """<draw:page draw:style-name="dp1"><draw:frame presentation:class="subtitle"><draw:text-box>
+<text:p>Cooperativa</text:p></draw:text-box></draw:frame><draw:frame presentation:class="title"><draw:text-box>
+<text:p>Plan de</text:p><text:p>riego</text:p></draw:text-box></draw:frame><draw:frame presentation:class="footer">
+<draw:text-box><text:p>pie</text:p></draw:text-box></draw:frame><presentation:notes><draw:frame
+ presentation:class="notes"><draw:text-box><text:p>Saludar.</text:p></draw:text-box></draw:frame>
+</presentation:notes></draw:page><draw:page draw:style-name="dp2"><draw:frame><draw:text-box>
+<text:p>secreto</text:p></draw:text-box></draw:frame></draw:page><draw:page draw:style-name="dp1"><draw:frame
+ presentation:class="title">
+<draw:text-box><text:p>Turnos</text:p></draw:text-box></draw:frame><draw:frame presentation:class="outline">
+<draw:text-box><text:list><text:list-item><text:p>lunes</text:p></text:list-item><text:list-item>
+<text:p>martes</text:p></text:list-item></text:list></draw:text-box></draw:frame><draw:custom-shape><text:p>Forma.</text:p>
+</draw:custom-shape></draw:page>"""
+
+
+def odt_bytes(title: str = "") -> bytes:
+    """A text with a title, headings, a note, a comment, nested lists, a table and deleted text."""
+    return opendocument_bytes("text", ODT_BODY, _ODT_STYLES, title)
+
+
+def odp_bytes(title: str = "") -> bytes:
+    """Two slides with titles and notes, and a hidden one between them."""
+    return opendocument_bytes("presentation", ODP_BODY, _ODP_STYLES, title)
+
+
+RTF = r"""{\rtf1\ansi\ansicpg1252\deff0{\fonttbl{\f0\fswiss\fcharset0 Arial;}{\f1\fnil\fcharset2 Symbol;}}
+{\colortbl;\red0\green0\blue0;}{\info{\title Acta n\'fam. 3 \u8212?}{\author Ana}}{\pict\pngblip PICTURE}
+\viewkind4\uc1\pard\b T\'edtulo\b0\par
+El agua llega ma\'f1ana, {\field{\*\fldinst{HYPERLINK "http://x.y"}}{\fldrslt{aqu\'ed}}}.\par\par
+{\listtext\f1\'B7\tab}uno\par
+{\listtext\f1\'B7\tab}dos \u55357?\u56832?\par
+\trowd\cellx1\cellx2 D\'eda\intbl\cell Hora\cell\row
+\trowd lunes\intbl\cell 8 h\cell\row
+\pard Fin\'85\par}""".replace("PICTURE", "0a1b2c3d\n" * 200)
+
+
+JSON = """{"title": "Catálogo", "precio": 1.50, "activo": true, "nada": null, "vacío": {},
+"contacto": {"correo": "a@b.es", "dirección": {"calle": "Mayor", "número": 3}, "días": ["lunes", "martes"]},
+"productos": [{"nombre": "Pan", "precio": 1.20, "medidas": {"alto": 3}}, {"nombre": "Sal",
+"tipos": ["fina", "gorda"], "texto": "La sal se extrae.\\nDel mar."}]}"""
+
+NOTEBOOK = json.dumps(
+    {
+        "cells": [
+            {"cell_type": "markdown", "source": ["# Análisis de **riego**\n", "\n", "Los datos son de mayo."]},
+            {
+                "cell_type": "code",
+                "source": "# no es un título\nprint(1)  ",
+                "outputs": [
+                    {"output_type": "stream", "text": ["\x1b[31muno\x1b[0m\n", "dos\n"]},
+                    {"output_type": "display_data", "data": {"image/png": "AAAA"}},
+                    {"output_type": "execute_result", "data": {"text/plain": "\n".join(map(str, range(99)))}},
+                ],
+            },
+            {"cell_type": "markdown", "source": "## Resultado\nEs bueno."},
+        ],
+        "nbformat": 4,
+    }
+)
 
 
 HTML = """<!DOCTYPE html>

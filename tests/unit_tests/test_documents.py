@@ -24,10 +24,15 @@ from lince_rag.documents.readers.html import _MANY_ATTRIBUTES, read_html
 from lince_rag.documents.selection import FileSelection, find_files
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
+    CSV,
     HTML,
+    JSON,
     MARKDOWN,
     MEMBERS,
+    NOTEBOOK,
+    RTF,
     SENTENCE,
+    TABLE,
     W,
     docx_bytes,
     docx_with_notes,
@@ -36,11 +41,16 @@ from tests.unit_tests.file_samples import (
     epub_bytes,
     hyphenated_pdf,
     new_pdf,
+    odp_bytes,
+    ods_bytes,
+    odt_bytes,
     pdf_bytes,
+    pptx_bytes,
     saved,
     scanned_page_pdf,
     tar_bytes,
     two_column_pdf,
+    xlsx_bytes,
     zip_bytes,
 )
 
@@ -509,7 +519,7 @@ def test_reasons(tmp_path: Path, name: str, content: bytes, expected: str) -> No
 
 def test_old_word_and_unsupported_files(tmp_path: Path) -> None:
     assert "old Word" in reason(tmp_path, "a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
-    assert "files named .xlsx are not supported" in reason(tmp_path, "a.xlsx", b"x")
+    assert "files named .exe are not supported" in reason(tmp_path, "a.exe", b"x")
     assert "without a suffix" in reason(tmp_path, "README", b"x")
 
 
@@ -573,6 +583,17 @@ SAMPLES = {
     "a.tar": tar_bytes(MEMBERS),
     "a.tar.gz": tar_bytes(MEMBERS, "gz"),
     "a.md.xz": lzma.compress(MARKDOWN.encode()),
+    "a.csv": CSV.encode(),
+    "a.xlsx": xlsx_bytes({"Ventas": TABLE, "Notas": [["Hola"]]}, title="T"),
+    "a.pptx": pptx_bytes("T"),
+    "a.odt": odt_bytes("T"),
+    "a.odp": odp_bytes("T"),
+    "a.rtf": RTF.encode(),
+    "a.json": JSON.encode(),
+    "a.jsonl": JSON.replace("\n", "").encode(),
+    "a.ipynb": NOTEBOOK.encode(),
+    "a.py": b"def f():\n    return 1\n",
+    "a.ods": ods_bytes({"Ventas": TABLE}),
 }
 with zipfile.ZipFile(io.BytesIO(SAMPLES["a.docx"])) as archive:
     PARTS = {name: archive.read(name) for name in archive.namelist()}
@@ -602,7 +623,7 @@ def test_any_bytes(tmp_path: Path, name: str, start: bytes, data: bytes) -> None
 
 
 @quick
-@given(name=st.sampled_from([".txt", ".md", ".html"]), text=st.text(max_size=300))
+@given(name=st.sampled_from([".txt", ".md", ".html", ".csv", ".rtf", ".jsonl"]), text=st.text(max_size=300))
 def test_any_text(tmp_path: Path, name: str, text: str) -> None:
     only_document_errors(tmp_path / f"a{name}", text.encode("utf-8", "surrogatepass"))
 

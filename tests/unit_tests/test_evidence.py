@@ -56,6 +56,15 @@ def test_lines_that_only_lead_to_others_are_no_candidates() -> None:
     assert reading.introductions(3) == [2, 1, 0]
 
 
+def test_a_row_that_names_its_values_has_no_header() -> None:
+    named = "Producto: Pan | Precio: 1\nProducto: Sal | Precio: 2\nProducto: Vino | Hora: 12:30"
+    plain = "Producto | Precio\nPan | 1\nSal | 12:30"
+    for text, headers in ((named, [None, None, None]), (plain, [None, 0, 0])):
+        reading = Reading.of({"text": text, "language": "es"})
+        assert list(reading.kinds) == ["row"] * 3
+        assert [reading.header(position) for position in range(3)] == headers
+
+
 @settings(max_examples=200, deadline=None)
 @given(texts, st.lists(texts, max_size=4), st.sampled_from(LANGUAGES))
 def test_passages_are_disjoint_spans_that_are_no_headings_alone(

@@ -1,6 +1,7 @@
 """The blocks of text that a reader finds, with headings and pages, and how they become one text with sections."""
 
 import itertools
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -17,6 +18,16 @@ MINIMUM_CONTENTS: Final = 3
 
 # A list of links may name its current page, which is no link, or say "see also".
 OTHER_LETTERS: Final = 0.2
+
+# Titles that word processors and typesetters set automatically, and file names.
+_NO_TITLE: Final = re.compile(
+    r"(untitled|sin t[ií]tulo|sem t[ií]tulo|word document|document[oe]?|presentaci[oó]n|apresenta[cç][aã]o|"
+    r"powerpoint presentation|presentaci[oó]n de powerpoint|apresenta[cç][aã]o do powerpoint|slide|book|libro|"
+    r"pasta)[ \d]*|microsoft (word|powerpoint|excel) - .*|"
+    r"\S*\.(docx?|od[tsp]|rtf|pdf|indd|qxd|tex|dvi|html?|pptx?|xls[xm]?|csv|pages|pmd)",
+    re.IGNORECASE,
+)
+_MAXIMUM_TITLE: Final = 200
 
 
 class Unreadable(Exception):  # noqa: N818  # always turned into a DocumentError
@@ -51,6 +62,12 @@ class Content:
     title: str = ""
     # The numbers, from 1, of the pages that hold pictures and no text.
     pages_without_text: list[int] = field(default_factory=list)
+
+
+def is_title(title: str) -> bool:
+    """Return whether the title in a file's metadata was written by its author."""
+    letters = any(character.isalpha() for character in title)
+    return letters and len(title) <= _MAXIMUM_TITLE and not _NO_TITLE.fullmatch(title)
 
 
 def assemble(blocks: list[Block]) -> tuple[str, dict[str, list[dict[str, Any]]], str]:

@@ -1,15 +1,21 @@
-"""Plain text and Markdown."""
+"""Plain text, Markdown, RTF and program code."""
 
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from lince_rag.documents.readers.blocks import MAXIMUM_HEADING, Block, Content, Unreadable
+from lince_rag.documents.readers.rows import CELL_SEPARATOR
 from lince_rag.text.words import clean, squeeze
 
 # With a greater share of control characters and undecodable ones, bytes are not text.
 MAXIMUM_CONTROL_SHARE: Final = 0.05
+
+# A longer line with fewer spaces was written by a program that leaves out all that people need.
+_MINIFIED_LINE: Final = 100_000
+_MINIFIED_SPACES: Final = 0.05
 
 _FRONT_LINE: Final = re.compile(r"[\w-]+[ \t]*:|[ \t#-]|$")
 _FRONT_TITLE: Final = re.compile(r"title[ \t]*:", re.IGNORECASE)
@@ -20,6 +26,12 @@ _CODE: Final = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _HASHES: Final = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
 _UNDERLINE: Final = re.compile(r" {0,3}(=+|-+)$")
 _NO_SETEXT: Final = re.compile(r"$| {4}|\t| {0,3}(?:[>#|]|[*+-] |\d+[.)] |[-=*_ ]+$)|.*\|.*\|")
+
+# The hexadecimal digits of a picture. Only from the start of a run, so that short runs are looked at once.
+_RTF_PICTURE: Final = re.compile(rb"(?<![0-9a-fA-F\r\n])[0-9a-fA-F\r\n]{1024,}")
+_RTF_TITLE: Final = re.compile(r"\{\\title\s([^{}]{1,500})\}")
+_RTF_CODE_PAGE: Final = re.compile(r"\\ansicpg\d{1,5}")
+_RTF_ITEM: Final = re.compile(r"[·•▪\uf0b7o–-]\t+")
 
 
 def decode(data: bytes) -> str:
@@ -62,13 +74,28 @@ def read_text(data: bytes) -> Content:
     return Content([Block(_tidy(decode(data)))])
 
 
+def read_code(data: bytes) -> Content:
+    """Read program code or data as it is written, in one block."""
+    text = clean(decode(data))
+    lines = [line.rstrip() for line in text.split("\n")]
+    if any(len(line) > _MINIFIED_LINE and line.count(" ") < _MINIFIED_SPACES * len(line) for line in lines):
+        raise Unreadable("minified code")
+    return Content([Block("\n".join(lines).strip("\n"), kind="code")])
+
+
 def read_markdown(data: bytes) -> Content:
     """Read Markdown: a block for each heading (``#`` or underlined) with the text below it.
 
     The text stays as written, with its markers, except for those of bold and of code in a line: an answer quotes
     the words, as other formats give them. YAML front matter is left out, except for its title.
     """
-    title, text = _split_front_matter(clean(decode(data)).lstrip("\n"))
+    title, blocks = markdown_blocks(clean(decode(data)))
+    return Content(blocks, title)
+
+
+def markdown_blocks(text: str) -> tuple[str, list[Block]]:
+    """Cut a clean text in Markdown at its headings, and return also the title in its front matter, or ""."""
+    title, text = _split_front_matter(text.lstrip("\n"))
     lines = _without_emphasis(_tidy(text).split("\n"))
     headings = _markdown_headings(lines)
     blocks = []
@@ -78,7 +105,7 @@ def read_markdown(data: bytes) -> Content:
         piece = "\n".join(lines[start:end]) + "\n" * (end < len(lines))
         body = bool("".join(lines[start + height : end]).strip())
         blocks.append(Block(piece, level=level, heading=heading, separator="", body=body))
-    return Content(blocks, title)
+    return title, blocks
 
 
 def _split_front_matter(text: str) -> tuple[str, str]:
@@ -150,3 +177,39 @@ def _plain(title: str) -> str:
     # The link pattern takes quadratic time on many open brackets; a longer line is not a real heading.
     title = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", title[:MAXIMUM_HEADING])
     return squeeze(re.sub(r"\*+|`+|(?<!\w)_+|_+(?!\w)", "", title))
+
+
+def read_rtf(data: bytes) -> Content:
+    """Read the paragraphs, list items and table rows of an RTF file, and the title in its properties."""
+    data = _RTF_PICTURE.sub(b"", data)
+    try:
+        source = data.decode("utf-8")
+    except UnicodeDecodeError:
+        source = data.decode("cp1252", "replace")
+    blocks: list[Block] = []
+    for line in _rtf_text(source).split("\n"):
+        row = line.rstrip().endswith("|")
+        cells = [squeeze(cell) for cell in line.rstrip().removesuffix("|").split("|")] if row else []
+        item = _RTF_ITEM.match(line)
+        text = CELL_SEPARATOR.join(cells) if row else squeeze(line[item.end() :] if item else line)
+        if any(map(str.isalnum, text)):
+            kind = "row" if row else "- " if item else ""
+            together = kind and blocks and blocks[-1].kind == kind
+            blocks.append(Block("- " * bool(item) + text, kind=kind, separator="\n" if together else "\n\n"))
+    title = _RTF_TITLE.search(source)
+    page = _RTF_CODE_PAGE.search(source)
+    # A group of its own, in the code page of the file.
+    named = _rtf_text(f"{{\\rtf1{page[0] if page else ''} {title[1]}}}") if title else ""
+    return Content([replace(block, kind="") for block in blocks], named)
+
+
+def _rtf_text(source: str) -> str:
+    """The text of an RTF file, each paragraph and each table row ("cell|cell|") on a line."""
+    from striprtf.striprtf import rtf_to_text
+
+    # Its patterns for fonts and links take quadratic time on strange files: other names hide both from them. A
+    # font's own character set matters to alphabets other than ours, and those programs write as Unicode.
+    source = re.sub(r"\\fldinst", r"\\fldtype", source.replace("\\fonttbl", "\\colortbl"), flags=re.IGNORECASE)
+    text = rtf_to_text(source, errors="replace")  # type: ignore[no-untyped-call]
+    # Characters outside the first plane are written in two halves.
+    return clean(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
