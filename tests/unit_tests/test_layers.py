@@ -48,7 +48,7 @@ HEAVY |= {
     "scipy",
     "sklearn",
 }
-HEAVY |= {"ir_measures", "jsonschema", "llguidance"}
+HEAVY |= {"ir_measures", "jsonschema", "llguidance", "pathspec", "watchfiles"}
 
 MODEL_LIBRARIES = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "safetensors"}
 
@@ -191,9 +191,9 @@ def test_the_graph_of_rooms_stays_small() -> None:
     assert len(FACE) <= 7
 
 
-def test_the_package_has_at_most_112_files() -> None:
+def test_the_package_has_at_most_120_files() -> None:
     # 100 before the readers of a dozen formats.
-    assert len(FILES) <= 112
+    assert len(FILES) <= 120
 
 
 # ------------------------------------------------------------------------------------------------------- packages
