@@ -70,6 +70,12 @@ def ingest(
     since: Annotated[
         datetime | None, typer.Option(metavar="DATE", help="Read only files of folders changed since: 2026-01-31.")
     ] = None,
+    ocr: Annotated[
+        bool, typer.Option("--ocr", help="Read the text of scanned pages and of pictures, with Tesseract.")
+    ] = False,
+    password: Annotated[
+        str | None, typer.Option(envvar="LINCE_PASSWORD", help="What opens PDFs protected with a password.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the text from standard input.")] = "stdin",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List the files that are not read.")] = False,
     follow_links: Annotated[
@@ -94,6 +100,8 @@ def ingest(
         "exclude": exclude or (),
         "since": since,
         "follow_links": follow_links,
+        "ocr": ocr,
+        "password": password,
     }
     if rebuild:
         _rebuild(index, embeddings, language)

@@ -13,14 +13,22 @@ from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
 from lince_rag.documents.readers.archives import read_archive
-from lince_rag.documents.readers.blocks import Content, Unreadable, assemble, is_title
+from lince_rag.documents.readers.blocks import (
+    MAXIMUM_PAGES,
+    Content,
+    ReadingOptions,
+    Unreadable,
+    assemble,
+    is_title,
+)
 from lince_rag.documents.readers.epub import read_epub
 from lince_rag.documents.readers.html import read_html
 from lince_rag.documents.readers.json_files import read_json, read_json_lines, read_notebook
 from lince_rag.documents.readers.mail import MAXIMUM_MESSAGE_BYTES, read_eml, read_mbox
 from lince_rag.documents.readers.members import MAXIMUM_DEPTH, Members
+from lince_rag.documents.readers.ocr import read_image
 from lince_rag.documents.readers.opendocument import read_odp, read_odt
-from lince_rag.documents.readers.pdf import MAXIMUM_PAGES, read_pdf
+from lince_rag.documents.readers.pdf import read_pdf
 from lince_rag.documents.readers.slides import read_pptx
 from lince_rag.documents.readers.tables import read_csv, read_ods, read_xls, read_xlsx
 from lince_rag.documents.readers.text import read_code, read_markdown, read_rtf, read_text
@@ -117,6 +125,10 @@ FORMATS: Final = {
     ".ods": _package("OpenDocument", f"{_OPENDOCUMENT}.spreadsheet", read_ods),
 }
 
+# Read if text in pictures is asked for.
+_IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
+IMAGE_FORMATS: Final = dict.fromkeys(_IMAGE_SUFFIXES, Format("image", "image/*", read_image, MAXIMUM_BINARY_BYTES))
+
 # The kind of file that the first bytes show, whatever the file's name.
 _MAGIC: Final = (
     (b"%PDF-", "PDF"),
@@ -170,12 +182,22 @@ class FileLoader(BaseLoader):
         path: The file.
         source: The document's name; by default the path.
         maximum_pages: Pages of the longest PDF that is read.
+        password: What opens a PDF that is protected with a password.
+        ocr: Whether text in pictures is read, as scanned pages are; it needs the extra ``ocr`` and Tesseract.
     """
 
-    def __init__(self, path: StrPath, *, source: str | None = None, maximum_pages: int = MAXIMUM_PAGES) -> None:
+    def __init__(
+        self,
+        path: StrPath,
+        *,
+        source: str | None = None,
+        maximum_pages: int = MAXIMUM_PAGES,
+        password: str | None = None,
+        ocr: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.source = printable(path) if source is None else source
-        self.maximum_pages = maximum_pages
+        self.options = ReadingOptions(maximum_pages, password, ocr)
 
     def lazy_load(self) -> Iterator[Document]:
         """Yield the document, or raise ``DocumentError`` with the reason why the file cannot be read."""
@@ -196,10 +218,11 @@ class FileLoader(BaseLoader):
     def _load(self) -> Document:
         size = _check_regular(self.path)
         suffix = self.path.suffix.lower()
-        if suffix not in FORMATS:
-            kinds = ", ".join(sorted(FORMATS))
-            raise Unreadable(f"files named {suffix or 'without a suffix'} are not supported, only {kinds}")
-        form = FORMATS[suffix]
+        formats = FORMATS | IMAGE_FORMATS if self.options.ocr else FORMATS
+        if suffix not in formats:
+            hint = " without --ocr" if suffix in IMAGE_FORMATS else f", only {', '.join(sorted(formats))}"
+            raise Unreadable(f"files named {suffix or 'without a suffix'} are not supported{hint}")
+        form = formats[suffix]
         limit = form.maximum_bytes
         data = b""
         if size <= limit:
@@ -207,7 +230,7 @@ class FileLoader(BaseLoader):
                 data = file.read(limit + 1)
         if max(size, len(data)) > limit:
             raise Unreadable(f"too large: {size / 2**20:.0f} MiB, the limit is {limit // 2**20} MiB")
-        content = _read(self.path.name, data, Members(self.path.name, _read, FORMATS, self.maximum_pages))
+        content = _read(self.path.name, data, Members(self.path.name, _read, formats, self.options))
         text, structure, first_heading = assemble(content.blocks)
         if not any(character.isalnum() for character in text):
             raise Unreadable("no text in it (scanned images?)" if form.name == "PDF" else "no text in it")
@@ -228,7 +251,7 @@ class FileLoader(BaseLoader):
 def _read(name: str, data: bytes, members: Members) -> Content:
     """Read the bytes of a file, or of one inside another file, whose name has a supported suffix."""
     suffix = PurePath(name).suffix.lower()
-    form = FORMATS[suffix]
+    form = (FORMATS | IMAGE_FORMATS)[suffix]
     if len(data) > form.maximum_bytes:
         raise Unreadable(f"too large: the limit is {form.maximum_bytes // 2**20} MiB")
     if not data.strip():
@@ -238,7 +261,7 @@ def _read(name: str, data: bytes, members: Members) -> Content:
         if members.depth >= MAXIMUM_DEPTH:
             raise Unreadable("in too many other files")
         return form.read(data, members)
-    return read_pdf(data, members.maximum_pages) if form.name == "PDF" else form.read(data)
+    return read_pdf(data, members.options) if form.name == "PDF" else form.read(data)
 
 
 def _check_regular(path: StrPath) -> int:
@@ -258,6 +281,9 @@ def _check_kind(data: bytes, suffix: str, form: Format) -> None:
     if form.container in {_ZIP, _OLD_OFFICE} and kind == _OLD_OFFICE and _ENCRYPTED in data:
         raise Unreadable("protected with a password")
     # PDFium, like other readers, accepts up to a kilobyte of something else before a PDF.
+    if form.name == "image":
+        # Its reader knows more kinds than these.
+        return
     if form.container == "PDF":
         fits = b"%PDF-" in data[:1024]
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from lince_rag.documents.files import FORMATS, StrPath, is_of_the_system, printable
+from lince_rag.documents.files import FORMATS, IMAGE_FORMATS, StrPath, is_of_the_system, printable
 from lince_rag.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class FileSelection:
         follow_links: Whether links to folders, and to files outside the folder, are read. Each folder is then read
             once, so a cycle of links is harmless.
         readable: Patterns of files that are read although their kind has no reader here.
+        ocr: Whether pictures are read.
     """
 
     include: Sequence[str] = ()
@@ -57,6 +58,7 @@ class FileSelection:
     since: float | None = None
     follow_links: bool = False
     readable: Sequence[str] = ()
+    ocr: bool = False
 
     @cached_property
     def included(self) -> "GitIgnoreSpec | None":
@@ -179,13 +181,18 @@ class _Walk:
                 self._found.skip("hidden", path)
         elif reason := self._left_out(path) or self._not_included(path):
             self._found.skip(reason, path)
-        elif Path(name).suffix.lower() not in FORMATS and not self._selection.also_readable.match_file(name):
+        elif not self._has_reader(name):
             self._found.skip("unsupported", path)
         elif leads_out and not self._selection.follow_links:
             self._found.skip("link", path)
         else:
             return True
         return False
+
+    def _has_reader(self, name: str) -> bool:
+        suffix = Path(name).suffix.lower()
+        known = suffix in FORMATS or (self._selection.ocr and suffix in IMAGE_FORMATS)
+        return known or self._selection.also_readable.match_file(name)
 
     def _left_out(self, path: str) -> str:
         """Return why a file or a folder (with a separator at its end) is left out, or ""."""

@@ -24,7 +24,7 @@ from typing import IO, Any, Final
 from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.files import FileLoader
 from lince_rag.documents.prepared import PreparedDocument, prepare
-from lince_rag.documents.readers.pdf import MAXIMUM_PAGES
+from lince_rag.documents.readers.blocks import MAXIMUM_PAGES, ReadingOptions
 from lince_rag.errors import ConfigurationError, DocumentError, LinceError
 
 # More workers than this only wait for the one process that writes.
@@ -98,9 +98,17 @@ def _usable_cores() -> int:
 class ReadingPool:
     """Reads files in worker processes; a context manager, whose end stops what is still being read."""
 
-    def __init__(self, settings: ChunkingSettings, limits: ReadingLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        settings: ChunkingSettings,
+        limits: ReadingLimits = DEFAULT_LIMITS,
+        *,
+        password: str | None = None,
+        ocr: bool = False,
+    ) -> None:
         self._settings = settings
         self._limits = limits
+        self._options = ReadingOptions(limits.pages, password, ocr)
         self._busy: set[_Worker] = set()
         self._stopped = False
 
@@ -118,7 +126,12 @@ class ReadingPool:
         Raises:
             DocumentError: The file cannot be read, crashes its reader, or takes more than the limits.
         """
-        request = {"path": str(path), "source": source, "chunking": asdict(self._settings)}
+        request = {
+            "path": str(path),
+            "source": source,
+            "chunking": asdict(self._settings),
+            "options": asdict(self._options),
+        }
         reply: dict[str, Any] = {}
         # Whatever else killed a worker (the system, a person) may not do so again.
         for _ in range(2):
@@ -334,8 +347,8 @@ def _limit_memory(limits: ReadingLimits) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _reply(request: dict[str, Any], limits: ReadingLimits) -> dict[str, Any]:
-    loader = FileLoader(request["path"], source=request["source"], maximum_pages=limits.pages)
+def _reply(request: dict[str, Any]) -> dict[str, Any]:
+    loader = FileLoader(request["path"], source=request["source"], **request["options"])
     try:
         prepared = prepare(loader.load()[0], ChunkingSettings(**request["chunking"]))
     except DocumentError as error:
@@ -359,7 +372,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         watchdog.begun = time.process_time()
         try:
-            reply = _reply(json.loads(line), limits)
+            reply = _reply(json.loads(line))
         except MemoryError:
             os._exit(_OUT_OF_MEMORY)
         replies.write(json.dumps(reply).encode() + b"\n")

@@ -277,6 +277,8 @@ class Index:
         since: datetime | None = None,
         follow_links: bool = False,
         loaders: Loaders | None = None,
+        password: str | None = None,
+        ocr: bool = False,
         vectors: Literal["now", "later"] = "now",
         on_vectors: Callable[[int, int], None] | None = None,
     ) -> IngestReport:
@@ -303,6 +305,8 @@ class Index:
             follow_links: Whether to read what links of a folder lead to outside it.
             loaders: Readers of the application's: by file pattern (``"*.tex"``), what makes a LangChain loader of
                 the path. They run in this process; their errors are those of the file.
+            password: What opens PDFs that are protected with a password.
+            ocr: Whether the text of scanned pages and of pictures is read, with Tesseract (extra ``ocr``).
             vectors: ``"later"`` leaves the vectors to ``add_vectors``.
             on_vectors: Called with (number of vectors done, total number).
 
@@ -311,14 +315,23 @@ class Index:
             the folders were not read.
 
         Raises:
-            ConfigurationError: A document has no ``source`` in its metadata, or a pattern cannot be understood.
+            ConfigurationError: A document has no ``source`` in its metadata, a pattern cannot be understood, or
+                Tesseract is not installed.
             IndexLockedError: Another process is writing.
         """
         started = time.monotonic()
         selection = FileSelection(
-            include, exclude, since.timestamp() if since else None, follow_links, tuple(loaders or ())
+            include, exclude, since.timestamp() if since else None, follow_links, tuple(loaders or ()), ocr
         )
-        report = ingest(self.stores, paths, on_progress, limits=limits, selection=selection, loaders=loaders)
+        report = ingest(
+            self.stores,
+            paths,
+            on_progress,
+            limits=limits,
+            selection=selection,
+            loaders=loaders,
+            password=password,
+        )
         if report.waiting and vectors == "now":
             report.waiting = self.add_vectors(on_vectors)
             report.seconds = time.monotonic() - started

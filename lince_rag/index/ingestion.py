@@ -12,7 +12,7 @@ from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
 from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
-from lince_rag.documents.files import FileLoader, hash_file
+from lince_rag.documents.files import IMAGE_FORMATS, FileLoader, hash_file
 from lince_rag.documents.parts import (
     by_source,
     clean_document,
@@ -23,6 +23,7 @@ from lince_rag.documents.parts import (
     stored_documents,
 )
 from lince_rag.documents.prepared import PreparedDocument
+from lince_rag.documents.readers.ocr import check_ocr
 from lince_rag.documents.selection import EVERY_FILE, FileSelection, find_files, local_path
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits, ReadingPool
 from lince_rag.errors import ConfigurationError, DocumentError
@@ -43,6 +44,10 @@ VECTORS_PER_COMMIT: Final = 64
 _SETTLED_NANOSECONDS: Final = 2 * 10**9
 
 Item = str | Path | Document
+
+# The mark in the stamp of a file whose pictures were read, and the suffixes of those that may have some.
+OCR_MARK: Final = " ocr"
+WITH_PICTURES: Final = frozenset({".pdf", *IMAGE_FORMATS})
 
 # What became of an item: it is unchanged (``None``), cannot be read, or is ready to be written.
 Outcome = PreparedDocument | DocumentError | None
@@ -90,6 +95,7 @@ def ingest(
     limits: ReadingLimits = DEFAULT_LIMITS,
     selection: FileSelection = EVERY_FILE,
     loaders: Loaders | None = None,
+    password: str | None = None,
 ) -> IngestReport:
     """Bring files, folders and documents into the stores and the ledger of an index; see ``Index.ingest``."""
     started = time.monotonic()
@@ -100,9 +106,12 @@ def ingest(
     documents = by_source(item for item in given if isinstance(item, Document))
     if not stores.ledger.had_vectors():
         check_loading(stores.embeddings)
-    with stores.writing(), ReadingPool(settings, limits) as pool:
+    if selection.ocr:
+        check_ocr()
+    pool = ReadingPool(settings, limits, password=password, ocr=selection.ocr)
+    with stores.writing(), pool:
         stores.ledger.expect_algorithm(ALGORITHM_VERSION)
-        reader = _Reader(pool, settings, loaders or {}, stores.ledger.content_hashes(), stores.ledger.stamps())
+        reader = _Reader(pool, settings, loaders or {}, stores.ledger, ocr=selection.ocr)
         found = find_files(roots, selection)
         report.skipped = found.skipped
         # Not str(file): a file name in an old encoding is not valid Unicode.
@@ -284,15 +293,17 @@ class _Reader:
         pool: ReadingPool,
         settings: ChunkingSettings,
         loaders: Loaders,
-        known: Mapping[str, str],
-        stamps: Mapping[str, str],
+        ledger: Ledger,
+        *,
+        ocr: bool,
     ) -> None:
         self._pool = pool
         self._settings = settings
         self._loaders = loaders
+        self._ocr = ocr
         # The content hashes of the committed documents.
-        self.known = known
-        self._stamps = stamps
+        self.known = ledger.content_hashes()
+        self._stamps = ledger.stamps()
         # What the file system said of the files when they were read.
         self.read_stamps: dict[str, str] = {}
 
@@ -310,21 +321,24 @@ class _Reader:
         return prepare_documents(source, documents, content_hash, self._settings)
 
     def _read_file(self, source: str, file: Path) -> Outcome:
-        stamp = _stamp(file)
-        known = self.known.get(source)
-        if known and stamp and stamp == self._stamps.get(source):
+        stamp, before = _stamp(file), self._stamps.get(source, "")
+        had_pictures = before.endswith(OCR_MARK)
+        pictures = self._ocr and file.suffix.lower() in WITH_PICTURES
+        # What was read without its pictures is not known.
+        known = None if pictures and not had_pictures else self.known.get(source)
+        if known and stamp and stamp == before.removesuffix(OCR_MARK):
             return None
         loader = next((make for pattern, make in self._loaders.items() if fnmatch(file.name, pattern)), None)
         # A new file is hashed where it is read.
         content_hash = hash_file(file) if known or loader else ""
-        outcome = None
-        if not content_hash or content_hash != known:
-            outcome = (
-                self._pool.read(file, source)
-                if loader is None
-                else prepare_documents(source, _load(loader, file, source), content_hash, self._settings)
-            )
-        self.read_stamps[source] = stamp
+        if content_hash and content_hash == known:
+            self.read_stamps[source] = stamp + OCR_MARK * had_pictures
+            return None
+        if loader is None:
+            outcome = self._pool.read(file, source)
+        else:
+            outcome = prepare_documents(source, _load(loader, file, source), content_hash, self._settings)
+        self.read_stamps[source] = stamp + OCR_MARK * pictures
         return outcome
 
 

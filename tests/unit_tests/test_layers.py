@@ -48,7 +48,7 @@ HEAVY |= {
     "scipy",
     "sklearn",
 }
-HEAVY |= {"ir_measures", "jsonschema", "llguidance", "pathspec", "watchfiles"}
+HEAVY |= {"ir_measures", "jsonschema", "llguidance", "pathspec", "watchfiles", "pytesseract", "PIL"}
 
 MODEL_LIBRARIES = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "safetensors"}
 

@@ -13,6 +13,9 @@ HEADING_SEPARATOR: Final = " › "
 # The longest heading in metadata, where every chunk repeats it; in the text it is not shortened.
 MAXIMUM_HEADING: Final = 300
 
+# Pages of the longest PDF that is read. A page of a book takes a few milliseconds.
+MAXIMUM_PAGES: Final = 20_000
+
 # Fewer links or entries of a table of contents in a row may stand in a text as references.
 MINIMUM_CONTENTS: Final = 3
 
@@ -52,6 +55,24 @@ class Block:
     # "code", "contents" (a table of contents, navigation), "repeated" (a header or footer of a page, after its
     # first page), or "" for anything else.
     kind: str = ""
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How files are read.
+
+    Args:
+        maximum_pages: Pages of the longest PDF that is read.
+        password: What opens PDFs that are protected with a password.
+        ocr: Whether text in pictures is read: scanned pages of a PDF, and picture files.
+    """
+
+    maximum_pages: int = MAXIMUM_PAGES
+    password: str | None = field(default=None, repr=False)
+    ocr: bool = False
+
+
+DEFAULT_OPTIONS: Final = ReadingOptions()
 
 
 @dataclass(frozen=True)

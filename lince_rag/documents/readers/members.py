@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import IO, Final
 
-from lince_rag.documents.readers.blocks import Block, Content, Unreadable
+from lince_rag.documents.readers.blocks import Block, Content, ReadingOptions, Unreadable
 from lince_rag.text.words import squeeze
 
 # An archive with more is the backup of a whole folder; as one document, it would have too many subjects to find.
@@ -53,7 +53,7 @@ class Members:
         name: The name of the file that holds them.
         reader: Reads a file, given its name, its bytes, and what reads the files inside it in turn.
         suffixes: The suffixes that have a reader.
-        maximum_pages: Pages of the longest PDF that is read.
+        options: How they are read.
         depth: The number of files that this one is in.
         budget: What was read so far.
     """
@@ -61,7 +61,7 @@ class Members:
     name: str
     reader: Callable[[str, bytes, "Members"], Content]
     suffixes: Collection[str]
-    maximum_pages: int
+    options: ReadingOptions
     depth: int = 0
     budget: Budget = field(default_factory=Budget)
 

@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from lince_rag.documents.readers.blocks import Block, Content, Unreadable
+from lince_rag.documents.readers.blocks import DEFAULT_OPTIONS, Block, Content, ReadingOptions, Unreadable
+from lince_rag.documents.readers.ocr import DOTS_PER_INCH, POINTS_PER_INCH, recognize
 from lince_rag.text.words import clean, squeeze
-
-# A page of a book takes a few milliseconds.
-MAXIMUM_PAGES: Final = 20_000
 
 # A longer "paragraph" (a page of ten thousand lines) is cut, because joining a line copies what was joined before.
 _LONGEST_PARAGRAPH: Final = 20_000
@@ -77,7 +75,7 @@ class Paragraph:
         return self.text + "-" * self.hyphen
 
 
-def read_pdf(data: bytes, maximum_pages: int = MAXIMUM_PAGES) -> Content:
+def read_pdf(data: bytes, options: ReadingOptions = DEFAULT_OPTIONS) -> Content:
     """Read the paragraphs of a PDF, each with its page, and the title in its metadata.
 
     PDFium gives the text in the order in which the file holds it; typesetting and office programs write columns
@@ -89,15 +87,18 @@ def read_pdf(data: bytes, maximum_pages: int = MAXIMUM_PAGES) -> Content:
 
     with _PDFIUM_LOCK:
         try:
-            document = pypdfium2.PdfDocument(data)
+            document = pypdfium2.PdfDocument(data, password=options.password)
         except pypdfium2.PdfiumError as error:
             password = getattr(error, "err_code", None) == pypdfium2.raw.FPDF_ERR_PASSWORD
-            raise Unreadable("protected with a password" if password else "damaged or truncated PDF") from None
+            wrong = "protected with another password" if options.password else "protected with a password"
+            raise Unreadable(wrong if password else "damaged or truncated PDF") from None
         try:
-            if len(document) > maximum_pages:
-                raise Unreadable(f"{len(document)} pages, the limit is {maximum_pages}")
+            if len(document) > options.maximum_pages:
+                raise Unreadable(f"{len(document)} pages, the limit is {options.maximum_pages}")
             title = squeeze(document.get_metadata_dict().get("Title", ""))
             read = [_read_page(document, number) for number in range(len(document))]
+            scanned = [number for number, (page, pictures) in enumerate(read) if pictures and not page]
+            recognized = {number: _recognize_page(document, number) for number in scanned if options.ocr}
         except pypdfium2.PdfiumError as error:
             raise Unreadable(f"damaged PDF ({error})") from None
         finally:
@@ -107,7 +108,9 @@ def read_pdf(data: bytes, maximum_pages: int = MAXIMUM_PAGES) -> Content:
     pages = [
         _join_lines([line for line in page if line not in out]) for page, out in zip(lines, repeated, strict=True)
     ]
-    without_text = [number for number, (page, pictures) in enumerate(read, start=1) if pictures and not page]
+    for number, paragraphs in recognized.items():
+        pages[number] = paragraphs
+    without_text = [number + 1 for number in scanned if not recognized.get(number)]
     return Content([*_blocks(pages), *_repeated_blocks(lines, repeated)], title, without_text)
 
 
@@ -122,6 +125,16 @@ def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
     for number, paragraphs in enumerate(pages, start=1):
         for paragraph in paragraphs:
             yield Block(_restore_characters(paragraph.finished()), page=number, separator=paragraph.separator)
+
+
+def _recognize_page(document: Any, number: int) -> list[Paragraph]:
+    """The paragraphs in the picture of a page."""
+    page = document[number]
+    try:
+        image = page.render(scale=DOTS_PER_INCH / POINTS_PER_INCH).to_pil()
+    finally:
+        page.close()
+    return [Paragraph(text) for text in recognize(image)]
 
 
 def _read_page(document: Any, number: int) -> tuple[list[Line], bool]:
