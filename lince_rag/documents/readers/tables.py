@@ -5,7 +5,7 @@ import datetime
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from lince_rag.documents.readers.blocks import Block, Content, Unreadable
@@ -27,10 +27,11 @@ _DELIMITERS: Final = "\t;|,"
 _DECLARED: Final = re.compile(r"sep=(.)\n", re.IGNORECASE)
 _SAMPLE_CHARACTERS: Final = 2**16
 
-_EXCEL_CELL: Final = re.compile(rb"<(?:\w+:)?c(\s[^>]*)?(?<!/)>")
-_EXCEL_ROW: Final = re.compile(rb"<(?:\w+:)?row\s[^>]*?\br=[\"'](\d{1,9})")
+# Not over a "<", so that their time does not grow with the square of a damaged file.
+_EXCEL_CELL: Final = re.compile(rb"<(?:\w+:)?c(\s[^<>]*)?(?<!/)>")
+_EXCEL_ROW: Final = re.compile(rb"<(?:\w+:)?row\s[^<>]*?\br=[\"'](\d{1,9})")
 _EXCEL_REFERENCE: Final = re.compile(rb"\br=[\"']([A-Za-z]{1,3})(\d{1,9})[\"']")
-_OPEN_TABLE: Final = re.compile(rb"<table:(table-row|(?:covered-)?table-cell|table)(?=[\s/>])([^>]*)>")
+_OPEN_TABLE: Final = re.compile(rb"<table:(table-row|(?:covered-)?table-cell|table)(?=[\s/>])([^<>]*)>")
 _REPEATED: Final = re.compile(rb"number-(?:rows|columns)-repeated=[\"'](\d{1,9})")
 
 
@@ -41,11 +42,14 @@ def read_csv(data: bytes) -> Content:
         text = text[declared.end() :]
     delimiter = declared[1] if declared else _find_delimiter(text)
     try:
-        rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+        return Content(_csv_blocks(csv.reader(io.StringIO(text), delimiter=delimiter)))
     except csv.Error:
         # A quotation mark without its pair takes the rest of the file into one value.
-        rows = [line.split(delimiter) for line in text.split("\n")]
-    return Content(list(table_blocks([" ".join(cell.split()) for cell in row] for row in rows)))
+        return Content(_csv_blocks(line.split(delimiter) for line in text.split("\n")))
+
+
+def _csv_blocks(rows: Iterable[list[str]]) -> list[Block]:
+    return list(table_blocks([" ".join(cell.split()) for cell in row] for row in rows))
 
 
 def _find_delimiter(text: str) -> str:
