@@ -211,6 +211,12 @@ def test_reasons_for_tables(tmp_path: Path, name: str, content: bytes, expected:
 
 
 def test_damaged_workbooks(tmp_path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(xlsx_bytes({"Hoja1": TABLE}))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["xl/sharedStrings.xml"] = parts["xl/sharedStrings.xml"].replace(
+        b'uniqueCount="', b'uniqueCount="99999999'
+    )
+    assert "more than it holds" in reason(tmp_path, "a.xlsx", zip_bytes(parts))
     assert "damaged" in reason(tmp_path, "a.xls", OLD + bytes(600))
     assert "damaged" in reason(tmp_path, "a.xlsx", zip_bytes({"xl/workbook.xml": b"<a/>"}))
 

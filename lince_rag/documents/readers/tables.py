@@ -29,10 +29,12 @@ _SAMPLE_CHARACTERS: Final = 2**16
 
 # Not over a "<", so that their time does not grow with the square of a damaged file.
 _EXCEL_CELL: Final = re.compile(rb"<(?:\w+:)?c(\s[^<>]*)?(?<!/)>")
-_EXCEL_ROW: Final = re.compile(rb"<(?:\w+:)?row\s[^<>]*?\br=[\"'](\d{1,9})")
-_EXCEL_REFERENCE: Final = re.compile(rb"\br=[\"']([A-Za-z]{1,3})(\d{1,9})[\"']")
+_EXCEL_ROW: Final = re.compile(rb"<(?:\w+:)?row\s[^<>]*?\br=[\"'](\d+)")
+_EXCEL_REFERENCE: Final = re.compile(rb"\br=[\"']([A-Za-z]{1,9})(\d+)[\"']")
+_COUNT: Final = re.compile(rb"[cC]ount=[\"'](\d+)")
+_COUNTED: Final = {"xl/sharedStrings.xml", "xl/styles.xml"}
 _OPEN_TABLE: Final = re.compile(rb"<table:(table-row|(?:covered-)?table-cell|table)(?=[\s/>])([^<>]*)>")
-_REPEATED: Final = re.compile(rb"number-(?:rows|columns)-repeated=[\"'](\d{1,9})")
+_REPEATED: Final = re.compile(rb"number-(?:rows|columns)-repeated=[\"'](\d+)")
 
 
 def read_csv(data: bytes) -> Content:
@@ -73,8 +75,14 @@ def read_xlsx(data: bytes) -> Content:
     """Read the visible sheets of an Excel workbook (xlsx, xlsm): each is a page, with its name as the heading."""
     archive = check_package(data, "Excel", "xl/")
     for name in archive.namelist():
-        if name.startswith("xl/worksheets/") and name.endswith(".xml"):
-            _check_area(*_excel_area(archive.read(name)))
+        sheet = name.startswith("xl/worksheets/") and name.endswith(".xml")
+        if sheet or name in _COUNTED:
+            xml = archive.read(name)
+            # calamine reserves memory for as many elements as are declared.
+            if any(int(count[:20]) > len(xml) for count in _COUNT.findall(xml)):
+                raise Unreadable("damaged Excel file: it declares more than it holds")
+            if sheet:
+                _check_area(*_excel_area(xml))
     return Content(_read_sheets(data), package_title(archive, "docProps/core.xml"))
 
 
