@@ -211,6 +211,8 @@ def test_reasons_for_tables(tmp_path: Path, name: str, content: bytes, expected:
 
 
 def test_damaged_workbooks(tmp_path: Path) -> None:
+    unclosed = zip_bytes({"content.xml": b"<table:table><table:table-row></table:table-row>"})
+    assert reason(tmp_path, "a.ods", unclosed).startswith("damaged workbook: no element found")
     with zipfile.ZipFile(io.BytesIO(xlsx_bytes({"Hoja1": TABLE}))) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     parts["xl/sharedStrings.xml"] = parts["xl/sharedStrings.xml"].replace(

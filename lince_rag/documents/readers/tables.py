@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
+from xml.parsers import expat
 
 from lince_rag.documents.readers.blocks import Block, Content, Unreadable
 from lince_rag.documents.readers.packages import check_package, open_opendocument, package_title
@@ -78,6 +79,7 @@ def read_xlsx(data: bytes) -> Content:
         sheet = name.startswith("xl/worksheets/") and name.endswith(".xml")
         if sheet or name in _COUNTED:
             xml = archive.read(name)
+            _check_syntax(xml)
             # calamine reserves memory for as many elements as are declared.
             if any(int(count[:20]) > len(xml) for count in _COUNT.findall(xml)):
                 raise Unreadable("damaged Excel file: it declares more than it holds")
@@ -89,7 +91,9 @@ def read_xlsx(data: bytes) -> Content:
 def read_ods(data: bytes) -> Content:
     """Read the visible sheets of an OpenDocument spreadsheet as those of an Excel workbook."""
     archive = open_opendocument(data)
-    for area in _opendocument_areas(archive.read("content.xml")):
+    xml = archive.read("content.xml")
+    _check_syntax(xml)
+    for area in _opendocument_areas(xml):
         _check_area(*area)
     return Content(_read_sheets(data), package_title(archive, "meta.xml"))
 
@@ -148,6 +152,14 @@ def _cell_text(value: Any) -> str:
         minutes = round(value.total_seconds() / 60)
         return f"{'-' * (minutes < 0)}{abs(minutes) // 60}:{abs(minutes) % 60:02}"
     return str(value)
+
+
+def _check_syntax(xml: bytes) -> None:
+    """Refuse XML that is not well formed, in which calamine may search without end for the end of a table."""
+    try:
+        expat.ParserCreate().Parse(xml, True)
+    except expat.ExpatError as error:
+        raise Unreadable(f"damaged workbook: {error}") from None
 
 
 def _check_area(rows: int, columns: int) -> None:
