@@ -158,6 +158,11 @@ def test_a_sheet_with_a_cell_in_the_far_corner_is_refused(tmp_path: Path) -> Non
     assert reason(tmp_path, "a.xlsx", path.read_bytes()) == expected
     unnamed = b'<row r="9"><c t="s"><v>0</v></c><c/><c><v>1</v></c></row>'
     assert tables._excel_area(unnamed) == (9, 2)
+    start = time.perf_counter()
+    assert tables._excel_area(b'<c r="A1" ' * 200_000) == (0, 0)
+    assert list(tables._opendocument_areas(b"<table:table-cell " * 200_000)) == [(0, 0)]
+    # Quadratic time takes minutes at these sizes.
+    assert time.perf_counter() - start < 10
     assert tables._excel_area(b'<x:c r="AB12" s="1"><x:v>1</x:v></x:c><x:c r="AC99" />') == (12, 28)
 
 
@@ -206,6 +211,14 @@ def test_reasons_for_tables(tmp_path: Path, name: str, content: bytes, expected:
 
 
 def test_damaged_workbooks(tmp_path: Path) -> None:
+    unclosed = zip_bytes({"content.xml": b"<table:table><table:table-row></table:table-row>"})
+    assert reason(tmp_path, "a.ods", unclosed).startswith("damaged workbook: no element found")
+    with zipfile.ZipFile(io.BytesIO(xlsx_bytes({"Hoja1": TABLE}))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["xl/sharedStrings.xml"] = parts["xl/sharedStrings.xml"].replace(
+        b'uniqueCount="', b'uniqueCount="99999999'
+    )
+    assert "more than it holds" in reason(tmp_path, "a.xlsx", zip_bytes(parts))
     assert "damaged" in reason(tmp_path, "a.xls", OLD + bytes(600))
     assert "damaged" in reason(tmp_path, "a.xlsx", zip_bytes({"xl/workbook.xml": b"<a/>"}))
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from lince_rag.documents.readers.blocks import HEADING_SEPARATOR, Block, Content, Unreadable
@@ -24,6 +25,9 @@ _OUTPUT_CHARACTERS: Final = 2_000
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 _Path = tuple[str, ...]
+
+# The objects of a list have the same keys.
+_name = lru_cache(maxsize=4096)(squeeze)
 
 
 def read_json(data: bytes) -> Content:
@@ -77,10 +81,10 @@ def _document_blocks(value: Any) -> Iterator[tuple[str, Block]]:
         return
     for key, inner in value.items():
         if not isinstance(inner, dict | list):
-            yield from _value_blocks(inner, (squeeze(key),))
+            yield from _value_blocks(inner, (_name(key),))
     for key, inner in value.items():
         if isinstance(inner, dict | list) and (found := list(_value_blocks(inner, ()))):
-            if name := squeeze(key):
+            if name := _name(key):
                 yield "heading", Block(name, level=2)
             yield from found
 
@@ -89,7 +93,7 @@ def _value_blocks(value: Any, path: _Path) -> Iterator[tuple[str, Block]]:
     """Yield the kind and the block of each value in a value, with the path to it."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _value_blocks(inner, (*path, squeeze(key)))
+            yield from _value_blocks(inner, (*path, _name(key)))
     elif isinstance(value, list):
         yield from _list_blocks(value, path)
     elif (text := _scalar_text(value)) and _is_long(text):
@@ -131,7 +135,7 @@ def _pairs(value: Any, path: _Path) -> Iterator[tuple[str, str]]:
     """Yield the path and the text of each value that is neither an object nor a list."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _pairs(inner, (*path, squeeze(key)))
+            yield from _pairs(inner, (*path, _name(key)))
     elif isinstance(value, list) and not (joined := _joined(value)):
         for number, inner in enumerate(value, start=1):
             yield from _pairs(inner, (*path, str(number)))
@@ -152,7 +156,10 @@ def _scalar_text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return "\n".join(line.rstrip() for line in clean(str(value)).strip().split("\n"))
+    text = str(value)
+    if text.isascii() and text.isprintable():
+        return text.strip()
+    return "\n".join(line.rstrip() for line in clean(text).strip().split("\n"))
 
 
 def _is_long(text: str) -> bool:

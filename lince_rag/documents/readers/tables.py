@@ -5,8 +5,9 @@ import datetime
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
+from xml.parsers import expat
 
 from lince_rag.documents.readers.blocks import Block, Content, Unreadable
 from lince_rag.documents.readers.packages import check_package, open_opendocument, package_title
@@ -27,11 +28,14 @@ _DELIMITERS: Final = "\t;|,"
 _DECLARED: Final = re.compile(r"sep=(.)\n", re.IGNORECASE)
 _SAMPLE_CHARACTERS: Final = 2**16
 
-_EXCEL_CELL: Final = re.compile(rb"<(?:\w+:)?c(\s[^>]*)?(?<!/)>")
-_EXCEL_ROW: Final = re.compile(rb"<(?:\w+:)?row\s[^>]*?\br=[\"'](\d{1,9})")
-_EXCEL_REFERENCE: Final = re.compile(rb"\br=[\"']([A-Za-z]{1,3})(\d{1,9})[\"']")
-_OPEN_TABLE: Final = re.compile(rb"<table:(table-row|(?:covered-)?table-cell|table)(?=[\s/>])([^>]*)>")
-_REPEATED: Final = re.compile(rb"number-(?:rows|columns)-repeated=[\"'](\d{1,9})")
+# Not over a "<", so that their time does not grow with the square of a damaged file.
+_EXCEL_CELL: Final = re.compile(rb"<(?:\w+:)?c(\s[^<>]*)?(?<!/)>")
+_EXCEL_ROW: Final = re.compile(rb"<(?:\w+:)?row\s[^<>]*?\br=[\"'](\d+)")
+_EXCEL_REFERENCE: Final = re.compile(rb"\br=[\"']([A-Za-z]{1,9})(\d+)[\"']")
+_COUNT: Final = re.compile(rb"[cC]ount=[\"'](\d+)")
+_COUNTED: Final = {"xl/sharedStrings.xml", "xl/styles.xml"}
+_OPEN_TABLE: Final = re.compile(rb"<table:(table-row|(?:covered-)?table-cell|table)(?=[\s/>])([^<>]*)>")
+_REPEATED: Final = re.compile(rb"number-(?:rows|columns)-repeated=[\"'](\d+)")
 
 
 def read_csv(data: bytes) -> Content:
@@ -41,11 +45,14 @@ def read_csv(data: bytes) -> Content:
         text = text[declared.end() :]
     delimiter = declared[1] if declared else _find_delimiter(text)
     try:
-        rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+        return Content(_csv_blocks(csv.reader(io.StringIO(text), delimiter=delimiter)))
     except csv.Error:
         # A quotation mark without its pair takes the rest of the file into one value.
-        rows = [line.split(delimiter) for line in text.split("\n")]
-    return Content(list(table_blocks([" ".join(cell.split()) for cell in row] for row in rows)))
+        return Content(_csv_blocks(line.split(delimiter) for line in text.split("\n")))
+
+
+def _csv_blocks(rows: Iterable[list[str]]) -> list[Block]:
+    return list(table_blocks([" ".join(cell.split()) for cell in row] for row in rows))
 
 
 def _find_delimiter(text: str) -> str:
@@ -69,15 +76,24 @@ def read_xlsx(data: bytes) -> Content:
     """Read the visible sheets of an Excel workbook (xlsx, xlsm): each is a page, with its name as the heading."""
     archive = check_package(data, "Excel", "xl/")
     for name in archive.namelist():
-        if name.startswith("xl/worksheets/") and name.endswith(".xml"):
-            _check_area(*_excel_area(archive.read(name)))
+        sheet = name.startswith("xl/worksheets/") and name.endswith(".xml")
+        if sheet or name in _COUNTED:
+            xml = archive.read(name)
+            _check_syntax(xml)
+            # calamine reserves memory for as many elements as are declared.
+            if any(int(count[:20]) > len(xml) for count in _COUNT.findall(xml)):
+                raise Unreadable("damaged Excel file: it declares more than it holds")
+            if sheet:
+                _check_area(*_excel_area(xml))
     return Content(_read_sheets(data), package_title(archive, "docProps/core.xml"))
 
 
 def read_ods(data: bytes) -> Content:
     """Read the visible sheets of an OpenDocument spreadsheet as those of an Excel workbook."""
     archive = open_opendocument(data)
-    for area in _opendocument_areas(archive.read("content.xml")):
+    xml = archive.read("content.xml")
+    _check_syntax(xml)
+    for area in _opendocument_areas(xml):
         _check_area(*area)
     return Content(_read_sheets(data), package_title(archive, "meta.xml"))
 
@@ -136,6 +152,14 @@ def _cell_text(value: Any) -> str:
         minutes = round(value.total_seconds() / 60)
         return f"{'-' * (minutes < 0)}{abs(minutes) // 60}:{abs(minutes) % 60:02}"
     return str(value)
+
+
+def _check_syntax(xml: bytes) -> None:
+    """Refuse XML that is not well formed, in which calamine may search without end for the end of a table."""
+    try:
+        expat.ParserCreate().Parse(xml, True)
+    except expat.ExpatError as error:
+        raise Unreadable(f"damaged workbook: {error}") from None
 
 
 def _check_area(rows: int, columns: int) -> None:
