@@ -151,20 +151,21 @@ def _notes(answer: "Answer") -> Iterator[str]:
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int, str], None]]:
     """Show a progress bar on the terminal; yield a callback that takes (done, total, name of the current item)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[name]}", markup=False),
     )
     console = diagnostics()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=None)
+        task = progress.add_task(description, total=None, name="")
 
         def report(done: int, total: int, name: str) -> None:
-            progress.update(task, completed=done, total=total)
+            progress.update(task, completed=done, total=total, name=short_path(name) if name else "")
 
         yield report
 

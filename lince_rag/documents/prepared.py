@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 from lince_rag.documents.chunking import DEFAULT_SETTINGS, ChunkingSettings, chunk_document
 from lince_rag.text.language import detect_language
 from lince_rag.text.sentences import TermLines
-from lince_rag.text.words import terms
+from lince_rag.text.words import terms_line
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def searchable_text(chunk: Document) -> str:
 
 def index_terms(chunk: Document) -> str:
     """Return the terms of a chunk's searchable text, with spaces between them."""
-    return " ".join(terms(searchable_text(chunk), chunk.metadata["language"]))
+    return terms_line(searchable_text(chunk), chunk.metadata["language"])
 
 
 def term_lines(chunk: Document) -> TermLines:

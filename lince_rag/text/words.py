@@ -154,7 +154,7 @@ def spaced_gram(gram: str) -> str:
 
 def stems_and_spellings(text: str, language: Language) -> tuple[str, str]:
     """Return the stems and the cognate spellings of a text's words, in order, with a space on each side."""
-    found = [_stem_and_spelling(match.group().lower(), language) for match in _WORD.finditer(text)]
+    found = [_stem_and_spelling(word.lower(), language) for word in _WORD.findall(text)]
     return f" {' '.join(stem for stem, _ in found)} ", f" {' '.join(spelling for _, spelling in found)} "
 
 
@@ -174,11 +174,17 @@ def terms(text: str, language: Language | None = None) -> list[str]:
 
     Every word gives its stem, its 4-grams and, if it is long enough, the root of its cognate spelling.
     """
-    found: list[str] = []
-    final = _cognate_rules()[1]
-    for word in words(text, language or detect_language(text)):
-        found.append(word.stem)
-        found.extend(grams(word.folded))
-        if len(spelled := cognate(word.folded)) >= ROOT_LETTERS:
-            found.append(ROOT_PREFIX + final.sub("", spelled))
-    return found
+    return terms_line(text, language or detect_language(text)).split()
+
+
+def terms_line(text: str, language: Language) -> str:
+    """Return the terms of a text with spaces between them."""
+    return " ".join([_terms_of(word.lower(), language) for word in _WORD.findall(text)])
+
+
+@lru_cache(maxsize=65_536)
+def _terms_of(word: str, language: Language) -> str:
+    folded = _fold_word(word)
+    spelled = cognate(folded)
+    root = [ROOT_PREFIX + _cognate_rules()[1].sub("", spelled)] if len(spelled) >= ROOT_LETTERS else []
+    return " ".join([_stem(word, language), *grams(folded), *root])
