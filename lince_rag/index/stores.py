@@ -13,7 +13,7 @@ from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.prepared import PreparedDocument, index_terms, searchable_text, term_lines
 from lince_rag.errors import IndexLockedError
-from lince_rag.index.embeddings import embeddings_name, is_slow
+from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, embeddings_name, is_slow
 from lince_rag.index.filters import Selection, filter_to_sql
 from lince_rag.index.integrity import fingerprints
 from lince_rag.index.ledger import Ledger
@@ -248,20 +248,27 @@ class ChunkStores:
         """
         if not chunks:
             return
-        self.store_vectors(chunks, uncommitted)
-        self.store_terms(chunks, terms)
+        found = [index_terms(chunk) for chunk in chunks] if terms is None else terms
+        self.store_vectors(chunks, uncommitted, found)
+        self.store_terms(chunks, found)
 
-    def store_vectors(self, chunks: Sequence[Document], uncommitted: Set[str] = frozenset()) -> None:
+    def store_vectors(
+        self, chunks: Sequence[Document], uncommitted: Set[str] = frozenset(), terms: Sequence[str] | None = None
+    ) -> None:
         """Write chunks to the vector store; see ``store``."""
         for part in _batches(len(chunks)):
             # Embedding comes before the lock, so that questions wait only while Chroma writes; and before the ids
             # are recorded, so that a new index stays empty if the embedder cannot be loaded.
-            vectors = self.embed(chunks[part])
+            vectors = self.embed(chunks[part], None if terms is None else terms[part])
             self.ledger.set_uncommitted(add=uncommitted & {str(chunk.id) for chunk in chunks[part]})
             self._upsert(chunks[part], vectors)
 
-    def embed(self, chunks: Sequence[Document]) -> list[list[float]]:
-        """Return the vectors of chunks."""
+    def embed(self, chunks: Sequence[Document], terms: Sequence[str] | None = None) -> Sequence[Any]:
+        """Return the vectors of chunks, whose terms may be known already."""
+        if isinstance(self.embeddings, LinceEmbeddings) and self.embeddings.model == EMBEDDED:
+            found = [index_terms(chunk) for chunk in chunks] if terms is None else terms
+            vectors: Sequence[Any] = self.embeddings.embed_terms(found)
+            return vectors
         return self.embeddings.embed_documents([searchable_text(chunk) for chunk in chunks])
 
     def write_vectors(self, chunks: Sequence[Document], vectors: Sequence[Any]) -> int:
