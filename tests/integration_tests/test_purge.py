@@ -1,19 +1,33 @@
 """What is deleted is in no file of the index any more, raw or decompressed; only its owner may read the files."""
 
 import io
+import json
 import os
 import sqlite3
 import stat
 import zlib
 from pathlib import Path
 
+import docx
 import numpy as np
+import pptx
 import pytest
 from langchain_core.documents import Document
 
 from lince_rag import Index
 from lince_rag.documents.prepared import searchable_text
 from lince_rag.errors import ConfigurationError, IndexLockedError
+from tests.unit_tests.file_samples import (
+    epub_parts,
+    message,
+    ods_bytes,
+    opendocument_bytes,
+    pdf_bytes,
+    saved,
+    tar_bytes,
+    xlsx_bytes,
+    zip_bytes,
+)
 
 # No word of any language, so that no part of it is anywhere by chance.
 SECRET = "zxqwvkjhgf"
@@ -96,6 +110,63 @@ def test_nothing_of_a_deleted_document_is_left(tmp_path: Path) -> None:
         assert index.verify().ok
     assert places(tmp_path / "index", [*needles(), *ids]) == set()
     assert not any(raw in data for data in contents(tmp_path / "index").values())
+
+
+TEXT = f"La contraseña del banco es {SECRET}."
+ROWS = [["Cuenta", "Clave"], ["Banco", SECRET]]
+
+
+def in_every_format() -> dict[str, bytes]:
+    """A file of each kind that has the secret in its text."""
+    word, slides = docx.Document(), pptx.Presentation()
+    word.add_paragraph(TEXT)
+    slides.slides.add_slide(slides.slide_layouts[1]).placeholders[1].text_frame.text = TEXT
+    plain = {f"a.{suffix}": TEXT.encode() for suffix in ("txt", "md", "html", "rst", "py", "yaml")}
+    paragraph = f"<text:p>{TEXT}</text:p>"
+    slide = f"<draw:page><draw:frame><draw:text-box>{paragraph}</draw:text-box></draw:frame></draw:page>"
+    book = {name: data.replace(b"acequia", SECRET.encode()) for name, data in epub_parts().items()}
+    return plain | {
+        "a.pdf": pdf_bytes([TEXT]),
+        "a.docx": saved(word),
+        "a.pptx": saved(slides),
+        "a.xlsx": xlsx_bytes({"Claves": ROWS}),
+        "a.ods": ods_bytes({"Claves": ROWS}),
+        "a.odt": opendocument_bytes("text", paragraph),
+        "a.odp": opendocument_bytes("presentation", slide),
+        "a.csv": "\n".join(map(";".join, ROWS)).encode(),
+        "a.json": json.dumps({"clave": SECRET}).encode(),
+        "a.jsonl": json.dumps({"clave": SECRET}).encode(),
+        "a.ipynb": json.dumps({"cells": [{"cell_type": "markdown", "source": [TEXT]}]}).encode(),
+        "a.rtf": f"{{\\rtf1\\ansi La clave es {SECRET}.\\par}}".encode(),
+        "a.epub": zip_bytes(book),
+        "a.eml": message(body=TEXT).as_bytes(),
+        "a.mbox": b"From a@example.org Tue Mar  5 10:30:00 2024\n" + message(body=TEXT).as_bytes(),
+        "a.zip": zip_bytes({"dentro.txt": TEXT.encode()}),
+        "a.tar.gz": tar_bytes({"dentro.txt": TEXT.encode()}, "gz"),
+    }
+
+
+def test_nothing_is_left_of_any_format(tmp_path: Path) -> None:
+    fill(tmp_path / "documents").unlink()
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name, data in in_every_format().items():
+        (secrets / name).write_bytes(data)
+    # LangChain documents, too.
+    part = Document(TEXT, id=f"id-{SECRET}", metadata={"source": f"nota-{SECRET}", "clave": SECRET})
+    with Index.open(tmp_path / "index", embeddings="embedded") as index:
+        assert index.ingest([tmp_path / "documents", secrets]).failed == []
+        index.add_documents([part])
+        kept = [each for each in index.sources() if "documents" in each.source]
+        gone = [each.source for each in index.sources() if each not in kept]
+        assert len(gone) == len(in_every_format()) + 1
+        assert [source for source in gone if SECRET not in index.text(source)] == []
+        for source in gone:
+            index.delete(source, purge=False)
+        index.purge()
+        assert index.sources() == kept
+        assert places(tmp_path / "index", needles()) == set()
+        assert index.stores.lexical.unknown([SECRET]) == {SECRET}
 
 
 def test_without_a_purge_nothing_is_found_and_a_purge_follows(tmp_path: Path) -> None:
