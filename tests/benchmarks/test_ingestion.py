@@ -1,8 +1,8 @@
 """The same folders read into an index by this package and by others: seconds, memory, and reading them again.
 
 Every contender has a process of its own, and the same hashed embedder, whose time is measured apart. What each
-writes differs: ours has terms for BM25, a ledger and vectors on disk; LangChain's Chroma has texts and vectors on disk;
-LlamaIndex persists JSON; Haystack's store is in memory. Memory is without our reading workers.
+writes differs: ours has terms for BM25, a ledger and vectors on disk; LangChain's Chroma has texts and vectors on
+disk; LlamaIndex persists JSON; Haystack's store is in memory. Memory is without our reading workers.
 """
 
 import json
