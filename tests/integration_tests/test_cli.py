@@ -16,22 +16,8 @@ import pytest
 from lince_rag import ChatLince, HybridRetriever, Index
 from lince_rag.cli.options import AnswerOptions
 from tests.checkpoints import KINDS, shared_checkpoint
+from tests.integration_tests.commands import COMMAND, environment, run
 from tests.unit_tests.file_samples import pdf_bytes
-
-COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "es_ES.UTF-8", "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUTF8": "1", **more}
-
-
-def run(*arguments: str, status: int = 0, cwd: Path | None = None, **more: str) -> tuple[str, str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True, text=True, cwd=cwd, env=environment(**more), timeout=120, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
-    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

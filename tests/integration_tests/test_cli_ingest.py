@@ -1,0 +1,108 @@
+"""``lince-rag ingest`` and ``remove``: choosing files, standard input, watching, deleting for good."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration_tests.commands import COMMAND, environment, run
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    documents = tmp_path / "documentos"
+    (documents / "viejo").mkdir(parents=True)
+    (documents / "contrato.txt").write_text("La renta mensual es de 815 euros.")
+    (documents / "ata.md").write_text("O elevador custa 1.100 euros.")
+    (documents / "viejo" / "contrato.txt").write_text("La renta mensual era de 700 euros.")
+    return tmp_path
+
+
+def listed(place: Path) -> list[str]:
+    out, _ = run("status", "--list", "--index", "i", cwd=place)
+    return sorted(word for word in out.split() if word.endswith((".txt", ".md")) or word == "notas")
+
+
+def test_files_are_chosen_by_patterns_and_dates(place: Path) -> None:
+    out, _ = run("ingest", "documentos", "--index", "i", "--exclude", "viejo/", "--include", "*.txt", cwd=place)
+    assert "que dejan fuera las opciones: 2" in out
+    assert listed(place) == ["documentos/contrato.txt"]
+    os.utime(place / "documentos" / "ata.md", (1_000_000, 1_000_000))
+    run("ingest", "documentos", "--index", "i", "--since", "2020-01-01", cwd=place)
+    assert listed(place) == ["documentos/contrato.txt", "documentos/viejo/contrato.txt"]
+    # An ignore file takes out what was read before it was there.
+    (place / "documentos" / ".linceignore").write_text("viejo/\n")
+    out, _ = run("ingest", (place / "documentos").as_uri(), "--index", "i", cwd=place)
+    assert "1 retirados" in out
+    assert "que nombra un .linceignore: 1" in out
+    assert listed(place) == ["documentos/ata.md", "documentos/contrato.txt"]
+
+
+def test_standard_input(place: Path) -> None:
+    run(
+        "ingest",
+        "-",
+        "--name",
+        "notas",
+        "--index",
+        "i",
+        cwd=place,
+        given="El gas se cierra en el armario del pasillo.",
+    )
+    out, _ = run("ask", "¿Dónde se cierra el gas?", "--index", "i", cwd=place)
+    assert "armario del pasillo" in out
+    assert "notas" in out
+    run("ingest", "-", "--name", "vacia", "--index", "i", cwd=place, given=" \n", status=1)
+
+
+def test_a_document_is_removed_for_good(place: Path) -> None:
+    run("ingest", "documentos", "--index", "i", cwd=place)
+    out, _ = run("remove", "ata.md", "--index", "i", cwd=place)
+    assert "Retirado: documentos/ata.md (1 fragmentos)" in out
+    assert "No queda rastro" in out
+    assert not any(b"elevador" in path.read_bytes() for path in (place / "i").rglob("*") if path.is_file())
+    out, _ = run("remove", "viejo/contrato.txt", "--no-purge", "--index", "i", cwd=place)
+    assert "rastro" not in out
+    assert listed(place) == ["documentos/contrato.txt"]
+    _, err = run("remove", "contrato.txt", "otro.txt", "--index", "i", cwd=place, status=2)
+    assert "otro.txt" in err
+    # Nothing was removed, because one name was wrong.
+    assert listed(place) == ["documentos/contrato.txt"]
+
+
+def test_watching_until_ctrl_c(place: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "ingest", "documentos", "--index", "i", "--watch"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place,
+        env=environment(PYTHONUNBUFFERED="1"),
+    )  # fmt: skip
+    assert process.stdout
+    said = []
+
+    def until(text: str) -> None:
+        end = time.monotonic() + 60
+        while not any(text in line for line in said):
+            assert time.monotonic() < end, said
+            said.append(process.stdout.readline())
+
+    until("Se vigila documentos")
+    (place / "documentos" / "nueva.txt").write_text("La fianza es de 1.630 euros.")
+    until("nuevo: documentos/nueva.txt")
+    (place / "documentos" / "ata.md").unlink()
+    until("retirado: documentos/ata.md")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert listed(place) == ["documentos/contrato.txt", "documentos/nueva.txt", "documentos/viejo/contrato.txt"]
+
+
+def test_wrong_use_is_one_readable_line(place: Path) -> None:
+    for arguments in (["--exclude", "!"], ["--since", "ayer"]):
+        _, err = run("ingest", "documentos", "--index", "i", *arguments, cwd=place, status=2)
+        assert err.strip()
+    _, err = run("ingest", "https://example.org/a.pdf", "--index", "i", cwd=place, status=2)
+    assert "not on this machine" in err
