@@ -129,6 +129,7 @@ def _items(paths: list[str], name: str) -> "list[str | Document]":
     """Return the paths, with the text of standard input in the place of "-"."""
     from langchain_core.documents import Document
 
+    from lince_rag.documents.readers.blocks import Unreadable
     from lince_rag.documents.readers.text import read_text
 
     items: list[str | Document] = []
@@ -136,7 +137,10 @@ def _items(paths: list[str], name: str) -> "list[str | Document]":
         if path != STANDARD_INPUT:
             items.append(path)
             continue
-        blocks = read_text(sys.stdin.buffer.read()).blocks
+        try:
+            blocks = read_text(sys.stdin.buffer.read()).blocks
+        except Unreadable as error:
+            raise ConfigurationError(f"The text from standard input cannot be read: {error}.") from None
         items.append(Document("".join(block.text for block in blocks), metadata={"source": name, "title": name}))
     return items
 
@@ -205,6 +209,8 @@ def _watch(index: "Index", folder: Path, paths: list[str], language: "Language",
     from lince_rag.cli.terminal import print_plain, short_path
 
     watched = [path for path in paths if path != STANDARD_INPUT]
+    if not watched:
+        raise ConfigurationError(wording("nothing_to_watch", language))
     print_plain(wording("watching", language, paths=", ".join(watched)))
     for report in index.watch(watched, **options):
         for kind in ("added", "changed", "removed"):

@@ -17,8 +17,9 @@ from lince_rag.text.language import LANGUAGES, detect_language
 # Between parts whose places in the text are not known.
 SEPARATOR: Final = "\n\n"
 
-# The white space that a splitter may have cut off between two parts.
-LARGEST_GAP: Final = 200
+# What may be missing between two parts, or before the first: white space that a splitter has cut off, or pieces
+# that were left out. Line breaks take their place, so that the offsets stay those of the text that was split.
+LARGEST_GAP: Final = 10_000
 
 # What LangChain's splitters note (``add_start_index``): where a piece begins in the document it was cut from.
 START_INDEX: Final = "start_index"
@@ -124,9 +125,8 @@ def merge_documents(known: Sequence[Document], added: Sequence[Document]) -> lis
 
 def clean_document(document: Document) -> Document:
     """Copy a document with text and metadata that SQLite and JSON can store."""
-    metadata = {
-        storable(key): _clean_value(value) for key, value in document.metadata.items() if value is not None
-    }
+    given = document.metadata.items()
+    metadata = {storable(str(key)): _clean_value(value) for key, value in given if value is not None}
     if metadata.get("language") not in LANGUAGES:
         metadata.pop("language", None)
     kept = {
@@ -162,7 +162,7 @@ def _join(documents: Sequence[Document]) -> tuple[str, list[int]]:
     """Return the text of documents together, and the offset of each in it."""
     pieces, starts, length = list[str](), list[int](), 0
     for number, document in enumerate(documents):
-        separator = SEPARATOR if number else ""
+        separator = SEPARATOR if number else _gap_before(document)
         piece, start = separator + document.page_content, length + len(separator)
         before = documents[number - 1]
         if number and (found := _start_in_original(before, starts[-1], document)) is not None:
@@ -175,6 +175,12 @@ def _join(documents: Sequence[Document]) -> tuple[str, list[int]]:
         starts.append(start)
         length += len(piece)
     return "".join(pieces), starts
+
+
+def _gap_before(document: Document) -> str:
+    """Return what stands for the text before the first piece."""
+    first = document.metadata.get(START_INDEX)
+    return "\n" * first if isinstance(first, int) and 0 < first <= LARGEST_GAP else ""
 
 
 def _start_in_original(before: Document, start: int, document: Document) -> int | None:

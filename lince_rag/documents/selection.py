@@ -106,6 +106,8 @@ def local_path(path: str | Path) -> Path:
         ConfigurationError: The address is of another machine, or of the web.
     """
     text = os.fspath(path)
+    if not text:
+        raise ConfigurationError("A path is empty.", hint="Give a file or a folder; . is the current one.")
     # Path("file:///a") has lost the empty host.
     address = urlsplit(text.replace(":/", "://", 1) if isinstance(path, Path) else text)
     if address.scheme == "file" and address.netloc in ("", "localhost"):
@@ -121,7 +123,8 @@ def compile_patterns(patterns: Iterable[str]) -> "GitIgnoreSpec":
     """Compile patterns as in ``.gitignore``; raises ``ConfigurationError``."""
     from pathspec import GitIgnoreSpec
 
-    lines = list(patterns)
+    # One pattern is a text, too.
+    lines = [patterns] if isinstance(patterns, str) else list(patterns)
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError as error:
@@ -181,7 +184,7 @@ class _Walk:
                 self._found.skip("hidden", path)
         elif reason := self._left_out(path) or self._not_included(path):
             self._found.skip(reason, path)
-        elif not self._has_reader(name):
+        elif not self._has_reader(path, name):
             self._found.skip("unsupported", path)
         elif leads_out and not self._selection.follow_links:
             self._found.skip("link", path)
@@ -189,8 +192,11 @@ class _Walk:
             return True
         return False
 
-    def _has_reader(self, name: str) -> bool:
+    def _has_reader(self, path: str, name: str) -> bool:
         suffix = Path(name).suffix.lower()
+        if suffix in FORMATS and FORMATS[suffix].name == "code" and _is_empty(path):
+            # As the __init__.py of every Python project is.
+            return False
         known = suffix in FORMATS or (self._selection.ocr and suffix in IMAGE_FORMATS)
         return known or self._selection.also_readable.match_file(name)
 
@@ -203,7 +209,9 @@ class _Walk:
         folder = os.path.dirname(path.rstrip(os.sep))
         # The nearest file that says something about the path decides.
         for parent in self._parents(folder):
-            if patterns := self._ignored.get(parent):
+            patterns = self._ignored.get(parent)
+            # A file in a folder may be let in again, so a folder is not left out as a whole.
+            if patterns and not (path.endswith(os.sep) and _lets_in(patterns)):
                 relative = os.path.relpath(path, parent) + os.sep * path.endswith(os.sep)
                 if (ignored := patterns.check_file(relative).include) is not None:
                     return "ignored" if ignored else ""
@@ -227,6 +235,10 @@ class _Walk:
             return ""
 
 
+def _lets_in(patterns: "GitIgnoreSpec") -> bool:
+    return any(pattern.include is False for pattern in patterns.patterns)
+
+
 def _read_patterns(path: str) -> "GitIgnoreSpec":
     try:
         lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -234,7 +246,17 @@ def _read_patterns(path: str) -> "GitIgnoreSpec":
         raise ConfigurationError(
             f"{path} cannot be read.", hint="Give yourself permission, or delete it."
         ) from None
-    return compile_patterns(lines)
+    try:
+        return compile_patterns(lines)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path} has a line that is not a pattern: {error}.") from None
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.path.getsize(path) == 0
+    except OSError:
+        return False
 
 
 def _is_inside(path: str, folder: str) -> bool:

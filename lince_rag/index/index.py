@@ -5,7 +5,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
+from datetime import time as time_of_day
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -274,7 +275,7 @@ class Index:
         limits: ReadingLimits = DEFAULT_LIMITS,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
-        since: datetime | None = None,
+        since: date | None = None,
         follow_links: bool = False,
         loaders: Loaders | None = None,
         password: str | None = None,
@@ -320,6 +321,8 @@ class Index:
             IndexLockedError: Another process is writing.
         """
         started = time.monotonic()
+        if since is not None and not isinstance(since, datetime):
+            since = datetime.combine(since, time_of_day.min)
         selection = FileSelection(
             include, exclude, since.timestamp() if since else None, follow_links, tuple(loaders or ()), ocr
         )

@@ -328,7 +328,7 @@ class _Reader:
         known = None if pictures and not had_pictures else self.known.get(source)
         if known and stamp and stamp == before.removesuffix(OCR_MARK):
             return None
-        loader = next((make for pattern, make in self._loaders.items() if fnmatch(file.name, pattern)), None)
+        loader = self._loader(file)
         # A new file is hashed where it is read.
         content_hash = hash_file(file) if known or loader else ""
         if content_hash and content_hash == known:
@@ -340,6 +340,11 @@ class _Reader:
             outcome = prepare_documents(source, _load(loader, file, source), content_hash, self._settings)
         self.read_stamps[source] = stamp + OCR_MARK * pictures
         return outcome
+
+    def _loader(self, file: Path) -> Callable[[str], BaseLoader] | None:
+        """Return what makes the application's loader of a file, if it has one."""
+        name = file.name.lower()
+        return next((make for pattern, make in self._loaders.items() if fnmatch(name, pattern.lower())), None)
 
 
 def _load(make: Callable[[str], BaseLoader], file: Path, source: str) -> list[Document]:

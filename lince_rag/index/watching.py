@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lince_rag.documents.selection import local_path
-from lince_rag.errors import ConfigurationError, IndexLockedError
+from lince_rag.errors import ConfigurationError, DocumentError, IndexLockedError
 from lince_rag.index.ingestion import IngestReport
 
 if TYPE_CHECKING:
@@ -32,15 +32,20 @@ def watch(
     for root in roots:
         if not root.exists():
             raise ConfigurationError(f"There is no {root} to watch.", hint="Give files and folders that exist.")
+    if not roots:
+        raise ConfigurationError("There is nothing to watch.", hint="Give files and folders.")
+    folders = {root for root in roots if root.is_dir()}
 
     def counts(_: "Change", path: str) -> bool:
+        above = Path(path).parents
         # The index may be in the folder.
-        return index not in Path(path).parents
+        return index not in above and (Path(path) in roots or not folders.isdisjoint((Path(path), *above)))
 
     # What changed between an earlier ingestion and the first moment of watching is not reported as a change.
-    waiting = True
+    waiting, known = True, set[str]()
     for changes in watchfiles.watch(
-        *roots,
+        # Programs save a file by putting a new one in its place, which a watched file does not notice.
+        *folders.union(root.parent for root in roots if root not in folders),
         watch_filter=counts,
         debounce=_DEBOUNCE_MILLISECONDS,
         step=_STEP_MILLISECONDS,
@@ -55,6 +60,11 @@ def watch(
         except IndexLockedError:
             waiting = True
             continue
+        except ConfigurationError as error:
+            # A pattern in a file of patterns, which may be put right.
+            report = IngestReport(failed=[DocumentError(", ".join(map(str, roots)), str(error))])
         waiting = False
+        failed = {str(error) for error in report.failed}
+        report.failed, known = [error for error in report.failed if str(error) not in known], failed
         if report.added or report.changed or report.removed or report.failed:
             yield report

@@ -99,7 +99,25 @@ def test_csv(tmp_path: Path, encoding: str, delimiter: str) -> None:
         ("Zona,2022,2023\nNorte,3,4\n", "Zona: Norte | 2022: 3 | 2023: 4"),
         ("a:,b\n1,2,3\n,,\n4,\n", "a: 1 | b: 2 | 3\n\n4"),
         ("uno,dos\n1,2\n\ntres,cuatro\n3,4\n", "uno: 1 | dos: 2\n\ntres: 3 | cuatro: 4"),
-        ("uno,dos\na,b\n\nc,d\n", "uno: a | dos: b\n\nuno: c | dos: d"),
+        # Names with their values, and no header: a value is never given the name of another.
+        (
+            "Marca,Seat\nMatrícula,4821 KLM\nPróxima ITV,2025-09-14\n",
+            "Marca: Seat\nMatrícula: 4821 KLM\nPróxima ITV: 2025-09-14",
+        ),
+        ("Titular;Begoña Núñez\nCuenta;ES91 2100\n", "Titular: Begoña Núñez\nCuenta: ES91 2100"),
+        (
+            "Ana Ruiz,Madrid,Pediatra\nLuis Paz,Lugo,Dentista\n",
+            "Ana Ruiz | Madrid | Pediatra\nLuis Paz | Lugo | Dentista",
+        ),
+        ("Nombre,Ciudad\nAna,Madrid\nLuis,Lugo\n", "Nombre: Ana | Ciudad: Madrid\nNombre: Luis | Ciudad: Lugo"),
+        (
+            "Artículo,Uds,Precio\nPan,2,1.20\n\nPago,Al contado\nIBAN,ES91\n\nSal,1,0.90\nPan,3,3\n",
+            "Artículo: Pan | Uds: 2 | Precio: 1.20\n\nPago: Al contado\nIBAN: ES91\n\nSal | 1 | 0.90\nPan | 3 | 3",
+        ),
+        (
+            'Concepto,Importe\n"Luz,30\nAgua,12\nGas,55\n',
+            'Concepto: "Luz | Importe: 30\nConcepto: Agua | Importe: 12\nConcepto: Gas | Importe: 55',
+        ),
         ("solo\nuna\ncolumna\n", "solo\n\nuna\n\ncolumna"),
         ('a,b\n1,"' + "x y " * 40_000 + "\n", 'a: 1 | b: "' + ("x y " * 40_000).strip()),
     ],

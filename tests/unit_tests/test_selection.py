@@ -38,7 +38,13 @@ def test_an_ignore_file_counts_below_its_folder_and_the_nearest_decides(folder: 
     (folder / "contratos" / ".linceignore").write_text("!viejo/\n")
     assert names(folder) == ["a.txt", "b.md", "contratos/e.txt", "contratos/viejo/f.txt"]
     skipped = find_files(folder).skipped
-    assert skipped["ignored"] == [str(folder / "viejo") + os.sep]
+    # A file in it could be let in by the line with "!".
+    assert skipped["ignored"] == [str(folder / "viejo" / name) for name in ("d.md", "c.txt")]
+    (folder / ".linceignore").write_text("viejo/\n")
+    assert str(folder / "viejo") + os.sep in find_files(folder).skipped["ignored"]
+    (folder / ".linceignore").write_text("viejo/**\n!viejo/d.md\n")
+    assert "viejo/d.md" in names(folder)
+    assert "viejo/c.txt" not in names(folder)
     assert "hidden" not in skipped
 
 
@@ -68,3 +74,13 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_impossible_pattern(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="list of patterns"):
         names(folder, exclude=["!"])
+    (folder / ".linceignore").write_text("!\n")
+    with pytest.raises(ConfigurationError, match=r"\.linceignore has a line"):
+        names(folder)
+
+
+def test_an_empty_module_is_not_a_failure(folder: Path) -> None:
+    (folder / "__init__.py").write_bytes(b"")
+    (folder / "a.py").write_text("print(1)")
+    found = find_files(folder)
+    assert [path.name for path in found.files if path.suffix == ".py"] == ["a.py"]

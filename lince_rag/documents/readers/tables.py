@@ -45,7 +45,7 @@ def read_csv(data: bytes) -> Content:
         text = text[declared.end() :]
     delimiter = declared[1] if declared else _find_delimiter(text)
     try:
-        return Content(_csv_blocks(csv.reader(io.StringIO(text), delimiter=delimiter)))
+        return Content(_csv_blocks(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)))
     except csv.Error:
         # A quotation mark without its pair takes the rest of the file into one value.
         return Content(_csv_blocks(line.split(delimiter) for line in text.split("\n")))
