@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from lince_rag.text.evidence import DOUBTFUL_CONFIDENCE
 from lince_rag.text.language import LANGUAGES, Language, wording
 from lince_rag.text.questions import asks_with_a_word, content_stems, function_words, kind_of
-from lince_rag.text.sentences import split_sentences
+from lince_rag.text.sentences import CELL_SEPARATOR, split_sentences
 from lince_rag.text.words import Word, words
 
 # How a passage begins that answers a question for yes or no in so many words.
@@ -113,8 +113,8 @@ def find_short_answer(question: str, answer: str, language: Language) -> str | N
     It is also the "Sí" or "No" that an answer to a question without a question word begins with.
 
     Among the spans that match the kind of question (``prompts/questions.toml``), it is one in the sentence that
-    shares most words with the question, and the nearest to them. A number includes its unit, unless the question
-    names the unit.
+    shares most words with the question, and the nearest to them; if that sentence is a row of a table, no other
+    sentence counts. A number includes its unit, unless the question names the unit.
     """
     kind = kind_of(question, language)
     if kind is None:
@@ -140,6 +140,9 @@ def find_short_answer(question: str, answer: str, language: Language) -> str | N
                 if kind.name == "number":
                     end = _include_unit(sentence.text, end, found, asked_words, language)
                 return sentence.text[start:end].strip(" ,")
+        if CELL_SEPARATOR in sentence.text:
+            # What another row says is about another thing.
+            return None
     return None
 
 

@@ -185,6 +185,8 @@ def print_ingest_report(report: "IngestReport", index: str, language: Language, 
     for source, pages in report.pages_without_text.items():
         numbers = ", ".join(map(str, pages))
         print_plain(wording("pages_without_text", language, source=short_path(source), pages=numbers))
+    for source, parts in report.left_out.items():
+        print_plain(wording("left_out", language, source=short_path(source), parts=visible("; ".join(parts))))
     print_skipped(report.skipped, language, verbose=verbose)
     if not report.failed:
         print_plain(wording("ask_next", language, index=index))

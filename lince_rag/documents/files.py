@@ -176,7 +176,8 @@ class FileLoader(BaseLoader):
     The metadata: ``source`` (the path unless given), ``title``, ``content_hash`` (of the bytes), ``media_type``,
     ``language``, ``sections``, a list of ``{"start", "end", "page", "heading"}`` that divide the text in order,
     ``kinds``, a list of ``{"start", "end", "kind"}`` of the code, contents and repeated lines in it, and for a PDF
-    ``pages_without_text``, the numbers of the pages that hold only pictures.
+    ``pages_without_text``, the numbers of the pages that hold only pictures; for an archive or a message
+    ``left_out``, what could not be read in it.
 
     Args:
         path: The file.
@@ -230,7 +231,8 @@ class FileLoader(BaseLoader):
                 data = file.read(limit + 1)
         if max(size, len(data)) > limit:
             raise Unreadable(f"too large: {size / 2**20:.0f} MiB, the limit is {limit // 2**20} MiB")
-        content = _read(self.path.name, data, Members(self.path.name, _read, formats, self.options))
+        members = Members(self.path.name, _read, formats, self.options)
+        content = _read(self.path.name, data, members)
         text, structure, first_heading = assemble(content.blocks)
         if not any(character.isalnum() for character in text):
             raise Unreadable("no text in it (scanned images?)" if form.name == "PDF" else "no text in it")
@@ -245,6 +247,8 @@ class FileLoader(BaseLoader):
         }
         if content.pages_without_text:
             metadata["pages_without_text"] = content.pages_without_text
+        if members.budget.left_out:
+            metadata["left_out"] = members.budget.left_out
         return Document(page_content=text, metadata=metadata)
 
 

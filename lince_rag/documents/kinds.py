@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
+from lince_rag.text.sentences import CELL_SEPARATOR
+
 Span = tuple[int, int]
 
 # Entries of a table of contents in a row; and the share of them whose page is not before that of the entry above,
@@ -132,7 +134,7 @@ def chunk_kind(text: str, heading: str, code: int) -> str:
     kind = ""
     for line in text.split("\n"):
         stripped = line.strip()
-        if " | " in line or stripped.startswith("|"):
+        if CELL_SEPARATOR in line or stripped.startswith("|"):
             kind = "table"
         elif _ITEM.match(stripped):
             kind = "list"

@@ -12,7 +12,7 @@ from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
 from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
-from lince_rag.documents.files import IMAGE_FORMATS, FileLoader, hash_file
+from lince_rag.documents.files import FORMATS, IMAGE_FORMATS, FileLoader, hash_file
 from lince_rag.documents.parts import (
     by_source,
     clean_document,
@@ -20,6 +20,7 @@ from lince_rag.documents.parts import (
     hash_documents,
     merge_documents,
     prepare_documents,
+    storable,
     stored_documents,
 )
 from lince_rag.documents.prepared import PreparedDocument
@@ -45,9 +46,12 @@ _SETTLED_NANOSECONDS: Final = 2 * 10**9
 
 Item = str | Path | Document
 
-# The mark in the stamp of a file whose pictures were read, and the suffixes of those that may have some.
-OCR_MARK: Final = " ocr"
-WITH_PICTURES: Final = frozenset({".pdf", *IMAGE_FORMATS})
+# With which options a file was read, in its stamp: "o" for OCR, "p" for a password. They matter to pictures and
+# PDFs, and to files that may hold such.
+_MARKS: Final = "+"
+_OPTIONS: Final = {suffix: "op" for suffix, form in FORMATS.items() if form.holds_files} | dict.fromkeys(
+    [".pdf", *IMAGE_FORMATS], "o"
+)
 
 # What became of an item: it is unchanged (``None``), cannot be read, or is ready to be written.
 Outcome = PreparedDocument | DocumentError | None
@@ -69,6 +73,7 @@ class IngestReport:
             index keeps the chunks of its last readable version.
         skipped: Files of the folders that were not read, by the reason: ``unsupported``, ``hidden``, ``link``,
             ``ignored`` or ``excluded``.
+        left_out: What could not be read of each archive or message, new or changed: "file in it: reason".
         pages_without_text: The pages of each PDF, new or changed, that hold pictures only (scanned?).
         chunks: Number of chunks written.
         waiting: Number of chunks of the index whose vectors are still to come; they are found by their terms.
@@ -81,6 +86,7 @@ class IngestReport:
     removed: list[str] = field(default_factory=list)
     failed: list[DocumentError] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
     pages_without_text: dict[str, list[int]] = field(default_factory=dict)
     chunks: int = 0
     waiting: int = 0
@@ -111,7 +117,7 @@ def ingest(
     pool = ReadingPool(settings, limits, password=password, ocr=selection.ocr)
     with stores.writing(), pool:
         stores.ledger.expect_algorithm(ALGORITHM_VERSION)
-        reader = _Reader(pool, settings, loaders or {}, stores.ledger, ocr=selection.ocr)
+        reader = _Reader(pool, settings, loaders or {}, stores.ledger, "o" * selection.ocr + "p" * bool(password))
         found = find_files(roots, selection)
         report.skipped = found.skipped
         # Not str(file): a file name in an old encoding is not valid Unicode.
@@ -150,20 +156,31 @@ def add_documents(stores: ChunkStores, documents: Sequence[Document]) -> list[st
     with stores.writing():
         known = stores.ledger.content_hashes()
 
+        given = by_source(documents)
+        named = [storable(document.id) for document in documents if document.id]
+
         def read() -> Iterator[PreparedDocument]:
-            for source, added in by_source(documents).items():
+            # A document that had a source before, and now has another, leaves the first one.
+            moved = stores.ledger.sources_of_parts(named) - given.keys()
+            for source in [*sorted(moved), *given]:
                 parts = stores.ledger.parts(source)
                 if source in known and not parts:
                     raise ConfigurationError(
                         f"{source!r} was read from a file; documents cannot be added to it.",
                         hint="Give the documents another metadata['source'].",
                     )
-                stored = stored_documents(source, stores.ledger.text(source) or "", parts)
-                merged = merge_documents(stored, added)
-                if (content_hash := hash_documents(merged)) != known.get(source):
+                kept = parts if source in given else [part for part in parts if part.id not in named]
+                stored = stored_documents(source, stores.ledger.text(source) or "", kept)
+                merged = merge_documents(stored, given.get(source, []))
+                if not merged:
+                    left.append(source)
+                elif (content_hash := hash_documents(merged)) != known.get(source):
                     yield prepare_documents(source, merged, content_hash, settings)
 
+        left = list[str]()
         _write(stores, read())
+        if left:
+            stores.write([], forget=left)
     return [document_id(clean_document(document)) for document in documents]
 
 
@@ -226,6 +243,7 @@ def copy_documents(
                     yield _stored_document(ledger, source, ids)
 
         _write(stores, read())
+        stores.ledger.set_stamps(ledger.stamps())
     if on_progress and sources:
         on_progress(len(sources), len(sources), "")
 
@@ -254,6 +272,8 @@ def _note(report: IngestReport, source: str, outcome: Outcome, known: Mapping[st
     report.chunks += len(outcome.chunks)
     if pages := outcome.document.metadata.get("pages_without_text"):
         report.pages_without_text[source] = pages
+    if left_out := outcome.document.metadata.get("left_out"):
+        report.left_out[source] = left_out
     return True
 
 
@@ -294,13 +314,12 @@ class _Reader:
         settings: ChunkingSettings,
         loaders: Loaders,
         ledger: Ledger,
-        *,
-        ocr: bool,
+        options: str,
     ) -> None:
         self._pool = pool
         self._settings = settings
         self._loaders = loaders
-        self._ocr = ocr
+        self._options = options
         # The content hashes of the committed documents.
         self.known = ledger.content_hashes()
         self._stamps = ledger.stamps()
@@ -321,24 +340,24 @@ class _Reader:
         return prepare_documents(source, documents, content_hash, self._settings)
 
     def _read_file(self, source: str, file: Path) -> Outcome:
-        stamp, before = _stamp(file), self._stamps.get(source, "")
-        had_pictures = before.endswith(OCR_MARK)
-        pictures = self._ocr and file.suffix.lower() in WITH_PICTURES
-        # What was read without its pictures is not known.
-        known = None if pictures and not had_pictures else self.known.get(source)
-        if known and stamp and stamp == before.removesuffix(OCR_MARK):
+        stamp, (before, _, had) = _stamp(file), self._stamps.get(source, "").partition(_MARKS)
+        possible = _OPTIONS.get(file.suffix.lower(), "")
+        wanted = "".join(option for option in self._options if option in possible)
+        # What was read without these options is not known.
+        known = self.known.get(source) if set(wanted) <= set(had) else None
+        if known and stamp and stamp == before:
             return None
         loader = self._loader(file)
         # A new file is hashed where it is read.
         content_hash = hash_file(file) if known or loader else ""
         if content_hash and content_hash == known:
-            self.read_stamps[source] = stamp + OCR_MARK * had_pictures
+            self.read_stamps[source] = stamp + _MARKS + had
             return None
         if loader is None:
             outcome = self._pool.read(file, source)
         else:
             outcome = prepare_documents(source, _load(loader, file, source), content_hash, self._settings)
-        self.read_stamps[source] = stamp + OCR_MARK * pictures
+        self.read_stamps[source] = stamp + _MARKS + wanted
         return outcome
 
     def _loader(self, file: Path) -> Callable[[str], BaseLoader] | None:

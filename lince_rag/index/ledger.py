@@ -320,6 +320,11 @@ class Ledger:
         )
         return [Part(id_, start, end, json.loads(data), bool(named)) for id_, start, end, data, named in rows]
 
+    def sources_of_parts(self, ids: Iterable[str]) -> set[str]:
+        """Return the sources that have a LangChain document with one of these ids."""
+        rows = self._rows(f"SELECT DISTINCT source FROM parts WHERE named AND id {_AMONG}", [_json(ids)])
+        return {row[0] for row in rows}
+
     def stamps(self) -> dict[str, str]:
         """Return what the file system said of each file when it was read, by source."""
         return dict(self._rows("SELECT source, stamp FROM stamps")) if "stamps" in self._tables() else {}

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from lince_rag.text.language import Language, detect_language, fold
 from lince_rag.text.questions import answer_pattern
-from lince_rag.text.sentences import Sentence, split_sentences
+from lince_rag.text.sentences import CELL_SEPARATOR, Sentence, split_sentences
 
 # Characters of the window that is compared with a question by its vector: a sentence and those that follow it.
 # With 420 the nearest window is the right one more often, but two of 250 hold more answers than one of 420.
@@ -168,7 +168,7 @@ def summarize(documents: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, in
 
 
 def _names_values(row: str) -> bool:
-    return all(map(_NAMED_CELL.match, row.split(" | ")))
+    return all(map(_NAMED_CELL.match, row.split(CELL_SEPARATOR)))
 
 
 def _bare(text: str) -> str:
@@ -189,7 +189,7 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
         return "contents"
     if _ITEM.match(text):
         return "item"
-    if " | " in text or text.startswith("|"):
+    if CELL_SEPARATOR in text or text.startswith("|"):
         return "row"
     if text.endswith(":"):
         return "lead"

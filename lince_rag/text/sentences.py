@@ -21,6 +21,9 @@ CACHED_TEXTS: Final = 512
 # Raise it whenever the sentences of a text or their terms change: what an index has stored is computed again then.
 LINES_VERSION: Final = 1
 
+# Between the cells of a table's row.
+CELL_SEPARATOR: Final = " | "
+
 # Between the parts of stored lines; no word has it.
 _PART: Final = "\f"
 
@@ -203,7 +206,13 @@ def _pieces(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _separates(previous: str, line: str) -> bool:
-    if not line or not previous or _OWN_LINE.match(line + " ") or " | " in line or " | " in previous:
+    if (
+        not line
+        or not previous
+        or _OWN_LINE.match(line + " ")
+        or CELL_SEPARATOR in line
+        or CELL_SEPARATOR in previous
+    ):
         return True
     if previous.startswith("#"):
         return True

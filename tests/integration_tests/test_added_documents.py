@@ -63,6 +63,12 @@ def test_a_known_id_replaces(index: Index) -> None:
     assert index.text("club") == "La cuota es de 25 euros.\n\nAbre los lunes."
     (chunk,) = index.as_retriever(k=5, filter={"document_id": "cuota"}).invoke("¿Cuánto es la cuota?")
     assert chunk.page_content == "La cuota es de 25 euros."
+    # Also in another source: the document has moved there.
+    index.add_documents([Document("La cuota es de 30 euros.", id="cuota", metadata={"source": "otro"})])
+    assert index.text("club") == "Abre los lunes."
+    index.add_documents([Document("La cuota es de 35 euros.", id="cuota", metadata={"source": "club"})])
+    assert [each.source for each in index.sources()] == ["club"]
+    assert index.verify().ok
     with pytest.raises(ConfigurationError, match="2 ids for 1 documents"):
         index.add_documents([document], ids=["a", "b"])
 

@@ -338,9 +338,12 @@ def test_langchain_documents(index):
     assert_whole(index)
 
 
-def test_the_last_document_of_a_name_wins(index):
-    report = index.ingest([document("Primera versión del texto."), document("Segunda versión del texto.")])
+def test_the_documents_of_a_name_are_one_and_later_ones_replace_it(index):
+    report = index.ingest([document("Primera parte del texto."), document("Segunda parte del texto.")])
     assert report.added == ["nota"]
+    assert index.text("nota") == "Primera parte del texto.\n\nSegunda parte del texto."
+    assert_whole(index)
+    assert index.ingest(document("Segunda versión del texto.")).changed == ["nota"]
     assert index.text("nota") == "Segunda versión del texto."
     assert_whole(index)
 

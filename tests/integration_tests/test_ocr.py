@@ -12,7 +12,7 @@ from lince_rag import Index
 from lince_rag.documents.files import FileLoader
 from lince_rag.documents.readers import ocr
 from lince_rag.errors import ConfigurationError, DocumentError, MissingExtraError
-from tests.unit_tests.file_samples import new_pdf, pdf_bytes
+from tests.unit_tests.file_samples import new_pdf, pdf_bytes, zip_bytes
 
 pytestmark = [
     pytest.mark.slow,
@@ -95,6 +95,35 @@ def test_pictures_of_a_folder_only_if_asked_for(tmp_path: Path) -> None:
         reasons = {Path(error.source).name: error.reason for error in report.failed}
         assert reasons["vacia.png"] == "no text in it"
         assert "picture" in reasons["roto.png"]
+
+
+def test_inside_an_archive(tmp_path: Path) -> None:
+    files = {
+        "nota.txt": b"La fianza se paga en mayo.",
+        "foto.png": image_bytes("PNG", picture()),
+        "clave.pdf": pdf_bytes(["El gas se cierra en el pasillo."], password="secreto"),
+        "escaneado.pdf": scanned_pdf(),
+    }
+    path = tmp_path / "a.zip"
+    path.write_bytes(zip_bytes(files))
+    with Index.open(tmp_path / "index", embeddings="embedded") as index:
+        report = index.ingest(path)
+        assert report.left_out == {
+            str(path): [
+                "clave.pdf: protected with a password",
+                "escaneado.pdf: pages without text (scanned?): 2",
+            ]
+        }
+        report = index.ingest(path, ocr=True, password="secreto")
+        assert (report.changed, report.left_out) == ([str(path)], {})
+        assert index.text(str(path)).count("815 euros") == 2
+        assert "El gas se cierra" in index.text(str(path))
+        assert index.ingest(path, ocr=True, password="secreto").unchanged == [str(path)]
+        # A rebuilt index remembers how its files were read.
+        folder = index.folder
+    Index.rebuild(folder)
+    with Index.open(folder) as index:
+        assert index.ingest(path, ocr=True, password="secreto").unchanged == [str(path)]
 
 
 def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from lince_rag import Index
 from lince_rag.errors import ConfigurationError
+from lince_rag.index.ingestion import IngestReport
 
 OPERATIONS = 1_000
 
@@ -23,12 +24,13 @@ def state(index: Index) -> dict[str, tuple[str, frozenset[str]]]:
 
 
 @contextmanager
-def watching(index: Index, folder: Path) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=lambda: list(index.watch(folder, stop=stop)))
+def watching(index: Index, folder: Path) -> Iterator[list[IngestReport]]:
+    """Watch in a thread; yield the reports as they come."""
+    stop, reports = threading.Event(), list[IngestReport]()
+    thread = threading.Thread(target=lambda: reports.extend(index.watch(folder, stop=stop)))
     thread.start()
     try:
-        yield
+        yield reports
     finally:
         stop.set()
         thread.join(timeout=60)
@@ -100,6 +102,31 @@ def test_changes_before_the_first_moment_count_and_the_index_may_be_in_the_folde
             assert index.ledger.generation == generation
             (tmp_path / "a.txt").unlink()
             wait_for(lambda: [Path(each.source).name for each in index.sources()] == ["b.txt"])
+
+
+def test_a_file_that_a_program_saves_by_replacing_it(tmp_path: Path) -> None:
+    note = tmp_path / "nota.txt"
+    note.write_text("Versión 0.")
+    (tmp_path / "otra.txt").write_text("No se lee.")
+    with Index.open(tmp_path / "index", embeddings="embedded") as index, watching(index, note):
+        for number in range(1, 4):
+            (tmp_path / "nota.tmp").write_text(f"Versión {number}.")
+            (tmp_path / "nota.tmp").replace(note)
+            wait_for(lambda: index.sources() != [] and index.text(str(note)) == note.read_text())
+        assert [each.source for each in index.sources()] == [str(note)]
+
+
+def test_a_wrong_pattern_is_reported_once_and_can_be_put_right(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with Index.open(tmp_path / "index", embeddings="embedded") as index, watching(index, folder) as reports:
+        (folder / ".linceignore").write_text("!\n")
+        wait_for(lambda: any(".linceignore" in str(error) for report in reports for error in report.failed))
+        (folder / ".linceignore").write_text("b.txt\n")
+        (folder / "a.txt").write_text("Hola a todos.")
+        (folder / "b.txt").write_text("Hasta luego.")
+        wait_for(lambda: len(index.sources()) == 1)
+        assert sum(len(report.failed) for report in reports) == 1
 
 
 def test_another_writer_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -409,7 +409,7 @@ def test_json(tmp_path: Path) -> None:
             None,
             "productos",
             "productos\n\nnombre: Pan | precio: 1.20 | medidas › alto: 3\nnombre: Sal | tipos: fina, gorda\n\n"
-            "La sal se extrae.\nDel mar.",
+            "texto: La sal se extrae.\nDel mar.",
         ),
     ]
     assert document.metadata["title"] == "Catálogo"
@@ -428,7 +428,7 @@ LONG = "palabra " * 30
         ("12345678901234567890.10", "12345678901234567890.10"),
         ('[[{"a": 1}], [2, 3]]', "a: 1\n\n2, 3"),
         ('{"x": {"y": [{"a": 1, "b": null}, {"a": [{"c": 2}]}]}}', "x\n\ny:\n\na: 1\na › 1 › c: 2"),
-        (f'[{{"a": "{LONG}", "b": 1}}]', f"b: 1\n\n{LONG.strip()}"),
+        (f'[{{"a": "{LONG}", "b": 1}}]', f"b: 1\n\na: {LONG.strip()}"),
         ('{"": {"a": "l\\u00ednea\\ud800"}}', "a: línea\ufffd"),
     ],
 )

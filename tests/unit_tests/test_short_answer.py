@@ -22,6 +22,9 @@ from lince_rag.text.language import LANGUAGES, Language
         ("¿Quién preside el comité?", "Lo preside Amalia Ortuño de la Vega.", "es", "Amalia Ortuño de la Vega"),
         ("Quem preside o comité?", "Desde maio, o comité é presidido por Rui Bastos.", "pt", "Rui Bastos"),
         ("¿Dónde está la sede?", "La sede está en Valladolid, no en Burgos.", "es", "Valladolid"),
+        ("¿Cuánto vale el café?", "Artículo: Té | Precio: 4,10\nArtículo: Café | Precio: 3,20", "es", "3,20"),
+        ("¿Cuándo es la próxima ITV?", "Próxima ITV: 2025-09-14", "es", "2025-09-14"),
+        ("¿Cuánto es el alquiler?", "Fecha: 03/04/2024 | Concepto: Alquiler | Importe: 740", "es", "740"),
         ("Where is the office?", "The office is in Porto Alegre.", "en", "Porto Alegre"),
     ],
 )  # fmt: skip
@@ -33,6 +36,7 @@ def test_the_span_that_answers(question: str, answer: str, language: Language, s
     ("question", "answer"),
     [
         ("¿Qué es una caldera?", "Una caldera es un recipiente."),
+        ("¿Cuánto cuesta el plato de ducha?", "Artículo: Plato de ducha | Uds: 2\nEl alquiler es de 740 euros."),
         ("¿Quién decide?", "Además, nadie decide nada."),
         ("¿Cuándo vence?", "Vence pronto."),
         ("¿Quién es Amalia Ortuño?", "Es ella, Amalia Ortuño."),

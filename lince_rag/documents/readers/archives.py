@@ -98,6 +98,7 @@ def _collect(entries: Iterator[_Entry], members: Members) -> Content:
         except Exception as error:
             # Damage shows itself in many ways, and the other members may be whole.
             failures[str(path)] = str(error)
+            members.budget.left_out.append(f"{path}: {error}")
     if not found:
         if not failures:
             raise Unreadable("no file of a supported kind in it")

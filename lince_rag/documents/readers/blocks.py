@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from lince_rag.text.sentences import CELL_SEPARATOR
 from lince_rag.text.words import clean, squeeze
 
 HEADING_SEPARATOR: Final = " › "
@@ -216,7 +217,7 @@ class Collector:
                 self._append(Block(paragraph), "")
         elif any(cells):
             texts = [squeeze(" ".join(cell)) for cell in cells]
-            line = " | ".join(texts) if len(cells) - texts.count("") > 1 else "".join(texts)
+            line = CELL_SEPARATOR.join(texts) if len(cells) - texts.count("") > 1 else "".join(texts)
             self._append(Block(line), "row")
 
     def _append(self, block: Block, kind: str) -> None:

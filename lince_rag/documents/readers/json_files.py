@@ -8,8 +8,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 from lince_rag.documents.readers.blocks import HEADING_SEPARATOR, Block, Content, Unreadable
-from lince_rag.documents.readers.rows import CELL_SEPARATOR, named_row
+from lince_rag.documents.readers.rows import named_row
 from lince_rag.documents.readers.text import decode, markdown_blocks
+from lince_rag.text.sentences import CELL_SEPARATOR
 from lince_rag.text.words import clean, squeeze
 
 # A longer text is a paragraph of its own, and so is one of several lines.
@@ -97,9 +98,13 @@ def _value_blocks(value: Any, path: _Path) -> Iterator[tuple[str, Block]]:
     elif isinstance(value, list):
         yield from _list_blocks(value, path)
     elif (text := _scalar_text(value)) and _is_long(text):
-        yield "paragraph", Block(text)
+        yield "paragraph", _long_block(HEADING_SEPARATOR.join(path), text)
     elif text:
         yield "line", Block(named_row([(HEADING_SEPARATOR.join(path), text)]))
+
+
+def _long_block(name: str, text: str) -> Block:
+    return Block(f"{name}: {text}" if name else text)
 
 
 def _list_blocks(values: list[Any], path: _Path) -> Iterator[tuple[str, Block]]:
@@ -128,7 +133,7 @@ def _record_blocks(record: dict[str, Any]) -> Iterator[tuple[str, Block]]:
         # A blank line parts it from the record before it.
         yield "lead", Block(named_row(cells[:1]))
         yield from (("line", Block(named_row([cell]))) for cell in cells[1:])
-    yield from (("paragraph", Block(text)) for _, text in pairs if _is_long(text))
+    yield from (("paragraph", _long_block(name, text)) for name, text in pairs if _is_long(text))
 
 
 def _pairs(value: Any, path: _Path) -> Iterator[tuple[str, str]]:

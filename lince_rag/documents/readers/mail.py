@@ -161,12 +161,14 @@ class _MessageReader:
         name, data = squeeze(part.get_filename() or ""), _payload(part)
         suffix = _SUFFIXES.get(part.get_content_type(), "")
         shown = name or ("attachment" + suffix if suffix else "")
+        known = shown if self.members.reads(shown) else shown + suffix
         try:
             if shown:
                 self.members.budget.add_bytes(len(data))
-                known = shown if self.members.reads(shown) else shown + suffix
                 return as_section(shown, self.members.read(known, data).blocks, level)
-        except Unreadable:
+        except Unreadable as error:
+            if self.members.reads(known):
+                self.members.budget.left_out.append(f"{shown}: {error}")
             names.append(f"Attachment: {shown} ({part.get_content_type()}, {_size(len(data))})")
         return []
 

@@ -31,6 +31,8 @@ class Budget:
 
     members: int = 0
     unpacked: int = 0
+    # What could not be read: "name: reason".
+    left_out: list[str] = field(default_factory=list)
 
     def add_member(self) -> None:
         """Count a member that is read."""
@@ -86,6 +88,9 @@ class Members:
             raise Unreadable(f"damaged file ({type(error).__name__}: {error})") from error
         if not any(character.isalnum() for block in content.blocks for character in block.text):
             raise Unreadable("no text in it")
+        if content.pages_without_text:
+            pages = ", ".join(map(str, content.pages_without_text))
+            self.budget.left_out.append(f"{name}: pages without text (scanned?): {pages}")
         return replace(content, blocks=[block for block in content.blocks if block.text])
 
     def unpack(self, stream: IO[bytes]) -> bytes:

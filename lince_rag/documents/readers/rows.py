@@ -7,8 +7,7 @@ from typing import Final
 
 from lince_rag.documents.readers.blocks import Block
 from lince_rag.text.language import fold
-
-CELL_SEPARATOR: Final = " | "
+from lince_rag.text.sentences import CELL_SEPARATOR
 
 Row = Sequence[str]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from lince_rag.documents.readers.blocks import MAXIMUM_HEADING, Block, Content, Unreadable
-from lince_rag.documents.readers.rows import CELL_SEPARATOR
+from lince_rag.text.sentences import CELL_SEPARATOR
 from lince_rag.text.words import clean, squeeze
 
 # With a greater share of control characters and undecodable ones, bytes are not text.
