@@ -72,7 +72,7 @@ def check(document: Document) -> None:
     assert all(one["end"] == two["start"] for one, two in pairwise(sections))
     assert all(section["start"] < section["end"] for section in sections)
     named = {"source", "title", "content_hash", "media_type", "language", "sections", "kinds"}
-    assert set(document.metadata) - {"pages_without_text"} == named
+    assert set(document.metadata) - {"pages_without_text", "left_out"} == named
     assert text == unicodedata.normalize("NFC", text)
 
 
