@@ -178,7 +178,6 @@ class _Walk:
         return False
 
     def _reads(self, path: str, name: str) -> bool:
-        leads_out = os.path.islink(path) and not _is_inside(os.path.realpath(path), self._root)
         if name.startswith("."):
             if name != IGNORE_FILE:
                 self._found.skip("hidden", path)
@@ -186,11 +185,14 @@ class _Walk:
             self._found.skip(reason, path)
         elif not self._has_reader(path, name):
             self._found.skip("unsupported", path)
-        elif leads_out and not self._selection.follow_links:
+        elif not self._selection.follow_links and self._leads_out(path):
             self._found.skip("link", path)
         else:
             return True
         return False
+
+    def _leads_out(self, path: str) -> bool:
+        return os.path.islink(path) and not _is_inside(os.path.realpath(path), self._root)
 
     def _has_reader(self, path: str, name: str) -> bool:
         suffix = Path(name).suffix.lower()
@@ -198,14 +200,16 @@ class _Walk:
             # As the __init__.py of every Python project is.
             return False
         known = suffix in FORMATS or (self._selection.ocr and suffix in IMAGE_FORMATS)
-        return known or self._selection.also_readable.match_file(name)
+        return known or (bool(self._selection.readable) and self._selection.also_readable.match_file(name))
 
     def _left_out(self, path: str) -> str:
         """Return why a file or a folder (with a separator at its end) is left out, or ""."""
-        if self._selection.excluded.match_file(
-            os.path.relpath(path, self._folder) + os.sep * path.endswith(os.sep)
-        ):
-            return "excluded"
+        if self._selection.exclude:
+            relative = os.path.relpath(path, self._folder) + os.sep * path.endswith(os.sep)
+            if self._selection.excluded.match_file(relative):
+                return "excluded"
+        if not self._ignored:
+            return ""
         folder = os.path.dirname(path.rstrip(os.sep))
         # The nearest file that says something about the path decides.
         for parent in self._parents(folder):

@@ -12,7 +12,7 @@ from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
 from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
-from lince_rag.documents.files import FORMATS, IMAGE_FORMATS, FileLoader, hash_file
+from lince_rag.documents.files import FORMATS, IMAGE_FORMATS, hash_file, printable
 from lince_rag.documents.parts import (
     by_source,
     clean_document,
@@ -121,18 +121,23 @@ def ingest(
         found = find_files(roots, selection)
         report.skipped = found.skipped
         # Not str(file): a file name in an old encoding is not valid Unicode.
-        items: dict[str, Path | list[Document]] = {FileLoader(file).source: file for file in found.files}
+        items: dict[str, Path | list[Document]] = {printable(file): file for file in found.files}
         items |= documents
         report.removed = _missing_sources(roots, items, reader.known, found.skipped.get("ignored", ()))
         if report.removed:
             stores.write([], forget=report.removed)
         for source in report.removed:
             items.pop(source, None)
+        # Without threads: most files of most runs are such.
+        report.unchanged = [
+            source for source, item in items.items() if isinstance(item, Path) and reader.is_unread(source, item)
+        ]
+        same = frozenset(report.unchanged)
+        rest = {source: item for source, item in items.items() if source not in same}
 
         def read() -> Iterator[PreparedDocument]:
-            for done, (source, outcome) in enumerate(
-                zip(items, pool.map(reader.read, items.items()), strict=True)
-            ):
+            outcomes = zip(rest, pool.map(reader.read, rest.items()), strict=True)
+            for done, (source, outcome) in enumerate(outcomes, start=len(same)):
                 if on_progress:
                     on_progress(done, len(items), source)
                 if _note(report, source, outcome, reader.known):
@@ -339,14 +344,23 @@ class _Reader:
             return None
         return prepare_documents(source, documents, content_hash, self._settings)
 
+    def is_unread(self, source: str, file: Path) -> bool:
+        """Return whether the file system says that a file is as it was when it was read."""
+        before, _, had = self._stamps.get(source, "").partition(_MARKS)
+        return bool(before and self._known(source, file, had) and _stamp(file) == before)
+
+    def _wanted(self, file: Path) -> str:
+        """The options that matter to a file."""
+        possible = _OPTIONS.get(file.suffix.lower(), "") if self._options else ""
+        return "".join(option for option in self._options if option in possible)
+
+    def _known(self, source: str, file: Path, had: str) -> str:
+        """The content hash of a committed file; what was read without the options of this run is not known."""
+        return self.known.get(source, "") if set(self._wanted(file)) <= set(had) else ""
+
     def _read_file(self, source: str, file: Path) -> Outcome:
-        stamp, (before, _, had) = _stamp(file), self._stamps.get(source, "").partition(_MARKS)
-        possible = _OPTIONS.get(file.suffix.lower(), "")
-        wanted = "".join(option for option in self._options if option in possible)
-        # What was read without these options is not known.
-        known = self.known.get(source) if set(wanted) <= set(had) else None
-        if known and stamp and stamp == before:
-            return None
+        stamp, (_, _, had) = _stamp(file), self._stamps.get(source, "").partition(_MARKS)
+        known = self._known(source, file, had)
         loader = self._loader(file)
         # A new file is hashed where it is read.
         content_hash = hash_file(file) if known or loader else ""
@@ -357,7 +371,7 @@ class _Reader:
             outcome = self._pool.read(file, source)
         else:
             outcome = prepare_documents(source, _load(loader, file, source), content_hash, self._settings)
-        self.read_stamps[source] = stamp + _MARKS + wanted
+        self.read_stamps[source] = stamp + _MARKS + self._wanted(file)
         return outcome
 
     def _loader(self, file: Path) -> Callable[[str], BaseLoader] | None:
