@@ -111,6 +111,7 @@ made.storage_context.persist(index)
 end(len(nodes), begun)
 """,
     "Haystack, `InMemoryDocumentStore`": """
+from dataclasses import replace
 from haystack import Document
 from haystack.components.preprocessors import DocumentSplitter
 from haystack.document_stores.in_memory import InMemoryDocumentStore
@@ -121,12 +122,11 @@ documents = [Document(content=path.read_text(), meta={"source": str(path)}) for 
 splitter = DocumentSplitter(split_by="word", split_length=characters // 6)
 splitter.warm_up()
 pieces = splitter.run(documents)["documents"]
+store = InMemoryDocumentStore()
 for first in range(0, len(pieces), 1_000):
     part = pieces[first : first + 1_000]
-    for piece, vector in zip(part, embed([piece.content for piece in part])):
-        piece.embedding = vector
-store = InMemoryDocumentStore()
-store.write_documents(pieces)
+    vectors = embed([piece.content for piece in part])
+    store.write_documents([replace(piece, embedding=vector) for piece, vector in zip(part, vectors)])
 end(len(pieces), begun)
 """,
 }
@@ -157,7 +157,7 @@ def run(code: str, folder: Path, index: Path) -> dict[str, Any] | None:
     return found
 
 
-@pytest.mark.parametrize("files", SIZES)
+@pytest.mark.parametrize("files", SIZES, ids=lambda files: f"{files}-files")
 def test_ingestion(data: Path, tmp_path: Path, results: list[str], files: int) -> None:
     folder = tmp_path / "documents"
     characters = write_folder(data, folder, files)
