@@ -6,19 +6,15 @@ import io
 import lzma
 import stat
 import time
-import unicodedata
 import zipfile
 from email.message import EmailMessage
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.documents import Document
 
-from lince_rag.documents.files import FileLoader
 from lince_rag.documents.readers import archives, members
-from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
     MEMBERS,
     docx_bytes,
@@ -31,31 +27,7 @@ from tests.unit_tests.file_samples import (
     tar_bytes,
     zip_bytes,
 )
-
-
-def load(folder: Path, name: str, content: bytes) -> Document:
-    path = folder / name
-    path.write_bytes(content)
-    (document,) = FileLoader(path).load()
-    check(document)
-    return document
-
-
-def check(document: Document) -> None:
-    """What holds for every document."""
-    text, sections = document.page_content, document.metadata["sections"]
-    assert text.strip()
-    assert sections[0]["start"] == 0
-    assert sections[-1]["end"] == len(text)
-    assert all(one["end"] == two["start"] for one, two in pairwise(sections))
-    assert all(section["start"] < section["end"] for section in sections)
-    assert text == unicodedata.normalize("NFC", text)
-
-
-def reason(folder: Path, name: str, content: bytes) -> str:
-    with pytest.raises(DocumentError) as caught:
-        load(folder, name, content)
-    return caught.value.reason
+from tests.unit_tests.reading import load, reason
 
 
 def section_texts(document: Document) -> dict[str, str]:

@@ -4,9 +4,7 @@ import lzma
 import os
 import re
 import time
-import unicodedata
 import zipfile
-from itertools import pairwise
 from pathlib import Path
 
 import docx
@@ -53,34 +51,7 @@ from tests.unit_tests.file_samples import (
     xlsx_bytes,
     zip_bytes,
 )
-
-
-def load(folder: Path, name: str, content: str | bytes) -> Document:
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    (document,) = FileLoader(path).load()
-    check(document)
-    return document
-
-
-def check(document: Document) -> None:
-    """What holds for every document."""
-    text, sections = document.page_content, document.metadata["sections"]
-    assert text.strip()
-    assert sections[0]["start"] == 0
-    assert sections[-1]["end"] == len(text)
-    assert all(one["end"] == two["start"] for one, two in pairwise(sections))
-    assert all(section["start"] < section["end"] for section in sections)
-    named = {"source", "title", "content_hash", "media_type", "language", "sections", "kinds"}
-    assert set(document.metadata) - {"pages_without_text", "left_out"} == named
-    assert text == unicodedata.normalize("NFC", text)
-
-
-def reason(folder: Path, name: str, content: str | bytes) -> str:
-    with pytest.raises(DocumentError) as caught:
-        load(folder, name, content)
-    assert caught.value.source == str(folder / name)
-    return caught.value.reason
+from tests.unit_tests.reading import check, load, reason
 
 
 def section_texts(document: Document) -> dict[str, str]:

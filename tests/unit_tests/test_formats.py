@@ -4,9 +4,7 @@ import contextlib
 import io
 import json
 import time
-import unicodedata
 import zipfile
-from itertools import pairwise
 from pathlib import Path
 
 import pptx
@@ -15,7 +13,7 @@ import xlsxwriter
 from langchain_core.documents import Document
 from pptx.oxml import parse_xml
 
-from lince_rag.documents.files import FORMATS, FileLoader
+from lince_rag.documents.files import FORMATS
 from lince_rag.documents.readers import tables
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
@@ -34,36 +32,11 @@ from tests.unit_tests.file_samples import (
     xlsx_bytes,
     zip_bytes,
 )
-
-
-def load(folder: Path, name: str, content: str | bytes) -> Document:
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    (document,) = FileLoader(path).load()
-    check(document)
-    return document
-
-
-def check(document: Document) -> None:
-    """What holds for every document."""
-    text, sections = document.page_content, document.metadata["sections"]
-    assert text.strip()
-    assert text == unicodedata.normalize("NFC", text)
-    assert sections[0]["start"] == 0
-    assert sections[-1]["end"] == len(text)
-    assert all(one["end"] == two["start"] for one, two in pairwise(sections))
-    assert all(section["start"] < section["end"] for section in sections)
-    assert all(0 <= item["start"] < item["end"] <= len(text) for item in document.metadata["kinds"])
+from tests.unit_tests.reading import load, reason
 
 
 def text_of(folder: Path, name: str, content: str | bytes) -> str:
     return load(folder, name, content).page_content
-
-
-def reason(folder: Path, name: str, content: str | bytes) -> str:
-    with pytest.raises(DocumentError) as caught:
-        load(folder, name, content)
-    return caught.value.reason
 
 
 def pages(document: Document) -> list[tuple[int | None, str, str]]:
