@@ -86,12 +86,13 @@ def read_mbox(data: bytes, members: Members) -> Content:
     for number, (start, end) in enumerate(zip(starts, ends, strict=True), start=1):
         try:
             if end - start.end() > MAXIMUM_MESSAGE_BYTES:
-                continue
+                raise Unreadable("too large")
             found = reader.read(_parse(data[start.end() : end]), level=2)
         except MemoryError:
             raise
-        except Exception:
+        except Exception as error:
             # The parser fails in many ways on a damaged message, and a mailbox holds thousands.
+            members.budget.left_out.append(f"message {number}: {error}")
             continue
         blocks += [replace(block, page=number) for block in found]
     if not blocks:
