@@ -30,7 +30,10 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2
 # Suffixes that are counted one by one among the files of unknown kinds.
 _SHOWN_SUFFIXES = 8
 
-_LINE_BREAK = re.compile(r"(?<!\n)[ \t]*\n[ \t]*(?!\n)")
+# A line break inside a paragraph, but not before an item of a list, a row of a table, or a name with its value.
+_LINE_BREAK = re.compile(
+    r"(?<!\n)[ \t]*\n[ \t]*(?![\n\t ]|(?:[-*•·+]|\d{1,3}[.)])\s|[^\n]* \| |[^\n:.,;]{1,40}: )"
+)
 
 
 def reader_language() -> Language:
