@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lince_rag import Answer
+from lince_rag.cli.terminal import print_answer
 from tests.integration_tests.commands import COMMAND, environment, run
 
 
@@ -60,15 +62,18 @@ def test_standard_input(place: Path) -> None:
 
 def test_rows_and_items_stay_on_lines_of_their_own(place: Path) -> None:
     (place / "gastos.csv").write_text("Concepto;Importe\nLuz del local;30,50\nAgua del local;12\n")
-    (place / "coche.csv").write_text("Marca;Seat\nBastidor;VSSZZZ\nPróxima ITV;2025-09-14\n")
     (place / "nota.txt").write_text("El trastero se alquila\npor 60 euros al mes.")
     run("ingest", ".", "--index", "i", cwd=place)
     out, _ = run("ask", "¿Cuánto pagamos de luz y de agua del local?", "--index", "i", cwd=place)
     assert "Concepto: Luz del local | Importe: 30,50\nConcepto: Agua del local | Importe: 12" in out
-    out, _ = run("ask", "marca bastidor próxima ITV", "--index", "i", cwd=place)
-    assert "Bastidor: VSSZZZ\nPróxima ITV: 2025-09-14" in out
     out, _ = run("ask", "¿Por cuánto se alquila el trastero?", "--index", "i", cwd=place)
     assert "El trastero se alquila por 60 euros al mes." in out
+
+
+def test_names_with_values_and_items_stay_on_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Bastidor: VSSZZZ\nPróxima ITV: 2025-09-14\n\nHace falta:\n- un gato\n- una\nllave.\n1. Subir el coche."
+    print_answer([text, Answer(text=text, language="es")])
+    assert text.replace("una\nllave", "una llave") in capsys.readouterr().out
 
 
 def test_a_document_is_removed_for_good(place: Path) -> None:
