@@ -121,11 +121,11 @@ def _marker_pattern(marker: str) -> str:
 
 
 def _character_pattern(character: str) -> str:
-    """Match a letter with or without its accent, however the accent is encoded."""
+    """Match a letter with or without its accent, however the accent is encoded, and whatever hides before it."""
     decomposed = unicodedata.normalize("NFD", character)
     if len(decomposed) == 1:
         return re.escape(character)
-    return f"(?:{character}|{decomposed[0]}[\u0300-\u036f]*)"
+    return f"(?:{character}|{decomposed[0]}(?:[{_INVISIBLE}]*+[\u0300-\u036f])*+)"
 
 
 def _alternatives(patterns: Sequence[str]) -> re.Pattern[str]:
