@@ -96,6 +96,8 @@ def test_watching_until_ctrl_c(place: Path) -> None:
         [*COMMAND, "ingest", "documentos", "--index", "i", "--watch"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place,
         env=environment(PYTHONUNBUFFERED="1"),
+        # A shell ignores it in what it starts in the background, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout
     said = []
