@@ -128,6 +128,7 @@ FORMATS: Final = {
 # Read if text in pictures is asked for.
 _IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 IMAGE_FORMATS: Final = dict.fromkeys(_IMAGE_SUFFIXES, Format("image", "image/*", read_image, MAXIMUM_BINARY_BYTES))
+_ALL_FORMATS: Final = FORMATS | IMAGE_FORMATS
 
 # The kind of file that the first bytes show, whatever the file's name.
 _MAGIC: Final = (
@@ -219,7 +220,7 @@ class FileLoader(BaseLoader):
     def _load(self) -> Document:
         size = _check_regular(self.path)
         suffix = self.path.suffix.lower()
-        formats = FORMATS | IMAGE_FORMATS if self.options.ocr else FORMATS
+        formats = _ALL_FORMATS if self.options.ocr else FORMATS
         if suffix not in formats:
             hint = " without --ocr" if suffix in IMAGE_FORMATS else f", only {', '.join(sorted(formats))}"
             raise Unreadable(f"files named {suffix or 'without a suffix'} are not supported{hint}")
@@ -255,7 +256,7 @@ class FileLoader(BaseLoader):
 def _read(name: str, data: bytes, members: Members) -> Content:
     """Read the bytes of a file, or of one inside another file, whose name has a supported suffix."""
     suffix = PurePath(name).suffix.lower()
-    form = (FORMATS | IMAGE_FORMATS)[suffix]
+    form = _ALL_FORMATS[suffix]
     if len(data) > form.maximum_bytes:
         raise Unreadable(f"too large: the limit is {form.maximum_bytes // 2**20} MiB")
     if not data.strip():
@@ -284,11 +285,11 @@ def _check_kind(data: bytes, suffix: str, form: Format) -> None:
     kind = _sniff(data)
     if form.container in {_ZIP, _OLD_OFFICE} and kind == _OLD_OFFICE and _ENCRYPTED in data:
         raise Unreadable("protected with a password")
-    # PDFium, like other readers, accepts up to a kilobyte of something else before a PDF.
     if form.name == "image":
         # Its reader knows more kinds than these.
         return
     if form.container == "PDF":
+        # PDFium, like other readers, accepts up to a kilobyte of something else before it.
         fits = b"%PDF-" in data[:1024]
     else:
         # Program code may begin as a web page does.

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from langchain_core.documents import Document
@@ -36,25 +36,20 @@ def source_of(document: Document) -> str:
             f"A document without a source cannot be ingested: {document.page_content[:60]!r}",
             hint="Set metadata['source'] to a unique name.",
         )
-    return storable(source)
-
-
-def storable(text: str) -> str:
-    """Replace what SQLite cannot store, keeping the length and so the offsets."""
-    return _UNSTORABLE.sub("\ufffd", text)
+    return source
 
 
 def by_source(documents: Iterable[Document]) -> dict[str, list[Document]]:
-    """Group documents by source, in order, as they can be stored."""
+    """Group documents by source, in order."""
     found: dict[str, list[Document]] = {}
     for document in documents:
-        found.setdefault(source_of(document), []).append(clean_document(document))
+        found.setdefault(source_of(document), []).append(document)
     return found
 
 
 def document_id(document: Document) -> str:
     """Return the id of a document, or a digest of its content, which is the same each time."""
-    return storable(document.id) if document.id else hash_documents([document])
+    return document.id or hash_documents([document])
 
 
 def hash_documents(documents: Sequence[Document]) -> str:
@@ -123,10 +118,15 @@ def merge_documents(known: Sequence[Document], added: Sequence[Document]) -> lis
     return list((found | {document_id(document): document for document in added}).values())
 
 
+def _storable(text: str) -> str:
+    """Replace what SQLite cannot store, keeping the length and so the offsets."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
 def clean_document(document: Document) -> Document:
     """Copy a document with text and metadata that SQLite and JSON can store."""
     given = document.metadata.items()
-    metadata = {storable(str(key)): _clean_value(value) for key, value in given if value is not None}
+    metadata = {_storable(str(key)): _clean_value(value) for key, value in given if value is not None}
     if metadata.get("language") not in LANGUAGES:
         metadata.pop("language", None)
     kept = {
@@ -135,8 +135,8 @@ def clean_document(document: Document) -> Document:
         if not (isinstance(value, float) and not math.isfinite(value))
     }
     return Document(
-        id=storable(document.id) if document.id else None,
-        page_content=storable(document.page_content),
+        id=_storable(document.id) if document.id else None,
+        page_content=_storable(document.page_content),
         metadata=kept,
     )
 
@@ -154,8 +154,10 @@ def _page(document: Document) -> dict[str, int]:
 def _clean_value(value: Any) -> Any:
     """Return a value as it comes back from JSON."""
     if isinstance(value, str):
-        return storable(value)
-    return value if isinstance(value, bool | int | float) else json.loads(storable(json.dumps(value, default=str)))
+        return _storable(value)
+    if isinstance(value, bool | int | float):
+        return value
+    return json.loads(_storable(json.dumps(value, default=str)))
 
 
 def _join(documents: Sequence[Document]) -> tuple[str, list[int]]:
@@ -190,16 +192,3 @@ def _start_in_original(before: Document, start: int, document: Document) -> int 
         return None
     same = before.metadata | {START_INDEX: two} == document.metadata
     return start + two - one if same else None
-
-
-def read_parts(rows: Iterable[tuple[str, int, int, str, int]]) -> Iterator[Part]:
-    """Read the rows that ``part_rows`` gave."""
-    for name, start, end, metadata, named in rows:
-        yield Part(name, start, end, json.loads(metadata), bool(named))
-
-
-def part_rows(parts: Iterable[Part]) -> Iterator[tuple[str, int, int, str, int]]:
-    """Return parts as values that SQLite stores."""
-    for part in parts:
-        metadata = json.dumps(part.metadata, ensure_ascii=False)
-        yield part.id, part.start, part.end, metadata, int(part.named)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lince_rag.errors import IndexLockedError
-from lince_rag.index.storage import folder_bytes, inherit_mode
+from lince_rag.index.storage import folder_bytes
 from lince_rag.index.stores import LOCK_SECONDS, ChunkStores
 
 _POLL_SECONDS: Final = 0.1
@@ -39,5 +39,4 @@ def purge(stores: ChunkStores) -> PurgeReport:
                     hint="Wait until it has finished, and purge again.",
                 )
             time.sleep(_POLL_SECONDS)
-    inherit_mode(stores.folder)
     return PurgeReport(time.monotonic() - started, before - folder_bytes(stores.folder))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from langchain_core.embeddings import Embeddings
 
@@ -233,9 +233,9 @@ def default_model() -> str:
     return os.environ.get("LINCE_EMBEDDINGS") or (PACKAGED_E5_SMALL if installed else EMBEDDED)
 
 
-def is_slow(embeddings: Embeddings) -> bool:
-    """Return whether embedding takes so long that documents should be searchable before it."""
-    return not (isinstance(embeddings, LinceEmbeddings) and embeddings.model == EMBEDDED)
+def hashes_terms(embeddings: Embeddings) -> TypeGuard[LinceEmbeddings]:
+    """Return whether an embedder only hashes terms; with any other, documents should be searchable before it."""
+    return isinstance(embeddings, LinceEmbeddings) and embeddings.model == EMBEDDED
 
 
 def check_loading(embeddings: Embeddings) -> None:
@@ -243,7 +243,7 @@ def check_loading(embeddings: Embeddings) -> None:
     if isinstance(embeddings, LinceEmbeddings) and embeddings.model == PACKAGED_E5_SMALL:
         # The weights are there; to load them takes a second.
         weights_path()
-    elif is_slow(embeddings):
+    elif not hashes_terms(embeddings):
         embeddings.embed_documents([TRIAL_TEXT])
 
 

@@ -286,9 +286,9 @@ class Index:
         """Bring files, folders and LangChain documents into the index.
 
         Files are read in worker processes, so that one that crashes its reader or takes too much time or memory
-        costs only itself. An unchanged file is only hashed; a changed file replaces its old chunks; files of an
-        ingested folder that no longer exist, or that a ``.linceignore`` file in it names, are removed from the
-        index. It is safe to interrupt it at any moment and run it again.
+        costs only itself. A file whose size and times are known is not read; a changed file replaces its old
+        chunks; files of an ingested folder that no longer exist, or that a ``.linceignore`` file in it names, are
+        removed from the index. It is safe to interrupt it at any moment and run it again.
 
         The LangChain documents of one ``source`` are together that document: what the index had of it before is
         replaced. ``add_documents`` adds to it.

@@ -20,7 +20,6 @@ from lince_rag.documents.parts import (
     hash_documents,
     merge_documents,
     prepare_documents,
-    storable,
     stored_documents,
 )
 from lince_rag.documents.prepared import PreparedDocument
@@ -109,7 +108,7 @@ def ingest(
     settings = recorded_chunking(stores.ledger)
     given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
     roots = [local_path(item) for item in given if not isinstance(item, Document)]
-    documents = by_source(item for item in given if isinstance(item, Document))
+    documents = by_source(clean_document(item) for item in given if isinstance(item, Document))
     if not stores.ledger.had_vectors():
         check_loading(stores.embeddings)
     if selection.ocr:
@@ -160,9 +159,9 @@ def add_documents(stores: ChunkStores, documents: Sequence[Document]) -> list[st
         check_loading(stores.embeddings)
     with stores.writing():
         known = stores.ledger.content_hashes()
-
-        given = by_source(documents)
-        named = [storable(document.id) for document in documents if document.id]
+        cleaned = [clean_document(document) for document in documents]
+        given = by_source(cleaned)
+        named = [document.id for document in cleaned if document.id]
 
         def read() -> Iterator[PreparedDocument]:
             # A document that had a source before, and now has another, leaves the first one.
@@ -186,7 +185,7 @@ def add_documents(stores: ChunkStores, documents: Sequence[Document]) -> list[st
         _write(stores, read())
         if left:
             stores.write([], forget=left)
-    return [document_id(clean_document(document)) for document in documents]
+    return [document_id(document) for document in cleaned]
 
 
 def _write(stores: ChunkStores, documents: Iterable[PreparedDocument]) -> None:

@@ -13,13 +13,13 @@ from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.prepared import PreparedDocument, index_terms, searchable_text, term_lines
 from lince_rag.errors import IndexLockedError
-from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, embeddings_name, is_slow
+from lince_rag.index.embeddings import embeddings_name, hashes_terms
 from lince_rag.index.filters import Selection, filter_to_sql
 from lince_rag.index.integrity import fingerprints
 from lince_rag.index.ledger import Ledger
 from lince_rag.index.lexical import LexicalHit, LexicalIndex
 from lince_rag.index.storage import LEXICAL_FOLDER, StoreCopies, inherit_mode, not_writable, remove_folder
-from lince_rag.index.vectors import CHUNKS_PER_CALL, VectorStore, locked
+from lince_rag.index.vectors import VectorStore, batches, locked
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
 
@@ -213,7 +213,7 @@ class ChunkStores:
     def _write_stores(self, chunks: Sequence[Document], terms: Sequence[str], old: Set[str]) -> Set[str]:
         """Write new chunks to both stores; return the ids of those that wait for their vectors."""
         new = {str(chunk.id) for chunk in chunks}
-        if not is_slow(self.embeddings):
+        if hashes_terms(self.embeddings):
             self.store(chunks, terms, uncommitted=new - old)
             return frozenset()
         known = self._known_vectors(chunks, old) if old else {}
@@ -234,7 +234,7 @@ class ChunkStores:
         same = {str(chunk.id): by_text[text] for chunk in chunks if (text := searchable_text(chunk)) in by_text}
         vectors: dict[str, Any] = {}
         with self.vectors.open() as store:
-            for part in _batches(len(same)):
+            for part in batches(len(same)):
                 found = store.get(ids=sorted(same.values())[part], include=["embeddings"])
                 vectors |= zip(found["ids"], found["embeddings"], strict=True)
         return {new: vectors[chunk_id] for new, chunk_id in same.items() if chunk_id in vectors}
@@ -256,7 +256,7 @@ class ChunkStores:
         self, chunks: Sequence[Document], uncommitted: Set[str] = frozenset(), terms: Sequence[str] | None = None
     ) -> None:
         """Write chunks to the vector store; see ``store``."""
-        for part in _batches(len(chunks)):
+        for part in batches(len(chunks)):
             # Embedding comes before the lock, so that questions wait only while Chroma writes; and before the ids
             # are recorded, so that a new index stays empty if the embedder cannot be loaded.
             vectors = self.embed(chunks[part], None if terms is None else terms[part])
@@ -265,7 +265,7 @@ class ChunkStores:
 
     def embed(self, chunks: Sequence[Document], terms: Sequence[str] | None = None) -> Sequence[Any]:
         """Return the vectors of chunks, whose terms may be known already."""
-        if isinstance(self.embeddings, LinceEmbeddings) and self.embeddings.model == EMBEDDED:
+        if hashes_terms(self.embeddings):
             found = [index_terms(chunk) for chunk in chunks] if terms is None else terms
             vectors: Sequence[Any] = self.embeddings.embed_terms(found)
             return vectors
@@ -282,7 +282,7 @@ class ChunkStores:
 
     def _upsert(self, chunks: Sequence[Document], vectors: Sequence[Any]) -> None:
         """Write chunks with their vectors to the vector store; they do not wait for them any more."""
-        for part in _batches(len(chunks)):
+        for part in batches(len(chunks)):
             ids = [str(chunk.id) for chunk in chunks[part]]
             self.ledger.set_fingerprints(dict(zip(ids, fingerprints(vectors[part]), strict=True)))
             with self.vectors.changing() as store:
@@ -299,7 +299,7 @@ class ChunkStores:
     def restore_term_lines(self) -> None:
         """Compute the stored terms that are missing or damaged; call it with the write lock held."""
         ids = self.ledger.ordered_ids()
-        for part in _batches(len(ids)):
+        for part in batches(len(ids)):
             lost = self.ledger.chunks(set(ids[part]) - self.ledger.term_lines(ids[part]).keys())
             with self.ledger.transaction():
                 self.ledger.set_term_lines((each, term_lines(chunk).pack()) for each, chunk in lost.items())
@@ -307,7 +307,7 @@ class ChunkStores:
     def discard(self, ids: Sequence[str]) -> None:
         """Delete chunks from both stores; unknown ids are skipped."""
         if self.ledger.had_vectors():
-            for part in _batches(len(ids)):
+            for part in batches(len(ids)):
                 with self.vectors.changing() as store:
                     store.delete(ids=list(ids[part]))
                 self.ledger.set_fingerprints(remove=ids[part])
@@ -322,7 +322,7 @@ class ChunkStores:
             self.lexical = LexicalIndex(self.folder / LEXICAL_FOLDER)
         # In the order of ingestion, so that chunks with equal scores keep their order, too.
         ids = self.ledger.ordered_ids() if vectors or terms else []
-        for part in _batches(len(ids)):
+        for part in batches(len(ids)):
             found = self.ledger.chunks(ids[part])
             chunks = [found[chunk_id] for chunk_id in ids[part]]
             if vectors:
@@ -333,7 +333,7 @@ class ChunkStores:
     def rewrite(self) -> None:
         """Write both stores anew, with the committed chunks only; call it inside ``writing``."""
         ids = self.ledger.ordered_ids()
-        found = (self.ledger.chunks(ids[part]) for part in _batches(len(ids)))
+        found = (self.ledger.chunks(ids[part]) for part in batches(len(ids)))
         terms = ((chunk_id, index_terms(chunk)) for part in found for chunk_id, chunk in part.items())
         self.lexical.write(terms, anew=True)
         if self.ledger.had_vectors():
@@ -344,11 +344,6 @@ class ChunkStores:
         if stray := sorted(self.ledger.uncommitted()):
             self.discard(stray)
             self.ledger.set_uncommitted(remove=stray)
-
-
-def _batches(length: int) -> Iterator[slice]:
-    for first in range(0, length, CHUNKS_PER_CALL):
-        yield slice(first, first + CHUNKS_PER_CALL)
 
 
 def _search_exactly(found: Any, vector: list[float]) -> list[tuple[str, float]]:

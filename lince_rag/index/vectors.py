@@ -42,6 +42,12 @@ VECTORS_LOCK_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.005
 
 
+def batches(length: int) -> Iterator[slice]:
+    """Yield the slices of what Chroma takes in one call each."""
+    for first in range(0, length, CHUNKS_PER_CALL):
+        yield slice(first, first + CHUNKS_PER_CALL)
+
+
 class VectorStore:
     """Opens the Chroma store of an index for one user at a time, and again when another process has changed it."""
 
@@ -160,8 +166,8 @@ class VectorStore:
         with self.open() as store, self.reporting():
             copy = open_vector_store(self._embeddings, new)
             try:
-                for first in range(0, len(ids), CHUNKS_PER_CALL):
-                    found = store.get(ids=list(ids[first : first + CHUNKS_PER_CALL]), include=["embeddings"])
+                for part in batches(len(ids)):
+                    found = store.get(ids=list(ids[part]), include=["embeddings"])
                     if found["ids"]:
                         copy._collection.upsert(found["ids"], found["embeddings"])
             finally:

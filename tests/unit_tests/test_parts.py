@@ -8,6 +8,7 @@ from langchain_core.documents import Document
 from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.parts import (
     by_source,
+    clean_document,
     document_id,
     hash_documents,
     merge_documents,
@@ -20,7 +21,7 @@ SMALL = ChunkingSettings(max_characters=60)
 
 
 def prepared(documents, chunking=SMALL):
-    (cleaned,) = by_source(documents).values()
+    (cleaned,) = by_source(map(clean_document, documents)).values()
     return prepare_documents("nota", cleaned, hash_documents(cleaned), chunking)
 
 

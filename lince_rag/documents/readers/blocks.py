@@ -175,6 +175,24 @@ class Collector:
     other_letters: int = 0
     # The number of open elements that are navigation.
     navigation: int = 0
+    # The notes that the current paragraph refers to.
+    notes: list[str] = field(default_factory=list)
+    # The pieces of each paragraph that is interrupted by a text box.
+    outer: list[list[str]] = field(default_factory=list)
+
+    def open_paragraph(self) -> None:
+        """Begin a paragraph, perhaps in a text box inside another; the text of the box comes before that one."""
+        self.outer.append(self.pieces)
+        self.pieces = []
+
+    def close_paragraph(self, level: int = 0, kind: str = "") -> None:
+        """End an opened paragraph, and add its notes after it, under the same heading."""
+        self.end_paragraph(level, kind)
+        notes, self.notes = self.notes, []
+        for note in notes:
+            self.pieces.append(note)
+            self.end_paragraph()
+        self.pieces = self.outer.pop()
 
     def end_paragraph(self, level: int = 0, kind: str = "") -> None:
         """Make a block of the pieces so far, or a paragraph of a cell; ``kind`` is "item" for a list item."""

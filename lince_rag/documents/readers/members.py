@@ -6,13 +6,11 @@ from pathlib import PurePath
 from typing import IO, Final
 
 from lince_rag.documents.readers.blocks import Block, Content, ReadingOptions, Unreadable
+from lince_rag.documents.readers.packages import MAXIMUM_UNPACKED_BYTES
 from lince_rag.text.words import squeeze
 
 # An archive with more is the backup of a whole folder; as one document, it would have too many subjects to find.
 MAXIMUM_MEMBERS: Final = 1_000
-
-# A thousandfold is easily compressed: of 1 MB, 1 GB could come. As in packages.py, of all that is unpacked.
-MAXIMUM_UNPACKED_BYTES: Final = 256 * 2**20
 
 # One member is in memory at a time, with what its reader makes of it, and a worker has 512 MiB.
 MAXIMUM_MEMBER_BYTES: Final = 64 * 2**20

@@ -2,7 +2,6 @@
 
 import io
 import re
-import threading
 from typing import TYPE_CHECKING, Final
 
 from lince_rag.documents.readers.blocks import Block, Content, Unreadable
@@ -26,8 +25,6 @@ INSTALL: Final = "sudo apt install tesseract-ocr tesseract-ocr-spa tesseract-ocr
 
 # The frames of a TIFF are pages; those of a GIF may be a film.
 MAXIMUM_FRAMES: Final = 200
-
-_LOCK: Final = threading.Lock()
 
 
 def check_ocr() -> None:
@@ -57,9 +54,7 @@ def recognize(image: "Image") -> list[str]:
     import pytesseract
 
     try:
-        # One at a time in this process: files are read in several.
-        with _LOCK:
-            text = pytesseract.image_to_string(image, lang="+".join(LANGUAGES), timeout=PAGE_SECONDS)
+        text = pytesseract.image_to_string(image, lang="+".join(LANGUAGES), timeout=PAGE_SECONDS)
     except (RuntimeError, pytesseract.TesseractError) as error:
         raise Unreadable(f"its text cannot be recognised ({error})") from None
     paragraphs = (_join(paragraph.split("\n")) for paragraph in re.split(r"\n\s*\n", clean(text)))

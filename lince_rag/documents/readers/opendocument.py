@@ -107,10 +107,6 @@ class _OpenReader:
     # The styles of its title, and the first paragraph that has one.
     titles: set[str] = field(default_factory=set)
     title: str = ""
-    # The notes that the current paragraph refers to.
-    pending: list[str] = field(default_factory=list)
-    # The pieces of each paragraph that is interrupted by a text box.
-    outer: list[list[str]] = field(default_factory=list)
 
     def walk(self, body: Any) -> None:
         for event, element in walk_tree(body, _DROPPED):
@@ -127,9 +123,7 @@ class _OpenReader:
     def _start(self, element: Any) -> None:
         tag, collector = element.tag, self.collector
         if tag in _PARAGRAPHS:
-            # A text box is inside the paragraph that it is anchored to; its text comes before that paragraph.
-            self.outer.append(collector.pieces)
-            collector.pieces = []
+            collector.open_paragraph()
         elif tag in _CHARACTERS:
             collector.pieces.append(_CHARACTERS[tag])
         elif tag in _ROWS:
@@ -143,20 +137,19 @@ class _OpenReader:
 
     def _add(self, text: str | None) -> None:
         # Outside paragraphs, white space is layout of the XML, and in them a line end is one space.
-        if text and self.outer:
+        if text and self.collector.outer:
             self.collector.pieces.append(re.sub(r"\s+", " ", text))
 
     def _add_note(self, note: Any) -> None:
         inner = _OpenReader()
         for body in note.iterfind(f"{_TEXT}note-body"):
             inner.walk(body)
-        self.pending.append(squeeze(" ".join(block.text for block in inner.collector.blocks)))
+        self.collector.notes.append(squeeze(" ".join(block.text for block in inner.collector.blocks)))
 
     def _end(self, element: Any) -> None:
         tag, collector = element.tag, self.collector
         if tag in _PARAGRAPHS:
             self._end_paragraph(element)
-            collector.pieces = self.outer.pop()
         elif tag == _CELL:
             collector.end_cell()
         elif tag in _ROWS:
@@ -172,8 +165,4 @@ class _OpenReader:
             level = int(given) if given.isdecimal() and int(given) else 1
         if not self.title and paragraph.get(f"{_TEXT}style-name") in self.titles:
             self.title = squeeze("".join(self.collector.pieces))
-        self.collector.end_paragraph(level, "contents" if self.collector.navigation else "")
-        notes, self.pending = self.pending, []
-        for note in notes:  # A note follows the paragraph that refers to it, so it is under the same heading.
-            self.collector.pieces.append(note)
-            self.collector.end_paragraph()
+        self.collector.close_paragraph(level, "contents" if self.collector.navigation else "")

@@ -2,7 +2,7 @@
 
 import io
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from lince_rag.documents.readers.blocks import Collector, Content, walk_tree
@@ -91,10 +91,6 @@ class _DocxReader:
     styles: dict[str, str]
     notes: dict[tuple[str, str], str]
     title: str = ""
-    # The notes that the current paragraph refers to.
-    pending: list[str] = field(default_factory=list)
-    # The pieces of each paragraph that is interrupted by a text box.
-    outer: list[list[str]] = field(default_factory=list)
 
     def walk(self, body: Any) -> None:
         for event, element in walk_tree(body, _DROPPED):
@@ -111,22 +107,19 @@ class _DocxReader:
         elif tag in _CHARACTERS:
             self.collector.pieces.append(_CHARACTERS[tag])
         elif tag == f"{_WORD}p":
-            # A text box is inside the paragraph that it is anchored to; its text comes before that paragraph.
-            self.outer.append(self.collector.pieces)
-            self.collector.pieces = []
+            self.collector.open_paragraph()
         elif tag in {f"{_WORD}tbl", f"{_WORD}tr"}:
             self.collector.end_row()
         elif tag == f"{_WORD}tc":
             self.collector.cells += 1
         elif tag in {f"{_WORD}footnoteReference", f"{_WORD}endnoteReference"}:
             kind = tag.removeprefix(_WORD).removesuffix("Reference")
-            self.pending.append(self.notes.get((kind, element.get(f"{_WORD}id", "")), ""))
+            self.collector.notes.append(self.notes.get((kind, element.get(f"{_WORD}id", "")), ""))
 
     def _end(self, element: Any) -> None:
         tag = element.tag
         if tag == f"{_WORD}p":
             self._end_paragraph(element)
-            self.collector.pieces = self.outer.pop()
         elif tag == f"{_WORD}tc":
             self.collector.end_cell()
         elif tag in {f"{_WORD}tbl", f"{_WORD}tr"}:
@@ -142,8 +135,4 @@ class _DocxReader:
             kind = "item"
         if kind == "title" and not self.title:
             self.title = squeeze("".join(self.collector.pieces))
-        self.collector.end_paragraph(int(kind) if kind.isdigit() else 0, kind)
-        notes, self.pending = self.pending, []
-        for note in notes:  # A note follows the paragraph that refers to it, so it is under the same heading.
-            self.collector.pieces.append(note)
-            self.collector.end_paragraph()
+        self.collector.close_paragraph(int(kind) if kind.isdigit() else 0, kind)
