@@ -16,7 +16,7 @@ def teach(chat: ChatLince, examples: Sequence[tuple[list[int], str]]) -> None:
         chat: A chat over a tiny checkpoint.
         examples: The token ids of prompts, as ``ChatLince.encode`` gives them, and their answers.
     """
-    model, tokenizer = chat.engine.loaded.model, chat.engine.tokenizer  # type: ignore[attr-defined]
+    model, tokenizer = chat.runtime.loaded.model, chat.runtime.tokenizer  # type: ignore[attr-defined]
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     model.train()
     for _ in range(MOST_STEPS):

@@ -189,7 +189,7 @@ class BestOf(BaseChatModel):
         changes: dict[str, Any] = {"cache": False, "disable_streaming": True}
         if isinstance(self.llm, ChatLince):
             # The weights belong to the engine, which must outlive the copy.
-            _ = self.llm.engine
+            _ = self.llm.runtime
             # The embedded engine always gives the same answer.
             count = 1 if self.llm.spec.engine == EXTRACTIVE else self.n
             copy = self.llm.model_copy(update={**changes, "n": count})

@@ -61,7 +61,7 @@ def unwrap(llm: AnyModel) -> AnyModel:
         llm = llm.bound
     if isinstance(llm, ChatLince) and bound.get("max_tokens"):
         # A copy shares an engine that exists already, not one that is made later.
-        _ = llm.engine
+        _ = llm.runtime
         return llm.model_copy(update={"max_tokens": bound["max_tokens"]})
     return llm
 

@@ -111,7 +111,7 @@ class ChatLince(NativeModel, BaseChatModel):
             The prompt with its ``length`` in tokens. A call of the model with the same messages and documents
             accepts it as ``prompt``, and then does not render or count again.
         """
-        return self.engine.measure(self.render(messages, documents, **answer_format))
+        return self.runtime.measure(self.render(messages, documents, **answer_format))
 
     def encode(
         self, messages: Sequence[BaseMessage], documents: Sequence[Document] = (), **answer_format: Any
@@ -129,7 +129,7 @@ class ChatLince(NativeModel, BaseChatModel):
         Raises:
             EngineError: The model has no tokenizer, or it cannot be loaded.
         """
-        return self.engine.encode(self.render(messages, documents, **answer_format))
+        return self.runtime.encode(self.render(messages, documents, **answer_format))
 
     def bind_tools(
         self,
@@ -336,7 +336,7 @@ class ChatLince(NativeModel, BaseChatModel):
         search = next_search(call.answer_format, call.messages, language, abstained=abstained)
         if search is None:
             return None
-        count = self.engine.count_tokens
+        count = self.runtime.count_tokens
         return Generation(search, count(call.prompt.text), count(search), "stop")
 
 

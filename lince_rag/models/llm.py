@@ -60,7 +60,7 @@ class LinceLLM(NativeModel, BaseLLM):
     def _with_call_settings(self, kwargs: dict[str, Any]) -> "LinceLLM":
         """Make a copy that knows the settings of a call, which LangChain leaves out of the cache key."""
         # A copy shares the engine only if it has been created before.
-        _ = self.engine
+        _ = self.runtime
         copy = self.model_copy()
         noted = CALL_SETTINGS | {"language", "minimum_confidence"}
         answer_format = AnswerFormat.of(response_format=kwargs.get("response_format"))

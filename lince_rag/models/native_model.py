@@ -51,6 +51,7 @@ class NativeModel(BaseModel):
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
         dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         quantization: ``None``, ``"int8"`` or ``"int4"``.
+        engine: What runs the weights: ``"transformers"``, or ``"auto"`` for what fits them.
         max_tokens: Maximum number of tokens in the answer; ``None`` takes the model card's.
         temperature: Sampling temperature; 0 decodes greedily; ``None`` follows the model card.
         top_p: Probability mass of nucleus sampling.
@@ -78,6 +79,7 @@ class NativeModel(BaseModel):
     device: str = "auto"
     dtype: str = "auto"
     quantization: str | None = None
+    engine: str = "auto"
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0.0)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -102,7 +104,7 @@ class NativeModel(BaseModel):
         return get_model(self.model, registry)
 
     @cached_property
-    def engine(self) -> Engine:
+    def runtime(self) -> Engine:
         """The engine that runs the model; it loads the weights when they are first needed."""
         return create_engine(self.spec, self._loading)
 
@@ -114,7 +116,7 @@ class NativeModel(BaseModel):
     @property
     def context_window(self) -> int:
         """Maximum number of tokens of prompt and answer together."""
-        return self.engine.context_window
+        return self.runtime.context_window
 
     @property
     def answer_tokens(self) -> int:
@@ -124,7 +126,7 @@ class NativeModel(BaseModel):
     @property
     def quotes(self) -> bool:
         """Whether the answers are text of the documents, word for word."""
-        return self.engine.quotes
+        return self.runtime.quotes
 
     def check(self) -> None:
         """Check that the model is known and that an engine can run it, without loading weights.
@@ -144,7 +146,7 @@ class NativeModel(BaseModel):
         Returns:
             The number of tokens.
         """
-        return self.engine.count_tokens(text)
+        return self.runtime.count_tokens(text)
 
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[Any, Any]:
         """Make fields configurable in each call with ``config={"configurable": …}``.
@@ -156,7 +158,7 @@ class NativeModel(BaseModel):
             The model; configured copies share its weights.
         """
         # LangChain creates a model for every configured call; engines are shared while a model holds them.
-        _ = self.engine
+        _ = self.runtime
         configurable: RunnableSerializable[Any, Any] = super().configurable_fields(**kwargs)  # type: ignore[misc]
         return configurable
 
@@ -190,11 +192,12 @@ class NativeModel(BaseModel):
             device=self.device,
             dtype=self.dtype,
             quantization=self.quantization,
+            engine=self.engine,
         )
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        names = [*sorted(CALL_SETTINGS), "stop", "n", "revision", "device", "dtype", "quantization"]
+        names = [*sorted(CALL_SETTINGS), "stop", "n", "revision", "device", "dtype", "quantization", "engine"]
         paths = {name: getattr(self, name) for name in ("models_file", "model_path", "base_model_path")}
         return {
             "model": self.model,
@@ -289,7 +292,7 @@ class NativeModel(BaseModel):
 
     def _generate_batch(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> list[list[Generation]]:
         """Generate, and restore the markers that were neutralised in the prompt and repeated in an answer."""
-        batch = self.engine.generate_batch(prompts, settings, self.n)
+        batch = self.runtime.generate_batch(prompts, settings, self.n)
         if self.quotes:
             return batch
         return [
@@ -300,13 +303,13 @@ class NativeModel(BaseModel):
     def _generate_stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Stream with markers restored: text after a backslash is held back until a marker would be complete."""
         if self.quotes:
-            yield from self.engine.stream(prompt, settings)
+            yield from self.runtime.stream(prompt, settings)
             return
         longest = 2 * max(
             map(len, [*self.spec.markers, *self.spec.line_markers, *self.spec.control_tokens]), default=0
         )
         raw, given = "", 0
-        for step in self.engine.stream(prompt, settings):
+        for step in self.runtime.stream(prompt, settings):
             raw += step.text
             is_json = _is_json(raw, settings)
             first = find_open_string(raw) if is_json else max(len(raw) - longest, 0)

@@ -142,11 +142,11 @@ class Giant:
 
     @property
     def model(self) -> Any:
-        return self.chat.engine.loaded.model  # type: ignore[attr-defined]
+        return self.chat.runtime.loaded.model  # type: ignore[attr-defined]
 
     @property
     def tokenizer(self) -> Any:
-        return self.chat.engine.tokenizer  # type: ignore[attr-defined]
+        return self.chat.runtime.tokenizer  # type: ignore[attr-defined]
 
     def prompt(self, number: int, share: float = 1.0) -> NativePromptValue:
         """A prompt with passages, of a share of the load's tokens."""

@@ -59,7 +59,7 @@ def walk(constraints: Constraints, schema: str, size: int, end: int) -> list[flo
 
 def test_masks(results: list[str]) -> None:
     tokenizers: dict[str, Any] = {
-        kind: ChatLince(**shared_checkpoint(kind).chat_fields).engine.tokenizer  # type: ignore[attr-defined]
+        kind: ChatLince(**shared_checkpoint(kind).chat_fields).runtime.tokenizer  # type: ignore[attr-defined]
         for kind in KINDS
     }
     tokenizers["a vocabulary of Falcon's size"] = large_tokenizer()

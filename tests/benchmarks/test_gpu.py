@@ -112,12 +112,12 @@ def giant(
     }  # fmt: skip
     chat = ChatLince(**fields)
     assert tiny or count == chat.spec.parameters
-    rows["loading"].append(measure_loading(kind, "ChatLince", folder, lambda: getattr(chat.engine, "loaded")))  # noqa: B009
+    rows["loading"].append(measure_loading(kind, "ChatLince", folder, lambda: getattr(chat.runtime, "loaded")))  # noqa: B009
     made = Giant(kind, folder, chat, LinceLLM(**fields), TINY_LOAD if tiny else FULL_LOAD)
     made.generate([made.ids(made.prompt(0))], 8)
     yield made
     for holder in (made.chat, made.llm):
-        holder.__dict__.pop("engine", None)
+        holder.__dict__.pop("runtime", None)
     free_memory()
 
 
@@ -331,5 +331,5 @@ def test_quantized(giant: Giant, rows: Rows, device: str, quantization: str) -> 
     if not found:
         found.append([giant.kind, "bfloat16", whole, "as above", f"{1000 * load.tokens / full:.1f}", 1.0])
     found.append([giant.kind, quantization, held, peak, f"{1000 * load.tokens / ours:.1f}", ours / full])
-    small.__dict__.pop("engine")
+    small.__dict__.pop("runtime")
     free_memory()

@@ -46,7 +46,7 @@ class Subject:
     def __init__(self, kind: str, device: str) -> None:
         fields = shared_checkpoint(kind).chat_fields | {"device": device, "temperature": 0, "max_tokens": TOKENS}
         self.chat, self.llm = ChatLince(**fields), LinceLLM(**fields)
-        engine: Any = self.chat.engine
+        engine: Any = self.chat.runtime
         self.model, self.tokenizer = engine.loaded.model, engine.tokenizer
 
     def bare(self, questions: list[str], **options: Any) -> list[list[int]]:

@@ -30,7 +30,7 @@ def test_time(tmp_path: Path, results: list[str]) -> None:
             chat = ChatLince(model=KIND, model_path=str(folder), device="cpu", temperature=0, max_tokens=TOKENS)
             ids = chat.encode([HumanMessage(QUESTION)])
             # The same weights in the same place: of two copies, one may be some percent slower than the other.
-            model, tokenizer = chat.engine.loaded.model, AutoTokenizer.from_pretrained(folder)
+            model, tokenizer = chat.runtime.loaded.model, AutoTokenizer.from_pretrained(folder)
             input_ids = torch.tensor([ids])
             mask = torch.ones_like(input_ids)
 

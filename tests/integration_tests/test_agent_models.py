@@ -86,7 +86,7 @@ def test_a_model_that_decides_to_search(taught: ChatLince, index: Index) -> None
     (citation,) = answer.citations
     assert index.text(citation.source)[citation.start : citation.end] == ANSWER
     # What was found is where the format has its context, and nowhere else.
-    told = taught.engine.tokenizer.decode(prompts[1])  # type: ignore[attr-defined]
+    told = taught.runtime.tokenizer.decode(prompts[1])  # type: ignore[attr-defined]
     assert told.count("treinta de mayo") == 1
     assert told.index("### Contexto:") < told.index("treinta de mayo")
 

@@ -170,7 +170,7 @@ def taught_checkpoint() -> dict[str, Any]:
             )
         )
     teach(chat, examples)
-    chat.engine.loaded.model.save_pretrained(folder / "llama")  # type: ignore[attr-defined]
+    chat.runtime.loaded.model.save_pretrained(folder / "llama")  # type: ignore[attr-defined]
     return fields
 
 

@@ -192,13 +192,13 @@ def test_speed(kind: str) -> None:
 @pytest.mark.parametrize("schema", BY_HAND, ids=lambda schema: json.dumps(schema)[:20])
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
 def test_a_batch_is_valid(kind: str, schema: Schema, decoding: dict[str, Any]) -> None:
-    for (generation,) in chat(kind).engine.generate_batch(prompts(kind), held(schema, **decoding)):
+    for (generation,) in chat(kind).runtime.generate_batch(prompts(kind), held(schema, **decoding)):
         assert_valid(schema, generation)
 
 
 @by_kind
 def test_a_batch_says_what_its_prompts_say_alone(kind: str) -> None:
-    engine = chat(kind).engine
+    engine = chat(kind).runtime
     alone = [engine.generate(prompt, held(TREE, **GREEDY)) for prompt in prompts(kind)]
     assert [generation for (generation,) in engine.generate_batch(prompts(kind), held(TREE, **GREEDY))] == alone
 
@@ -206,8 +206,8 @@ def test_a_batch_says_what_its_prompts_say_alone(kind: str) -> None:
 @by_kind
 def test_a_stream_says_the_same(kind: str) -> None:
     for prompt in prompts(kind):
-        whole = chat(kind).engine.generate(prompt, held(TICKET, **GREEDY))
-        parts = list(chat(kind).engine.stream(prompt, held(TICKET, **GREEDY)))
+        whole = chat(kind).runtime.generate(prompt, held(TICKET, **GREEDY))
+        parts = list(chat(kind).runtime.stream(prompt, held(TICKET, **GREEDY)))
         assert "".join(part.text for part in parts) == whole.text
         assert sum(part.output_tokens for part in parts) == whole.output_tokens
         assert parts[-1].finish_reason == whole.finish_reason == "stop"
@@ -216,7 +216,7 @@ def test_a_stream_says_the_same(kind: str) -> None:
 @by_kind
 def test_candidates_are_all_valid_and_differ(kind: str) -> None:
     settings_ = held(TICKET, temperature=1.0, seed=2)
-    for candidates in chat(kind).engine.generate_batch(prompts(kind)[:2], settings_, candidates=4):
+    for candidates in chat(kind).runtime.generate_batch(prompts(kind)[:2], settings_, candidates=4):
         for candidate in candidates:
             assert_valid(TICKET, candidate)
         assert len({candidate.text for candidate in candidates}) > 1
@@ -225,16 +225,16 @@ def test_candidates_are_all_valid_and_differ(kind: str) -> None:
 @by_kind
 def test_beams_and_penalties(kind: str) -> None:
     for options in ({"num_beams": 4}, {**GREEDY, "repetition_penalty": 1.8}):
-        for (generation,) in chat(kind).engine.generate_batch(prompts(kind), held(TICKET, **options)):
+        for (generation,) in chat(kind).runtime.generate_batch(prompts(kind), held(TICKET, **options)):
             assert_valid(TICKET, generation)
 
 
 @by_kind
 def test_stop_texts_cut_nothing_and_occur_in_no_string(kind: str) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "minLength": 12}}, "required": ["a"]}
-    free = [chat(kind).engine.generate(prompt, held(schema, **SAMPLING)) for prompt in prompts(kind)]
+    free = [chat(kind).runtime.generate(prompt, held(schema, **SAMPLING)) for prompt in prompts(kind)]
     stop = tuple(json.loads(generation.text)["a"][4:6] for generation in free)
-    for (generation,) in chat(kind).engine.generate_batch(
+    for (generation,) in chat(kind).runtime.generate_batch(
         prompts(kind), held(schema, stop=(*stop, '"}'), **SAMPLING)
     ):
         assert_valid(schema, generation)
@@ -244,11 +244,11 @@ def test_stop_texts_cut_nothing_and_occur_in_no_string(kind: str) -> None:
 @by_kind
 def test_too_few_tokens_are_refused_with_how_many_it_takes(kind: str) -> None:
     with pytest.raises(ConfigurationError, match=r"does not fit into 20 tokens.*may take \d+") as caught:
-        chat(kind).engine.generate(prompts(kind)[0], held(TICKET, 20, **GREEDY))
+        chat(kind).runtime.generate(prompts(kind)[0], held(TICKET, 20, **GREEDY))
     needed = int(caught.value.message.removesuffix(".").split()[-1])
-    assert_valid(TICKET, chat(kind).engine.generate(prompts(kind)[0], held(TICKET, needed, **GREEDY)), needed + 1)
+    assert_valid(TICKET, chat(kind).runtime.generate(prompts(kind)[0], held(TICKET, needed, **GREEDY)), needed + 1)
     with pytest.raises(ConfigurationError, match="does not fit"):
-        list(chat(kind).engine.stream(prompts(kind)[0], held(TICKET, needed - 1, **GREEDY)))
+        list(chat(kind).runtime.stream(prompts(kind)[0], held(TICKET, needed - 1, **GREEDY)))
 
 
 # -------------------------------------------------------------------------------------------------- text or JSON
@@ -278,7 +278,7 @@ def test_json_is_constrained_by_the_schema_if_text_is_allowed(kind: str, lead: s
 
 def said(kind: str, says: str, **options: Any) -> tuple[str, str]:
     """Return what the engine makes of what a model says, whole and streamed."""
-    engine, prompt = chat(kind).engine, prompts(kind)[0]
+    engine, prompt = chat(kind).runtime, prompts(kind)[0]
     settings_ = held(TICKET, text_allowed=True, **GREEDY, **options)
     with dictated(kind, says):
         whole = engine.generate(prompt, settings_)
@@ -312,8 +312,8 @@ def test_a_batch_of_texts_and_json_is_the_same_one_by_one(kind: str) -> None:
     texts = [model.render([HumanMessage(question)]) for question in QUESTIONS]
     for stop in ((), ("a", "e"), (" ",)):
         settings_ = held(TICKET, text_allowed=True, stop=stop, **GREEDY)
-        alone = [model.engine.generate(text, settings_) for text in texts]
-        assert [generation for (generation,) in model.engine.generate_batch(texts, settings_)] == alone
+        alone = [model.runtime.generate(text, settings_) for text in texts]
+        assert [generation for (generation,) in model.runtime.generate_batch(texts, settings_)] == alone
         assert not [one for one in alone for text in stop if text in one.text and not one.text.startswith("{")]
 
 

@@ -293,7 +293,7 @@ def test_batch_equals_one_by_one(kind, decoding):
     # And in one padded batch, where the engine has them together.
     engine_settings = GenerationSettings(max_tokens=MAX_TOKENS, **decoding)
     prompts = [chat(kind).render([HumanMessage(question)]) for question in QUESTIONS]
-    generations = chat(kind).engine.generate_batch(prompts, engine_settings)
+    generations = chat(kind).runtime.generate_batch(prompts, engine_settings)
     assert [
         (
             answer.text,
@@ -313,7 +313,7 @@ def test_batch_of_answers_that_end_at_different_times(kind):
     model = chat(kind, eos_scale=3.0)
     singles = [model.invoke(question, **GREEDY) for question in QUESTIONS]
     prompts = [model.render([HumanMessage(question)]) for question in QUESTIONS]
-    generations = model.engine.generate_batch(prompts, GenerationSettings(max_tokens=MAX_TOKENS, **GREEDY))
+    generations = model.runtime.generate_batch(prompts, GenerationSettings(max_tokens=MAX_TOKENS, **GREEDY))
     assert [(answer.text, answer.output_tokens, answer.finish_reason) for (answer,) in generations] == [
         (reply.text, reply.usage_metadata["output_tokens"], finish_reason(reply)) for reply in singles
     ]
@@ -531,7 +531,7 @@ def test_a_batch_keeps_to_the_window_of_each(kind):
     questions = [question_of(kind, window - 2), QUESTION]
     singles = [chat(kind).invoke(question, max_tokens=8, **GREEDY) for question in questions]
     prompts = [chat(kind).render([HumanMessage(question)]) for question in questions]
-    generations = chat(kind).engine.generate_batch(prompts, GenerationSettings(max_tokens=8, **GREEDY))
+    generations = chat(kind).runtime.generate_batch(prompts, GenerationSettings(max_tokens=8, **GREEDY))
     assert [(answer.text, answer.output_tokens) for (answer,) in generations] == [
         (reply.text, reply.usage_metadata["output_tokens"]) for reply in singles
     ]

@@ -200,7 +200,7 @@ def test_histories_of_calls_and_results() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_call_and_no_result_becomes_a_control_id(kind: str) -> None:
     model = chat(kind)
-    tokenizer = model.engine.tokenizer  # type: ignore[attr-defined]
+    tokenizer = model.runtime.tokenizer  # type: ignore[attr-defined]
     controls = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
     def control_ids(text: str) -> list[int]:

@@ -20,6 +20,7 @@ from lince_rag.prompting.registry import ModelSpec
 
 DTYPES: Final = ("float32", "bfloat16", "float16")
 QUANTIZATIONS: Final = ("int8", "int4")
+ENGINES: Final = ("transformers",)
 DEFAULT_REVISION: Final = "main"
 
 CONFIG: Final = "config.json"
@@ -64,6 +65,7 @@ class LoadingOptions:
         quantization: One of ``QUANTIZATIONS``, with bitsandbytes.
         merge_adapter: Whether to merge an adapter into its base, which then runs as fast as without one. It is not
             merged into a quantized base, whose weights could only hold it rounded.
+        engine: One of ``ENGINES``, or ``"auto"``: what fits the weights.
     """
 
     model_path: str | None = None
@@ -73,11 +75,13 @@ class LoadingOptions:
     dtype: str = "auto"
     quantization: str | None = None
     merge_adapter: bool = True
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("dtype", self.dtype, ("auto", *DTYPES)),
             ("quantization", self.quantization, (None, *QUANTIZATIONS)),
+            ("engine", self.engine, ("auto", *ENGINES)),
         ):
             if value not in known:
                 raise ConfigurationError(

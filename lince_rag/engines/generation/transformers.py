@@ -1,34 +1,20 @@
 """The engine that runs models in this process, through transformers."""
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from lince_rag.engines.base import (
-    Engine,
-    FinishReason,
-    Generation,
-    GenerationSettings,
-    check_window,
-    generation_options,
-    is_beam_search,
-    is_sampling,
-    without_beams,
-)
+from lince_rag.engines.base import FinishReason, Generation, GenerationSettings, is_sampling
 from lince_rag.engines.checkpoints.files import LoadingOptions
-from lince_rag.engines.checkpoints.loading import LoadedModel, load_model, load_tokenizer
+from lince_rag.engines.checkpoints.loading import LoadedModel, load_model
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TextAssembler, TokenQueue, assemble
-from lince_rag.engines.generation.encoding import encode_prompt
-from lince_rag.engines.json_schema.constraints import OBJECT_START, Constraints
+from lince_rag.engines.generation.tokens import TokenEngine
+from lince_rag.engines.json_schema.constraints import Constraints
 from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
-
-logger = logging.getLogger(__name__)
 
 _cudnn_lock = threading.Lock()
 # Generations that keep cuDNN out now, and what the process had set before the first of them.
@@ -36,21 +22,14 @@ _without_cudnn = 0
 _cudnn_before = True
 
 
-class TransformersEngine(Engine):
+class TransformersEngine(TokenEngine):
     """Runs a model in this process."""
 
     def __init__(self, spec: ModelSpec, options: LoadingOptions) -> None:
-        self.spec = spec
-        self.options = options
+        super().__init__(spec, options)
         # One generation at a time, because they share the random state and the memory.
         self._lock = threading.Lock()
-        self._beam_warnings: set[str] = set()
         self._token_texts: dict[int, str] = {}
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer, loaded without the weights."""
-        return load_tokenizer(self.spec, self.options)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -61,20 +40,6 @@ class TransformersEngine(Engine):
     def context_window(self) -> int:  # type: ignore[override]
         """Maximum tokens of prompt and answer together."""
         return self.loaded.context_window
-
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text, without those that the tokenizer adds around it."""
-        # verbose: a text longer than the window is normal here and needs no warning.
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    def measure(self, prompt: Prompt) -> Prompt:
-        """Return the prompt with its token ids and their number; a measured prompt as it is."""
-        ids = self.encode(prompt)
-        return replace(prompt, length=len(ids), ids=tuple(ids))
-
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Return the token ids that the model reads."""
-        return encode_prompt(prompt, self.tokenizer) if prompt.ids is None else list(prompt.ids)
 
     def generate_batch(
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
@@ -141,29 +106,6 @@ class TransformersEngine(Engine):
     def _constraints(self) -> Constraints:
         return Constraints(self.tokenizer, sorted(self._end_ids))
 
-    def _options(self, settings: GenerationSettings) -> dict[str, Any]:
-        options = generation_options(self.spec, settings)
-        return options if settings.json_schema is None else self._with_one_beam(options, "follow a JSON schema")
-
-    def _with_one_beam(self, options: dict[str, Any], purpose: str) -> dict[str, Any]:
-        """Replace a beam search by one beam, with a warning the first time."""
-        if not is_beam_search(options):
-            return options
-        if purpose not in self._beam_warnings:
-            logger.warning("%s: a beam search cannot %s; using one beam.", self.spec.name, purpose)
-            self._beam_warnings.add(purpose)
-        return without_beams(options)
-
-    def _stops(self, settings: GenerationSettings) -> tuple[tuple[str, ...], str]:
-        """Return the texts that cut an answer, and the beginning of an answer that they do not cut.
-
-        JSON is never cut; instead, its strings cannot contain a stop text.
-        """
-        texts = (*settings.stop, *self.spec.stop)
-        if settings.json_schema is None:
-            return texts, ""
-        return (texts, OBJECT_START) if settings.text_allowed else ((), "")
-
     def _processors(self, settings: GenerationSettings, limit: int, asked: int) -> list[Any]:
         """Return the logits processors; ``limit`` is what the window leaves of the ``asked`` tokens of answer."""
         if settings.json_schema is None:
@@ -182,11 +124,6 @@ class TransformersEngine(Engine):
                     hint="Give fewer or shorter documents, tools or turns.",
                 ) from error
             raise
-
-    def _encode_checked(self, prompt: Prompt) -> list[int]:
-        ids = self.encode(prompt)
-        check_window(self.spec.name, len(ids), self.context_window)
-        return ids
 
     def _run_batch(
         self,
