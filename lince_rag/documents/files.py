@@ -177,8 +177,8 @@ class FileLoader(BaseLoader):
     The metadata: ``source`` (the path unless given), ``title``, ``content_hash`` (of the bytes), ``media_type``,
     ``language``, ``sections``, a list of ``{"start", "end", "page", "heading"}`` that divide the text in order,
     ``kinds``, a list of ``{"start", "end", "kind"}`` of the code, contents and repeated lines in it, and for a PDF
-    ``pages_without_text``, the numbers of the pages that hold only pictures; for an archive or a message
-    ``left_out``, what could not be read in it.
+    ``pages_without_text``, the numbers of the pages that hold only pictures; for an archive, a message
+    or JSON Lines ``left_out``, what could not be read in it.
 
     Args:
         path: The file.
@@ -248,8 +248,8 @@ class FileLoader(BaseLoader):
         }
         if content.pages_without_text:
             metadata["pages_without_text"] = content.pages_without_text
-        if members.budget.left_out:
-            metadata["left_out"] = members.budget.left_out
+        if left_out := [*content.left_out, *members.budget.left_out]:
+            metadata["left_out"] = left_out
         return Document(page_content=text, metadata=metadata)
 
 

@@ -42,8 +42,8 @@ class PreparedDocument:
     @classmethod
     def of(cls, document: Document, chunks: Sequence[Document], parts: Sequence[Part] = ()) -> Self:
         """Find the terms of a document's chunks."""
-        terms, lines = map(index_terms, chunks), (term_lines(chunk).pack() for chunk in chunks)
-        return cls(document, chunks, list(terms), list(lines), parts)
+        found = list(map(analyze_chunk, chunks))
+        return cls(document, chunks, [terms for _, terms in found], [lines.pack() for lines, _ in found], parts)
 
     @property
     def source(self) -> str:
@@ -92,10 +92,18 @@ def searchable_text(chunk: Document) -> str:
 
 def index_terms(chunk: Document) -> str:
     """Return the terms of a chunk's searchable text, with spaces between them."""
-    return terms_line(searchable_text(chunk), chunk.metadata["language"])
+    return analyze_chunk(chunk)[1]
 
 
 def term_lines(chunk: Document) -> TermLines:
     """Return the terms of a chunk's sentences."""
+    return analyze_chunk(chunk)[0]
+
+
+def analyze_chunk(chunk: Document) -> tuple[TermLines, str]:
+    """Return the terms of a chunk's sentences, and the terms of its searchable text with spaces between them."""
     text = chunk.page_content
-    return TermLines.of(text, chunk.metadata.get("language") or detect_language(text))
+    language = chunk.metadata.get("language") or detect_language(text)
+    lines, terms = TermLines.with_terms(text, language)
+    heading = chunk.metadata.get("heading")
+    return lines, f"{terms_line(heading, language)} {terms}" if heading else terms

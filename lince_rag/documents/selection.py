@@ -147,20 +147,21 @@ class _Walk:
         self._ignored: dict[str, GitIgnoreSpec] = {}
 
     def files(self) -> list[Path]:
-        files: list[Path] = []
+        files: list[str] = []
 
         def unreadable(error: OSError) -> None:
             # A folder that cannot be listed is kept, so that loading it reports it.
-            files.append(Path(error.filename))
+            files.append(error.filename)
 
         walk = os.walk(self._folder, onerror=unreadable, followlinks=self._selection.follow_links)
         for parent, folders, names in walk:
             if IGNORE_FILE in names:
                 self._ignored[parent] = _read_patterns(os.path.join(parent, IGNORE_FILE))
             folders[:] = [name for name in sorted(folders) if self._enters(os.path.join(parent, name), name)]
-            paths = [os.path.join(parent, name) for name in names if self._reads(os.path.join(parent, name), name)]
-            files += map(Path, paths)
-        return sorted(files)
+            paths = ((os.path.join(parent, name), name) for name in names)
+            files += [path for path, name in paths if self._reads(path, name)]
+        # As paths are sorted, which takes five times as long.
+        return [Path(file) for file in sorted(files, key=lambda file: file.split(os.sep))]
 
     def _enters(self, path: str, name: str) -> bool:
         real = os.path.realpath(path)
@@ -195,7 +196,7 @@ class _Walk:
         return os.path.islink(path) and not _is_inside(os.path.realpath(path), self._root)
 
     def _has_reader(self, path: str, name: str) -> bool:
-        suffix = Path(name).suffix.lower()
+        suffix = os.path.splitext(name)[1].lower()
         if suffix in FORMATS and FORMATS[suffix].name == "code" and _is_empty(path):
             # As the __init__.py of every Python project is.
             return False

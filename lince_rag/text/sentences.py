@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Final, Self
 
 from lince_rag.text.language import Language
-from lince_rag.text.words import spelling_grams, stems_and_spellings, words_with_digits
+from lince_rag.text.words import analyze, spelling_grams, word_lines, words_with_digits
 
 # How many chunks are cached, the most recently used; each takes about 50 kB.
 CACHED_TEXTS: Final = 512
@@ -61,11 +61,17 @@ class TermLines:
     @classmethod
     def of(cls, text: str, language: Language) -> Self:
         """Cut a text into sentences, and find their terms."""
+        return cls.with_terms(text, language)[0]
+
+    @classmethod
+    def with_terms(cls, text: str, language: Language) -> tuple[Self, str]:
+        """Return the lines of a text and, found in one go, the terms that are indexed (``terms_line``)."""
         spans = sentence_spans(text, language)
-        lines = [stems_and_spellings(text[start:end], language) for start, end in spans]
-        return cls(
-            tuple(spans), "\n".join(stems for stems, _ in lines), "\n".join(spellings for _, spellings in lines)
-        )
+        analyzed = [analyze(text[start:end], language) for start, end in spans]
+        lines = list(map(word_lines, analyzed))
+        stems, spellings = (line for line, _ in lines), (line for _, line in lines)
+        terms = " ".join([found for words in analyzed for _, _, found in words])
+        return cls(tuple(spans), "\n".join(stems), "\n".join(spellings)), terms
 
     def pack(self) -> bytes:
         """Return the value from which ``unpack`` makes an equal one."""

@@ -9,7 +9,7 @@ FaQuAD: ``tests/benchmarks``.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Final
@@ -152,15 +152,27 @@ def spaced_gram(gram: str) -> str:
     return gram[len(GRAM_PREFIX) :].replace("_", " ")
 
 
+def analyze(text: str, language: Language) -> list[tuple[str, str, str]]:
+    """Return the stem, the cognate spelling and the terms, with spaces between them, of each word of a text."""
+    return [_analyze(word, language) for word in _WORD.findall(text)]
+
+
+@lru_cache(maxsize=131_072)
+def _analyze(word: str, language: Language) -> tuple[str, str, str]:
+    lowered = word.lower()
+    stem, spelled = _stem(lowered, language), cognate(_fold_word(lowered))
+    root = [ROOT_PREFIX + _cognate_rules()[1].sub("", spelled)] if len(spelled) >= ROOT_LETTERS else []
+    return stem, spelled, " ".join([stem, *spelling_grams(spelled), *root])
+
+
 def stems_and_spellings(text: str, language: Language) -> tuple[str, str]:
     """Return the stems and the cognate spellings of a text's words, in order, with a space on each side."""
-    found = [_stem_and_spelling(word.lower(), language) for word in _WORD.findall(text)]
-    return f" {' '.join(stem for stem, _ in found)} ", f" {' '.join(spelling for _, spelling in found)} "
+    return word_lines(analyze(text, language))
 
 
-@lru_cache(maxsize=65_536)
-def _stem_and_spelling(word: str, language: Language) -> tuple[str, str]:
-    return _stem(word, language), cognate(_fold_word(word))
+def word_lines(analyzed: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
+    """Return the stems and the cognate spellings of words, with a space on each side."""
+    return f" {' '.join([stem for stem, _, _ in analyzed])} ", f" {' '.join([each for _, each, _ in analyzed])} "
 
 
 def words_with_digits(text: str) -> frozenset[str]:
@@ -179,12 +191,4 @@ def terms(text: str, language: Language | None = None) -> list[str]:
 
 def terms_line(text: str, language: Language) -> str:
     """Return the terms of a text with spaces between them."""
-    return " ".join([_terms_of(word.lower(), language) for word in _WORD.findall(text)])
-
-
-@lru_cache(maxsize=65_536)
-def _terms_of(word: str, language: Language) -> str:
-    folded = _fold_word(word)
-    spelled = cognate(folded)
-    root = [ROOT_PREFIX + _cognate_rules()[1].sub("", spelled)] if len(spelled) >= ROOT_LETTERS else []
-    return " ".join([_stem(word, language), *grams(folded), *root])
+    return " ".join([found for _, _, found in analyze(text, language)])

@@ -109,5 +109,5 @@ def forget_terms() -> None:
     from lince_rag.text.sentences import forget_sentences
 
     analysis.grams.cache_clear()
-    analysis._stem_and_spelling.cache_clear()
+    analysis._analyze.cache_clear()
     forget_sentences()

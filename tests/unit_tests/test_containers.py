@@ -235,6 +235,8 @@ def test_mbox(tmp_path: Path) -> None:
         (3, "2024-03-05 10:30+01:00 Ana Ruiz Ibáñez <ana@example.org>"),
     ]
     assert section_texts(document)["Con adjunto › i.pdf"] == "i.pdf\n\nUno.\n\nDos."
+    # The mailbox has it with a ">" in front.
+    assert "Hola.\nFrom entonces\n" in document.page_content
 
 
 def test_mbox_with_unmarked_from_lines_and_damaged_messages(tmp_path: Path) -> None:

@@ -422,6 +422,13 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
     assert text_of(tmp_path, name, text) == "pregunta: ¿Sí?\npregunta: ¿No? | n: 2"
 
 
+def test_damaged_json_lines_are_left_out(tmp_path: Path) -> None:
+    document = load(tmp_path, "a.jsonl", '{"a": "uno"}\n{"a": "do\n{"a": "tres"}\n')
+    assert document.page_content == "a: uno\na: tres"
+    (left_out,) = document.metadata["left_out"]
+    assert left_out.startswith("invalid JSON in line 2: ")
+
+
 def test_notebook(tmp_path: Path) -> None:
     document = load(tmp_path, "a.ipynb", NOTEBOOK)
     numbers = "\n".join(map(str, range(20)))
@@ -445,7 +452,7 @@ def test_notebook(tmp_path: Path) -> None:
     [
         ("a.json", '{"a": 1,\n}', "invalid JSON in line 2: "),
         ("a.json", "{'a': 1}", "invalid JSON in line 1: Expecting property name enclosed in double quotes"),
-        ("a.jsonl", '{"a": 1}\n\n{"a"', "invalid JSON in line 3: Expecting ':' delimiter"),
+        ("a.jsonl", '{"a"\n\n{"b"', "invalid JSON in line 1: Expecting ':' delimiter"),
         ("a.ipynb", "[]", "not a notebook"),
         ("a.ipynb", '{"cells": [1, {"source": {}}]}', "no text in it"),
         ("a.json", "[" * 100_000, "its values are nested too deeply"),

@@ -84,6 +84,8 @@ class Content:
     title: str = ""
     # The numbers, from 1, of the pages that hold pictures and no text.
     pages_without_text: list[int] = field(default_factory=list)
+    # What of the file could not be read, each with its reason.
+    left_out: list[str] = field(default_factory=list)
 
 
 def is_title(title: str) -> bool:

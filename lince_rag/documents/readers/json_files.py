@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from lince_rag.documents.readers.blocks import HEADING_SEPARATOR, Block, Content, Unreadable
@@ -44,10 +44,18 @@ def read_json(data: bytes) -> Content:
 
 
 def read_json_lines(data: bytes) -> Content:
-    """Read the value in each line as an element of a list; see ``read_json``."""
-    lines = enumerate(decode(data).split("\n"), start=1)
-    values = _within_depth(lambda: [_parse(line, number) for number, line in lines if line.strip()])
-    return Content(_within_depth(lambda: _arrange(_document_blocks(values))))
+    """Read the value in each line as an element of a list; see ``read_json``. A damaged line is left out."""
+    values: list[Any] = []
+    left_out: list[str] = []
+    for number, line in enumerate(decode(data).split("\n"), start=1):
+        if line.strip():
+            try:
+                values.append(_within_depth(partial(_parse, line, number)))
+            except Unreadable as error:
+                left_out.append(str(error))
+    if left_out and not values:
+        raise Unreadable(left_out[0])
+    return Content(_within_depth(lambda: _arrange(_document_blocks(values))), left_out=left_out)
 
 
 def _within_depth(read: Callable[[], Any]) -> Any:

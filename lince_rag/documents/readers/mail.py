@@ -33,6 +33,8 @@ _EXPECTED: Final = (*_SHOWN, "Received", "Message-ID", "MIME-Version", "Content-
 # The line that begins a message in a mailbox. That a header follows tells it from a line of a text that begins so
 # and that a careless program did not mark.
 _FROM_LINE: Final = re.compile(rb"^From [^\n]*\n(?=[!-9;-~]+:|>From )", re.MULTILINE)
+# How a line of a text that begins so is marked.
+_MARKED_LINE: Final = re.compile(rb"^>(>*From )", re.MULTILINE)
 
 # Attachments whose name has no suffix that is known.
 _SUFFIXES: Final = {"text/plain": ".txt", "text/html": ".html", "application/pdf": ".pdf"}
@@ -87,7 +89,8 @@ def read_mbox(data: bytes, members: Members) -> Content:
         try:
             if end - start.end() > MAXIMUM_MESSAGE_BYTES:
                 raise Unreadable("too large")
-            found = reader.read(_parse(data[start.end() : end]), level=2)
+            text = _MARKED_LINE.sub(rb"\1", data[start.end() : end])
+            found = reader.read(_parse(text), level=2)
         except MemoryError:
             raise
         except Exception as error:

@@ -89,6 +89,7 @@ class Members:
         if content.pages_without_text:
             pages = ", ".join(map(str, content.pages_without_text))
             self.budget.left_out.append(f"{name}: pages without text (scanned?): {pages}")
+        self.budget.left_out += [f"{name}: {each}" for each in content.left_out]
         return replace(content, blocks=[block for block in content.blocks if block.text])
 
     def unpack(self, stream: IO[bytes]) -> bytes:
