@@ -25,6 +25,7 @@ from tests.unit_tests.file_samples import (
     pdf_bytes,
     saved,
     tar_bytes,
+    xls_bytes,
     xlsx_bytes,
     zip_bytes,
 )
@@ -130,6 +131,7 @@ def in_every_format() -> dict[str, bytes]:
         "a.docx": saved(word),
         "a.pptx": saved(slides),
         "a.xlsx": xlsx_bytes({"Claves": ROWS}),
+        "a.xls": xls_bytes({"Claves": ROWS}),
         "a.ods": ods_bytes({"Claves": ROWS}),
         "a.odt": opendocument_bytes("text", paragraph),
         "a.odp": opendocument_bytes("presentation", slide),

@@ -16,6 +16,7 @@ import docx
 import fpdf
 import pptx
 import xlsxwriter
+import xlwt
 from docx.opc.packuri import PackURI
 from docx.opc.part import Part
 from docx.oxml import parse_xml
@@ -193,6 +194,22 @@ def xlsx_bytes(
                 else:
                     sheet.write(number, column, value)
     workbook.close()
+    return buffer.getvalue()
+
+
+def xls_bytes(sheets: Mapping[str, Sequence[Sequence[Any]]], hidden: Sequence[str] = ()) -> bytes:
+    """A workbook of Excel 97 to 2003 with the given rows in its sheets."""
+    workbook = xlwt.Workbook()
+    day, time = xlwt.easyxf(num_format_str="dd/mm/yyyy"), xlwt.easyxf(num_format_str="dd/mm/yyyy hh:mm")
+    for name, rows in sheets.items():
+        sheet = workbook.add_sheet(name)
+        sheet.visibility = int(name in hidden)
+        for number, row in enumerate(rows):
+            for column, value in enumerate(row):
+                dated = [time if hasattr(value, "hour") else day] if isinstance(value, datetime.date) else []
+                sheet.write(number, column, value, *dated)
+    buffer = io.BytesIO()
+    workbook.save(buffer)
     return buffer.getvalue()
 
 

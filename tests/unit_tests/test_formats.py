@@ -29,6 +29,7 @@ from tests.unit_tests.file_samples import (
     opendocument_bytes,
     pptx_bytes,
     saved,
+    xls_bytes,
     xlsx_bytes,
     zip_bytes,
 )
@@ -116,6 +117,15 @@ def test_workbook(tmp_path: Path, name: str) -> None:
     assert pages(load(tmp_path, name, make({"Hoja1": TABLE[2:]}))) == [(1, "", TABLE_ROWS)]
     assert load(tmp_path, name, make({"Hoja1": TABLE}, "Libro1")).metadata["title"] == "a"
     assert reason(tmp_path, name, make({"Hoja1": []})) == "no text in it"
+
+
+def test_old_workbook(tmp_path: Path) -> None:
+    sheets = {"Ventas": TABLE, "Oculta": [["secreto"]], "Notas": [["Uno"], ["Dos"]]}
+    document = load(tmp_path, "a.xls", xls_bytes(sheets, hidden=["Oculta"]))
+    assert pages(document) == [
+        (1, "Ventas", f"Ventas\n\nVentas de aceite\n\n{TABLE_ROWS}"),
+        (2, "Notas", "Notas\n\nUno\n\nDos"),
+    ]
 
 
 def test_cells_of_excel(tmp_path: Path) -> None:
