@@ -32,6 +32,9 @@ VECTOR_CHANGES: Final = "vector_changes"
 CHUNKING_ALGORITHM: Final = "chunking_algorithm"
 
 # Takes one JSON array: SQLite limits the number of values, and compiles a statement with another number again.
+# How long a statement waits for another process.
+BUSY_SECONDS: Final = 30
+
 _AMONG: Final = "IN (SELECT value FROM json_each(?))"
 
 _TABLES: Final = """
@@ -113,7 +116,7 @@ class Ledger:
         if str(self.path) != MEMORY and not self.path.exists():
             # Its journals get its permissions.
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(self.path, check_same_thread=False, timeout=30, isolation_level=None)
+        connection = sqlite3.connect(self.path, check_same_thread=False, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -388,8 +391,13 @@ class Ledger:
         """Write the file anew without what was deleted; return whether nothing of it is left in the journal."""
         with self._lock:
             self._execute("VACUUM")
-            # 1 if another connection reads an older state, which the journal is needed for.
-            return bool(self._rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0)
+            # The caller decides how long to wait for others.
+            self._execute("PRAGMA busy_timeout = 0")
+            try:
+                # 1 if another connection reads an older state, which the journal is needed for.
+                return bool(self._rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0)
+            finally:
+                self._execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS}")
 
     def known_ids(self) -> tuple[set[str], set[str], set[str]]:
         """Return the ids of the committed chunks, the uncommitted ones and the waiting ones, at one moment."""
@@ -457,4 +465,4 @@ def _json(ids: Iterable[str]) -> str:
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=BUSY_SECONDS)

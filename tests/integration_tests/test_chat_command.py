@@ -1,8 +1,5 @@
 """`lince-rag chat`, through a real process, with a session that is kept on SQLite."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +7,7 @@ from langchain_core.documents import Document
 
 from lince_rag import Index
 from lince_rag.cli.chat import SESSIONS_FILE, open_session
+from tests.integration_tests.commands import run
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +23,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def chat(index: Path, said: str, *options: str, status: int = 0) -> tuple[str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "lince_rag.cli.app", "chat", "--index", str(index), *options],
-        input=said,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LANG": "es_ES.UTF-8", "LC_ALL": "es_ES.UTF-8"},
-    )
-    assert done.returncode == status, (done.stdout, done.stderr)
-    return done.stdout, done.stderr
+    return run("chat", "--index", str(index), *options, given=said, status=status)
 
 
 def test_a_follow_up_is_understood_and_the_session_goes_on(index: Path) -> None:

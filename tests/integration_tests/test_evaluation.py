@@ -1,7 +1,6 @@
 """Questions asked of a real index: what is measured, kept, compared and reported."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -34,9 +33,8 @@ from lince_rag.evaluation.records import read_records
 from lince_rag.evaluation.report import compare_evaluations, write_report
 from lince_rag.evaluation.settings import Setting, check_setting, copy_index, open_setting_index, parse_setting
 from lince_rag.text.language import wording
+from tests.integration_tests.commands import COMMAND, environment, run
 from tests.integration_tests.embedder_samples import save_tiny_embedder
-
-COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
 
 RENT = "El contrato de alquiler vence el 31 de mayo. La renta mensual es de 815 euros."
 LIFT = "El ascensor nuevo costará 46.900 euros. La obra empieza en marzo."
@@ -550,20 +548,6 @@ def test_without_the_extra(index: Index, monkeypatch: pytest.MonkeyPatch, packag
 
 
 # The command line.
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "es_ES.UTF-8", "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUTF8": "1"}
-
-
-def run(*arguments: str, cwd: Path, status: int = 0) -> tuple[str, str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True, text=True, cwd=cwd, env=environment(), timeout=120, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout, done.stderr
 
 
 @pytest.fixture
