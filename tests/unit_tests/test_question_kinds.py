@@ -12,7 +12,7 @@ from lince_rag.chain.answer import find_short_answer
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language, wording
 from lince_rag.text.passages import SUMMARY_CHARACTERS, summarize
-from lince_rag.text.questions import asks_for, is_keywords, is_small_talk, summary_words
+from lince_rag.text.questions import asks_for, is_keywords, is_small_talk, spell_out, summary_words
 from tests.unit_tests.chain_samples import Fixed, chain, chunks
 
 
@@ -168,3 +168,26 @@ def test_an_index_names_its_documents_by_the_end_of_their_path(tmp_path: Any) ->
             index.find_source("acta.txt")
         with pytest.raises(ConfigurationError, match=r"no document 'ata\.txt'"):
             index.find_source("ata.txt")
+
+
+@pytest.mark.parametrize(
+    ("question", "language", "expected"),
+    [
+        ("¿Xq vence? ke dia", "es", "¿por qué vence? que dia"),
+        ("oq é DRM, vc sabe?", "pt", "o que é DRM, você sabe?"),
+        ("Q3 y pqr", "es", "Q3 y pqr"),
+    ],
+)
+def test_shorthand_is_spelled_out(question: str, language: Language, expected: str) -> None:
+    assert spell_out(question, language) == expected
+
+
+def test_the_answer_says_what_was_searched_for(tmp_path: Any) -> None:
+    text = "El tiempo sidéreo es el tiempo de las estrellas. La velocidad de grabación se elige en Preferencias."
+    with Index.open(tmp_path / "index", embeddings="embedded") as index:
+        index.ingest([Document(text, metadata={"source": "astronomía"})])
+        rag = create_rag_chain(ChatLince(), index.as_retriever())
+        answer = rag.invoke("ke es el tienpo sidereo")
+        assert answer.standalone == "que es el tiempo sidereo"
+        assert answer.text.startswith("El tiempo sidéreo es el tiempo de las estrellas.")
+        assert rag.invoke("¿Qué es el tiempo sidéreo?").standalone == "¿Qué es el tiempo sidéreo?"

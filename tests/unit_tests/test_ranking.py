@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag.index.lexical import LexicalHit
-from lince_rag.index.ranking import compare_questions, distinct, fuse
+from lince_rag.index.ranking import compare_questions, distinct, fuse, lift_nearest
 
 ids = st.sampled_from("abcdefgh")
 # Steps of a quarter: two scores that differ by a rounding error are equal.
@@ -55,6 +55,17 @@ def test_scores_of_a_weightless_side_do_not_matter(pairs, scored):
     one, other = ({chunk_id: pair[side] for chunk_id, pair in pairs.items()} for side in (0, 1))
     assert fuse(scored, one, 1.0) == fuse(scored, other, 1.0)
     assert fuse(one, scored, 0.0) == fuse(other, scored, 0.0)
+
+
+@given(scores.filter(bool), scores.filter(bool), st.integers(1, 6))
+def test_the_nearest_vector_gets_a_place_and_the_others_keep_their_order(lexical, vectors, place):
+    fused = fuse(lexical, vectors, 0.5)
+    before = order(fused)
+    nearest = max(vectors, key=lambda each: vectors[each])
+    lift_nearest(fused, vectors, place)
+    after = order(fused)
+    assert after.index(nearest) == min(before.index(nearest), place - 1)
+    assert [each for each in after if each != nearest] == [each for each in before if each != nearest]
 
 
 @given(scores, scores, weights)
