@@ -1,29 +1,24 @@
 """The ledger: the SQLite file that records what is in an index. Search ignores chunks that are not in it."""
 
 import json
-import os
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from langchain_core.documents import Document
 
 from lince_rag.documents.prepared import Part, PreparedDocument
 from lince_rag.errors import IndexDamagedError, IndexFolderError
+from lince_rag.index.database import Database
 from lince_rag.index.integrity import CHUNK_COLUMNS, DOCUMENT_COLUMNS, checksum, connection_damage, document_damage
-from lince_rag.index.storage import StoreCopies, damaged_ledger, first_line, not_writable, reporting_ledger
+from lince_rag.index.storage import damaged_ledger, first_line, reporting_ledger
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
 
 # Raised if an earlier version could not read what this one writes. Since 2, chunks may wait for their vectors.
 FORMAT: Final = 2
-
-# The path of a ledger that is in no file.
-MEMORY: Final = ":memory:"
 
 # The name of the setting that counts the changes to the vector store.
 VECTOR_CHANGES: Final = "vector_changes"
@@ -32,9 +27,6 @@ VECTOR_CHANGES: Final = "vector_changes"
 CHUNKING_ALGORITHM: Final = "chunking_algorithm"
 
 # Takes one JSON array: SQLite limits the number of values, and compiles a statement with another number again.
-# How long a statement waits for another process.
-BUSY_SECONDS: Final = 30
-
 _AMONG: Final = "IN (SELECT value FROM json_each(?))"
 
 _TABLES: Final = """
@@ -84,7 +76,7 @@ class Source:
     content_hash: str
 
 
-class Ledger:
+class Ledger(Database):
     """The committed documents and chunks of an index, its settings, and the ids of uncommitted writes.
 
     Args:
@@ -94,51 +86,12 @@ class Ledger:
     """
 
     def __init__(self, path: Path | str, *, read_only: bool = False, new: bool = True) -> None:
-        self.path = Path(path)
-        self.read_only = read_only
-        # LangChain runs batches in threads; they share one connection, protected by a lock.
-        self._lock = threading.RLock()
-        self._copies = StoreCopies(self.path.parent)
-        with reporting_ledger(self.path):
-            self._connection = self._connect_read_only() if read_only else self._connect()
+        super().__init__(path, _TABLES, read_only=read_only, new=new)
         try:
-            with reporting_ledger(self.path):
-                if not new and not self._tables():
-                    raise damaged_ledger(self.path, "it is empty")
-                if not read_only:
-                    self._connection.executescript(_TABLES)
             self._check_format()
         except BaseException:
             self.close()
             raise
-
-    def _connect(self) -> sqlite3.Connection:
-        if str(self.path) != MEMORY and not self.path.exists():
-            # Its journals get its permissions.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(
-            self.path, check_same_thread=False, timeout=BUSY_SECONDS, isolation_level=None
-        )
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            # What is deleted is overwritten, and not only marked as free.
-            connection.execute("PRAGMA secure_delete = ON")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _connect_read_only(self) -> sqlite3.Connection:
-        """Open a file that cannot be written; a copy of it if SQLite would have to write beside it."""
-        try:
-            connection = _open_read_only(self.path)
-            connection.execute("SELECT 1 FROM sqlite_master")
-        except sqlite3.OperationalError:
-            connection.close()
-            connection = sqlite3.connect(self._copies.renew(self.path.name), check_same_thread=False)
-            connection.execute("PRAGMA query_only = ON")
-        return connection
 
     def _check_format(self) -> None:
         found = self.setting("format")
@@ -150,26 +103,6 @@ class Ledger:
         # The tables that an earlier format lacks are empty, and have been created.
         if found != str(FORMAT) and not self.read_only:
             self.set_settings(format=str(FORMAT))
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._connection.close()
-            self._copies.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commit all writes of the block, or none."""
-        with self._lock:
-            self._execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._execute("COMMIT")
-            except BaseException:
-                # SQLite itself rolls back if the disk is full.
-                if self._connection.in_transaction:
-                    self._execute("ROLLBACK")
-                raise
 
     def setting(self, key: str) -> str | None:
         """Return a setting of the index; ``None`` if it is not set."""
@@ -389,18 +322,6 @@ class Ledger:
 
     # Checks, and what is left of the past.
 
-    def compact(self) -> bool:
-        """Write the file anew without what was deleted; return whether nothing of it is left in the journal."""
-        with self._lock:
-            self._execute("VACUUM")
-            # The caller decides how long to wait for others.
-            self._execute("PRAGMA busy_timeout = 0")
-            try:
-                # 1 if another connection reads an older state, which the journal is needed for.
-                return bool(self._rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0)
-            finally:
-                self._execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS}")
-
     def known_ids(self) -> tuple[set[str], set[str], set[str]]:
         """Return the ids of the committed chunks, the uncommitted ones and the waiting ones, at one moment."""
         waiting = " UNION ALL SELECT id, 2 FROM waiting" if "waiting" in self._tables() else ""
@@ -436,37 +357,6 @@ class Ledger:
         except IndexDamagedError as error:
             return first_line(error.__cause__ or error)
 
-    def _another_connection(self) -> sqlite3.Connection:
-        (_, _, file), *_ = self._rows("PRAGMA database_list")
-        return _open_read_only(Path(file))
-
-    def _tables(self) -> set[str]:
-        return {row[0] for row in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
-
-    def _value(self, statement: str, value: str) -> str | None:
-        rows = self._rows(statement, [value])
-        return cast(str, rows[0][0]) if rows else None
-
-    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock, reporting_ledger(self.path):
-            return self._connection.execute(statement, values).fetchall()
-
-    def _execute(self, statement: str) -> None:
-        with reporting_ledger(self.path):
-            self._connection.execute(statement)
-
-    def _execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-        if self.read_only:
-            raise not_writable(self.path.parent)
-        with self._lock, reporting_ledger(self.path):
-            self._connection.executemany(statement, rows)
-
 
 def _json(ids: Iterable[str]) -> str:
     return json.dumps(list(ids))
-
-
-def _open_read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=BUSY_SECONDS
-    )

@@ -1,0 +1,137 @@
+"""The SQLite file below the ledger: one connection for all threads, transactions, copies of what is read-only."""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+from lince_rag.index.storage import StoreCopies, damaged_ledger, not_writable, reporting_ledger
+
+# The path of a database that is in no file.
+MEMORY: Final = ":memory:"
+
+# How long a statement waits for another process.
+BUSY_SECONDS: Final = 30
+
+
+class Database:
+    """A SQLite file.
+
+    Args:
+        path: The file, or ``":memory:"``.
+        tables: The statements that create the tables that are missing.
+        read_only: Whether the file cannot be written.
+        new: Whether a missing or empty file is a new one, and not one that was lost.
+    """
+
+    def __init__(self, path: Path | str, tables: str, *, read_only: bool, new: bool) -> None:
+        self.path = Path(path)
+        self.read_only = read_only
+        # LangChain runs batches in threads; they share one connection, protected by a lock.
+        self._lock = threading.RLock()
+        self._copies = StoreCopies(self.path.parent)
+        with reporting_ledger(self.path):
+            self._connection = self._connect_read_only() if read_only else self._connect()
+        try:
+            with reporting_ledger(self.path):
+                if not new and not self._tables():
+                    raise damaged_ledger(self.path, "it is empty")
+                if not read_only:
+                    self._connection.executescript(tables)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        if str(self.path) != MEMORY and not self.path.exists():
+            # Its journals get its permissions.
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(
+            self.path, check_same_thread=False, timeout=BUSY_SECONDS, isolation_level=None
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            # What is deleted is overwritten, and not only marked as free.
+            connection.execute("PRAGMA secure_delete = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_read_only(self) -> sqlite3.Connection:
+        """Open a file that cannot be written; a copy of it if SQLite would have to write beside it."""
+        try:
+            connection = _open_read_only(self.path)
+            connection.execute("SELECT 1 FROM sqlite_master")
+        except sqlite3.OperationalError:
+            connection.close()
+            connection = sqlite3.connect(self._copies.renew(self.path.name), check_same_thread=False)
+            connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+            self._copies.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit all writes of the block, or none."""
+        with self._lock:
+            self._execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._execute("COMMIT")
+            except BaseException:
+                # SQLite itself rolls back if the disk is full.
+                if self._connection.in_transaction:
+                    self._execute("ROLLBACK")
+                raise
+
+    def compact(self) -> bool:
+        """Write the file anew without what was deleted; return whether nothing of it is left in the journal."""
+        with self._lock:
+            self._execute("VACUUM")
+            # The caller decides how long to wait for others.
+            self._execute("PRAGMA busy_timeout = 0")
+            try:
+                # 1 if another connection reads an older state, which the journal is needed for.
+                return bool(self._rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0)
+            finally:
+                self._execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS}")
+
+    def _another_connection(self) -> sqlite3.Connection:
+        (_, _, file), *_ = self._rows("PRAGMA database_list")
+        return _open_read_only(Path(file))
+
+    def _tables(self) -> set[str]:
+        return {row[0] for row in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+    def _value(self, statement: str, value: str) -> str | None:
+        rows = self._rows(statement, [value])
+        return cast(str, rows[0][0]) if rows else None
+
+    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock, reporting_ledger(self.path):
+            return self._connection.execute(statement, values).fetchall()
+
+    def _execute(self, statement: str) -> None:
+        with reporting_ledger(self.path):
+            self._connection.execute(statement)
+
+    def _execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        if self.read_only:
+            raise not_writable(self.path.parent)
+        with self._lock, reporting_ledger(self.path):
+            self._connection.executemany(statement, rows)
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=BUSY_SECONDS
+    )
