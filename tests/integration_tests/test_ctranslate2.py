@@ -26,14 +26,9 @@ from tests.watched_models import bare
 MAX_TOKENS: Final = 40
 GREEDY: Final[dict[str, Any]] = {"temperature": 0}
 SAMPLING: Final[dict[str, Any]] = {"temperature": 1.0, "top_k": 50}
-QUESTION: Final = "Dame una lista de lugares que visitar en España."
+QUESTION: Final = SENTENCES[5]
 # Of very different lengths: so that some of them share a batch and others do not.
-QUESTIONS: Final = [
-    "¿Qué?",
-    QUESTION,
-    "Escreva um poema curto sobre o mar, o vento e a saudade. " * 4,
-    "Hola, ¿qué tal?",
-]
+QUESTIONS: Final = ["¿Qué?", QUESTION, " ".join(SENTENCES[25:29]), SENTENCES[4]]
 
 LLAMA: Final = "llama-2-7b-spanish"
 
@@ -323,7 +318,8 @@ def test_schemas_and_tools_are_refused_before_decoding():
     for call in calls:
         with pytest.raises(ConfigurationError, match="cannot hold an answer to a JSON schema"):
             call()
-    assert not (chat.profile["tool_calling"] or chat.profile["structured_output"])
+    assert not chat.profile["tool_calling"]
+    assert not chat.profile["structured_output"]
     assert original(LLAMA).profile["tool_calling"]
 
 
@@ -349,7 +345,7 @@ def test_weights_in_four_bytes_can_be_computed_in_one():
 
 def test_the_engine_and_the_files_must_fit():
     fields = shared_checkpoint("lince-zero").chat_fields
-    with pytest.raises(EngineError, match="lince-rag convert .* --to ctranslate2"):
+    with pytest.raises(EngineError, match=r"lince-rag convert .* --to ctranslate2"):
         ChatLince(**fields, engine="ctranslate2").invoke(QUESTION)
     converted = converted_checkpoint("lince-zero")
     assert ChatLince(**converted, engine="ctranslate2", max_tokens=3).invoke(QUESTION).text

@@ -47,7 +47,7 @@ def load_model(spec: ModelSpec, options: LoadingOptions) -> LoadedModel:
     device = memory.pick_device(options.device, spread=True)
     with engine_errors(base.label):
         configuration = load_configuration(base)
-        if not base.has_weights():
+        if base.revision and not base.has_weights():
             # A download can take hours, so the memory is first checked with the registry's numbers.
             _pick_dtype(spec, options, device, configuration, None)
         files = fetch_weights(base)

@@ -9,7 +9,6 @@ from typing import Any, Final
 from lince_rag.engines.base import (
     Generation,
     GenerationSettings,
-    check_candidates,
     is_beam_search,
     is_sampling,
 )
@@ -26,7 +25,6 @@ from lince_rag.engines.generation.decoding import TextAssembler, TokenQueue
 from lince_rag.engines.generation.tokens import TokenEngine, logger
 from lince_rag.errors import ConfigurationError, EngineError, require
 from lince_rag.prompting.registry import ModelSpec, running_bytes
-from lince_rag.prompting.templates import Prompt
 
 # What transformers samples with if neither the card nor the checkpoint says it
 # (`GenerationConfig._get_default_generation_params` of transformers 5.23).
@@ -82,13 +80,13 @@ class CTranslate2Engine(TokenEngine):
         """Maximum tokens of prompt and answer together."""
         return context_window(self.spec, self.checkpoint)
 
-    def generate_batch(
-        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
+    def _generate_encoded(
+        self,
+        encoded: Sequence[Sequence[int]],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        candidates: int,
     ) -> list[list[Generation]]:
-        """Generate answers to several prompts, in one batch where that is faster."""
-        options = self._options(settings)
-        check_candidates(options, candidates)
-        encoded = [self._encode_checked(prompt) for prompt in prompts]
         found: dict[int, list[Generation]] = {}
         for group in self._groups(list(map(len, encoded)), options["max_new_tokens"]):
             answers = self._run([encoded[at] for at in group], options, settings, candidates)

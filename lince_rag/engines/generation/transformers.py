@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from lince_rag.engines.base import Generation, GenerationSettings, check_candidates, is_sampling
+from lince_rag.engines.base import Generation, GenerationSettings, is_sampling
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import LoadedModel, load_model
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TokenQueue
@@ -14,7 +14,6 @@ from lince_rag.engines.generation.tokens import TokenEngine
 from lince_rag.engines.json_schema.constraints import Constraints
 from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
 from lince_rag.prompting.registry import ModelSpec
-from lince_rag.prompting.templates import Prompt
 
 _cudnn_lock = threading.Lock()
 # Generations that keep cuDNN out now, and what the process had set before the first of them.
@@ -41,13 +40,13 @@ class TransformersEngine(TokenEngine):
         """Maximum tokens of prompt and answer together."""
         return self.loaded.context_window
 
-    def generate_batch(
-        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
+    def _generate_encoded(
+        self,
+        encoded: Sequence[Sequence[int]],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        candidates: int,
     ) -> list[list[Generation]]:
-        """Generate answers to several prompts, in one batch unless that would change an answer."""
-        options = self._options(settings)
-        check_candidates(options, candidates)
-        encoded = [self._encode_checked(prompt) for prompt in prompts]
         # With a seed, each answer must be reproducible by itself, so seeded sampling runs prompt by prompt. So
         # does a prompt whose answer would be cut earlier by the window if it were padded to the length of a
         # longer one.
