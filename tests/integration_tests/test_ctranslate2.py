@@ -353,13 +353,28 @@ def test_the_engine_and_the_files_must_fit():
         ChatLince(**converted, engine="transformers").invoke(QUESTION)
 
 
-def test_it_runs_without_torch_and_the_process_ends_quietly():
-    code = (
-        "import sys\nsys.modules['torch'] = None\nfrom lince_rag import ChatLince\n"
-        f"chat = ChatLince(**{converted_checkpoint(LLAMA)!r}, max_tokens=5, temperature=0)\n"
-        f"print(chat.invoke({QUESTION!r}).text)\nnext(chat.stream({QUESTION!r}, max_tokens=400))"
-    )
+INTERRUPTED: Final = """
+import signal, sys
+sys.modules["torch"] = None
+from lince_rag import ChatLince
+chat = ChatLince(**{fields}, max_tokens=5, temperature=0)
+print(chat.invoke({question!r}).text)
+chat.runtime.__dict__["context_window"] = 400_000
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for call in (chat.invoke, lambda *args, **more: list(chat.stream(*args, **more))):
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        call({question!r}, max_tokens=200_000)
+    except KeyboardInterrupt:
+        print("interrupted")
+next(chat.stream({question!r}, max_tokens=200_000))
+"""
+
+
+def test_without_torch_with_ctrl_c_and_with_a_stream_that_is_left():
+    code = INTERRUPTED.format(fields=converted_checkpoint(LLAMA), question=QUESTION)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=60, check=True
     )
-    assert done.stdout.strip() == ours(LLAMA).invoke(QUESTION, max_tokens=5, **GREEDY).text
+    text = ours(LLAMA).invoke(QUESTION, max_tokens=5, **GREEDY).text
+    assert done.stdout.splitlines() == [text, "interrupted", "interrupted"]
