@@ -216,9 +216,36 @@ def build_checkpoint(
 @cache
 def shared_checkpoint(kind: str, **options: Any) -> Checkpoint:
     """Build a checkpoint once for all tests of a run; the options are those of ``build_checkpoint``."""
-    parent = Path(tempfile.mkdtemp(prefix="lince-checkpoint-"))
-    atexit.register(shutil.rmtree, parent, ignore_errors=True)
-    return build_checkpoint(kind, parent / kind, **options)
+    return build_checkpoint(kind, _shared_folder() / kind, **options)
+
+
+@cache
+def converted_checkpoint(kind: str, quantization: str = "float32", **options: Any) -> dict[str, Any]:
+    """Convert a checkpoint to CTranslate2 once for all tests of a run.
+
+    Args:
+        kind: The registry name of the model that it stands for.
+        quantization: That of ``lince-rag convert``.
+        **options: Those of ``build_checkpoint``.
+
+    Returns:
+        The fields of ``ChatLince`` that name the converted folder.
+    """
+    from lince_rag.engines.checkpoints.conversion import convert_to_ctranslate2
+
+    original = shared_checkpoint(kind, **options)
+    base = str(original.base_path) if original.base_path else None
+    folder = convert_to_ctranslate2(
+        str(original.path), _shared_folder() / kind, quantization=quantization, base_source=base
+    )
+    return {"model": kind, "model_path": str(folder)}
+
+
+def _shared_folder() -> Path:
+    """Make a folder that is deleted when the run ends."""
+    folder = Path(tempfile.mkdtemp(prefix="lince-checkpoint-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 # ---------------------------------------------------------------------------------------------------- tokenizers

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lince_rag.cli.chat import chat
+from lince_rag.cli.convert import convert
 from lince_rag.cli.evaluate import draft_file, evaluate_file
 from lince_rag.cli.ingest import ingest, remove
 from lince_rag.cli.options import (
@@ -141,6 +142,9 @@ def models(models_file: ModelsFileOption = None, json_: JsonOption = False) -> N
         return
     names = ("name", "repo", "revision", "context_window", "languages", "licence", "parameters", "memory", "note")
     print_json([{name: _plain(getattr(spec, name)) for name in names} for spec in specs])
+
+
+app.command("convert")(convert)
 
 
 @app.command()

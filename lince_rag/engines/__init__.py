@@ -18,10 +18,13 @@ def create_engine(spec: ModelSpec, options: LoadingOptions) -> Engine:
     """Return the engine that runs a model; equal arguments share one engine, so weights are in memory once."""
     if spec.engine == EXTRACTIVE:
         return ExtractiveEngine(spec.context_window)
+    from lince_rag.engines.generation.ctranslate2 import CTranslate2Engine
     from lince_rag.engines.generation.transformers import TransformersEngine
 
+    is_converted = options.choose_engine(spec.repo) == "ctranslate2"
     with _lock:
         engine = _engines.get((spec, options))
         if engine is None:
-            engine = _engines[spec, options] = TransformersEngine(spec, options)
+            engine_class = CTranslate2Engine if is_converted else TransformersEngine
+            engine = _engines[spec, options] = engine_class(spec, options)
         return engine

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any, Final, Literal
 
-from lince_rag.errors import ContextWindowError, EngineError
+from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE
@@ -115,6 +115,16 @@ def check_window(model: str, prompt_tokens: int, context_window: int) -> None:
         raise ContextWindowError(
             f"The prompt has {prompt_tokens} tokens and the context window of {model!r} only {context_window}.",
             hint="Give fewer or shorter documents, tools or turns.",
+        )
+
+
+def check_candidates(options: dict[str, Any], candidates: int) -> None:
+    """Check that a search without sampling has as many different answers as are asked for."""
+    beams = options["num_beams"]
+    if candidates > beams and not is_sampling(options):
+        raise ConfigurationError(
+            f"A search with num_beams={beams} cannot return n={candidates} answers.",
+            hint="Set a temperature above 0, or num_beams to at least n.",
         )
 
 

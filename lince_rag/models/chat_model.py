@@ -19,6 +19,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict
 
 from lince_rag.engines import Generation, GenerationSettings
+from lince_rag.engines.checkpoints.files import ENGINES_WITHOUT_SCHEMAS
 from lince_rag.engines.extractive import EXTRACTIVE
 from lince_rag.errors import ConfigurationError
 from lince_rag.models.answer_formats import FORMAT_KEYWORDS, AnswerFormat, Tool, read_schema
@@ -216,8 +217,12 @@ class ChatLince(NativeModel, BaseChatModel):
 
     def _resolve_model_profile(self) -> ModelProfile:
         row = load_registry(self.models_file).get(self.model)
-        constrains = row is None or row.engine != EXTRACTIVE
-        profile = ModelProfile(tool_calling=True, tool_choice=True, structured_output=constrains)
+        quotes = row is not None and row.engine == EXTRACTIVE
+        engine = self._loading.choose_engine(row.repo if row else self.model)
+        constrains = not quotes and engine not in ENGINES_WITHOUT_SCHEMAS
+        # The engine that quotes calls the tools that it can by rules of its own.
+        calls = quotes or constrains
+        profile = ModelProfile(tool_calling=calls, tool_choice=calls, structured_output=constrains)
         return profile if row is None else {**profile, "max_input_tokens": row.context_window}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:

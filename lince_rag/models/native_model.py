@@ -51,7 +51,8 @@ class NativeModel(BaseModel):
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
         dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         quantization: ``None``, ``"int8"`` or ``"int4"``.
-        engine: What runs the weights: ``"transformers"``, or ``"auto"`` for what fits them.
+        engine: What runs the weights: ``"transformers"``, ``"ctranslate2"`` (a folder made by
+            ``lince-rag convert``, on the CPU), or ``"auto"`` for what fits them.
         max_tokens: Maximum number of tokens in the answer; ``None`` takes the model card's.
         temperature: Sampling temperature; 0 decodes greedily; ``None`` follows the model card.
         top_p: Probability mass of nucleus sampling.

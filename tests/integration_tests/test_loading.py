@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lince_rag.engines.checkpoints import memory
 from lince_rag.engines.checkpoints.configuration import describe_checkpoint
-from lince_rag.engines.checkpoints.conversion import convert_folder
+from lince_rag.engines.checkpoints.conversion import convert_to_safetensors
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import load_model, load_tokenizer
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
 from lince_rag.prompting.registry import get_model
 from lince_rag.prompting.templates import ChatTemplate
 from tests.checkpoints import KINDS, shared_checkpoint
+from tests.integration_tests.commands import run
 
 LLAMA, ALPACA = "llama-2-7b-spanish", "alpaca-lora-ptbr-7b"
 IDS = torch.tensor([[5, 60, 100, 33, 7]])
@@ -286,8 +286,9 @@ def test_pickled_weights_are_refused_and_the_hint_converts_them(folder, kind):
     assert old in caught.value.message
     assert "can run any code" in caught.value.message
     command = shlex.split(caught.value.hint.split("with: ")[1])
-    assert command[:2] == ["python", "-m"]
-    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    assert command[0] == "lince-rag"
+    written, _ = run(*command[1:])
+    assert [Path(line).suffix for line in written.splitlines()] == [".safetensors"]
     expected = logits(load(shared_checkpoint(kind)).model)
     assert torch.allclose(logits(load(checkpoint).model), expected, atol=1e-4)
 
@@ -303,7 +304,7 @@ def test_a_pickle_in_several_files_is_converted(folder):
         json.dumps({"metadata": {}, "weight_map": names})
     )
     assert "pytorch_model-00001-of-00002.bin" in refusal(load, checkpoint)
-    assert len(convert_folder(checkpoint.path)) == 2
+    assert len(convert_to_safetensors(checkpoint.path)) == 2
     expected = logits(load(shared_checkpoint(LLAMA)).model)
     assert torch.allclose(logits(load(checkpoint).model), expected, atol=1e-4)
 
@@ -315,9 +316,9 @@ class Harmful:
 
 def test_a_conversion_runs_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refusal(convert_folder, tmp_path)
+    refusal(convert_to_safetensors, tmp_path)
     torch.save({"weight": Harmful()}, tmp_path / "pytorch_model.bin")
-    assert "contains more than tensors" in refusal(convert_folder, tmp_path)
+    assert "contains more than tensors" in refusal(convert_to_safetensors, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["pytorch_model.bin"]
 
 
@@ -458,7 +459,7 @@ def test_a_download_without_huggingface_hub_names_the_extra(monkeypatch):
 
 def test_a_conversion_without_safetensors_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    assert "'safetensors'" in refusal(convert_folder, tmp_path, error=MissingExtraError)
+    assert "'safetensors'" in refusal(convert_to_safetensors, tmp_path, error=MissingExtraError)
 
 
 def test_quantization_without_bitsandbytes_names_it(monkeypatch):

@@ -48,9 +48,10 @@ HEAVY |= {
     "scipy",
     "sklearn",
 }
-HEAVY |= {"ir_measures", "jsonschema", "llguidance", "pathspec", "watchfiles", "pytesseract", "PIL"}
+HEAVY |= {"ir_measures", "jsonschema", "llguidance", "pathspec", "watchfiles", "pytesseract", "PIL", "ctranslate2"}
 
 MODEL_LIBRARIES = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "safetensors"}
+MODEL_LIBRARIES |= {"ctranslate2"}
 
 # prompts/ is data, which importlib.resources reads.
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "prompts" not in path.relative_to(PACKAGE).parts)

@@ -13,6 +13,7 @@ from lince_rag.engines.checkpoints.files import (
     ADAPTER_CONFIG,
     CONFIG,
     DEFAULT_REVISION,
+    GENERATION_CONFIG,
     Checkpoint,
     LoadingOptions,
     find_base,
@@ -82,7 +83,7 @@ def describe_checkpoint(model: str, options: LoadingOptions) -> ModelSpec:
         base_model=base_model,
         special_tokens={name: str(token) for name, token in special_tokens if not isinstance(token, list)},
         control_tokens=tuple(str(token) for token in tokenizer.added_tokens_decoder.values()),
-        generation=_generation_settings(base.read_json("generation_config.json")),
+        generation=generation_settings(base.read_json(GENERATION_CONFIG)),
     )
 
 
@@ -114,6 +115,22 @@ def declared_window(checkpoint: Checkpoint) -> int | None:
     return None
 
 
+def context_window(spec: ModelSpec, base: Checkpoint) -> int:
+    """Return the maximum tokens of prompt and answer together: the registry's, or fewer if the model has fewer."""
+    window = declared_window(base)
+    return min(spec.context_window, window) if window else spec.context_window
+
+
+def generation_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the settings that a row of the registry may contain too."""
+    kept = {}
+    for name, value in values.items():
+        with suppress(ConfigurationError):
+            check_row({"generation": {name: value}}, "", "")
+            kept[name] = value
+    return kept
+
+
 def read_tokenizer(checkpoint: Checkpoint, base: Checkpoint | None = None) -> Any:
     """Load the tokenizer of a checkpoint, or of its base if it has none; it pads on the left."""
     from transformers import AutoTokenizer
@@ -133,7 +150,7 @@ def read_tokenizer(checkpoint: Checkpoint, base: Checkpoint | None = None) -> An
 
 
 @contextmanager
-def engine_errors(what: str) -> Iterator[None]:
+def engine_errors(what: str, failed: str = "cannot be loaded") -> Iterator[None]:
     """Turn any error of the loading libraries into an ``EngineError`` of one line that names what was loaded."""
     try:
         yield
@@ -147,7 +164,7 @@ def engine_errors(what: str) -> Iterator[None]:
                 hint="Use a checkpoint whose architecture is part of transformers.",
             ) from error
         raise EngineError(
-            f"{what} cannot be loaded: {reason(error)}.",
+            f"{what} {failed}: {reason(error)}.",
             hint="Check that its files are complete and belong to one model.",
         ) from error
 
@@ -171,13 +188,3 @@ def _window(tokenizer: Any, checkpoint: Checkpoint, base: Checkpoint) -> int:
             hint="Write a row for it in your own models.toml, with its context_window.",
         )
     return window
-
-
-def _generation_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the settings that a row of the registry may contain too."""
-    kept = {}
-    for name, value in values.items():
-        with suppress(ConfigurationError):
-            check_row({"generation": {name: value}}, "", "")
-            kept[name] = value
-    return kept

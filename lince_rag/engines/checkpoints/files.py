@@ -20,21 +20,22 @@ from lince_rag.prompting.registry import ModelSpec
 
 DTYPES: Final = ("float32", "bfloat16", "float16")
 QUANTIZATIONS: Final = ("int8", "int4")
-ENGINES: Final = ("transformers",)
+ENGINES: Final = ("transformers", "ctranslate2")
+# Those that cannot constrain an answer to a JSON schema, and so not to a tool call.
+ENGINES_WITHOUT_SCHEMAS: Final = ("ctranslate2",)
 DEFAULT_REVISION: Final = "main"
 
 CONFIG: Final = "config.json"
+GENERATION_CONFIG: Final = "generation_config.json"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 _ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 
-# Everything except the weights: small, and enough to write a prompt and count its tokens.
-_SMALL_FILES: Final = (
-    CONFIG,
-    "generation_config.json",
-    ADAPTER_CONFIG,
-    _INDEX,
+# The weights that ``lince-rag convert --to ctranslate2`` writes.
+CTRANSLATE2_WEIGHTS: Final = "model.bin"
+
+TOKENIZER_FILES: Final = (
     "tokenizer*",
     "chat_template*",
     "additional_chat_templates/*",
@@ -44,6 +45,9 @@ _SMALL_FILES: Final = (
     "merges.txt",
     "*.model",
 )
+
+# Everything except the weights: small, and enough to write a prompt and count its tokens.
+_SMALL_FILES: Final = (CONFIG, GENERATION_CONFIG, ADAPTER_CONFIG, _INDEX, *TOKENIZER_FILES)
 
 # The most characters of another library's message that an error repeats.
 _REASON_LENGTH: Final = 240
@@ -88,6 +92,13 @@ class LoadingOptions:
                     f"{name}={value!r} is not known.", hint=f"Use one of {', '.join(map(str, known))}."
                 )
         check_device_name(self.device)
+
+    def choose_engine(self, source: str) -> str:
+        """Return the engine for the model of a folder or hub id: the one named here, or what fits its files."""
+        if self.engine != "auto":
+            return self.engine
+        converted = Path(self.model_path or source).expanduser() / CTRANSLATE2_WEIGHTS
+        return "ctranslate2" if converted.is_file() else "transformers"
 
 
 @dataclass(frozen=True)
@@ -254,7 +265,7 @@ def _missing_weights(checkpoint: Checkpoint) -> EngineError:
     pickles = sorted(file.name for file in checkpoint.folder.glob(pattern))
     if pickles:
         folder = checkpoint.source.split("/")[-1] if checkpoint.revision else str(checkpoint.folder)
-        steps = [f"python -m lince_rag.engines.checkpoints.conversion {shlex.quote(folder)}"]
+        steps = [f"lince-rag convert {shlex.quote(folder)} --to safetensors"]
         if checkpoint.revision:
             # The files in the cache are links that must not be written to.
             steps.insert(
@@ -271,6 +282,11 @@ def _missing_weights(checkpoint: Checkpoint) -> EngineError:
             f"There are no safetensors weights of {checkpoint.label} in {checkpoint.folder}.",
             hint=f"While online, run: hf download {checkpoint.source} --revision {checkpoint.revision} (if it "
             "downloads only .bin files, load the model again to see how to convert them)",
+        )
+    if (checkpoint.folder / CTRANSLATE2_WEIGHTS).is_file():
+        return EngineError(
+            f"The folder {checkpoint.label} holds weights of CTranslate2.",
+            hint="Leave engine out or use engine='ctranslate2', or name the folder that it was converted from.",
         )
     files = checkpoint.weight_files()
     missing = next((file.name for file in files if not file.is_file()), _WEIGHTS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lince_rag.engines.checkpoints import memory
 from lince_rag.engines.checkpoints.configuration import (
-    declared_window,
+    context_window,
     engine_errors,
     load_configuration,
     read_tokenizer,
@@ -47,23 +47,38 @@ def load_model(spec: ModelSpec, options: LoadingOptions) -> LoadedModel:
     device = memory.pick_device(options.device, spread=True)
     with engine_errors(base.label):
         configuration = load_configuration(base)
-        if not base.has_weights():
+        if base.revision and not base.has_weights():
             # A download can take hours, so the memory is first checked with the registry's numbers.
             _pick_dtype(spec, options, device, configuration, None)
         files = fetch_weights(base)
         if checkpoint.is_adapter:
             fetch_weights(checkpoint)
         dtype = _pick_dtype(spec, options, device, configuration, files)
-        model = _load_causal_model(base, configuration, device, dtype, options.quantization)
+    merge = options.merge_adapter and not options.quantization
+    return LoadedModel(
+        model=load_causal_model(checkpoint, base, configuration, device, dtype, options.quantization, merge=merge),
+        tokenizer=read_tokenizer(checkpoint, base),
+        context_window=context_window(spec, base),
+    )
+
+
+def load_causal_model(
+    checkpoint: Checkpoint,
+    base: Checkpoint,
+    configuration: Any,
+    device: str,
+    dtype: str,
+    quantization: str | None = None,
+    *,
+    merge: bool = True,
+) -> Any:
+    """Load a model from weights that have been fetched, in evaluation mode, with its adapter if it is one."""
+    with engine_errors(base.label):
+        model = _load_base(base, configuration, device, dtype, quantization)
     if checkpoint.is_adapter:
         with engine_errors(checkpoint.label):
-            model = _apply_adapter(model, checkpoint, merge=options.merge_adapter and not options.quantization)
-    window = declared_window(base)
-    return LoadedModel(
-        model=model.eval(),
-        tokenizer=read_tokenizer(checkpoint, base),
-        context_window=min(spec.context_window, window) if window else spec.context_window,
-    )
+            model = _apply_adapter(model, checkpoint, merge=merge)
+    return model.eval()
 
 
 def load_tokenizer(spec: ModelSpec, options: LoadingOptions) -> Any:
@@ -128,9 +143,7 @@ def _pick_dtype(
     return dtype
 
 
-def _load_causal_model(
-    base: Checkpoint, configuration: Any, device: str, dtype: str, quantization: str | None
-) -> Any:
+def _load_base(base: Checkpoint, configuration: Any, device: str, dtype: str, quantization: str | None) -> Any:
     import torch
     import transformers
 

@@ -184,7 +184,11 @@ class TokenQueue:
             self._prompt_seen = True
             return
         for token in value.reshape(-1).tolist():
-            self._queue.put(token)
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        """Receive the id of one token."""
+        self._queue.put(token)
 
     def end(self) -> None:
         """End the stream."""

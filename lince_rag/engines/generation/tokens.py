@@ -1,13 +1,19 @@
-"""What engines with a tokenizer share: native token ids, stop texts, and the checks before decoding."""
+"""What engines with a tokenizer share: native token ids, stop texts, streams, and the checks before decoding."""
 
 import logging
+import threading
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from lince_rag.engines.base import (
     Engine,
+    FinishReason,
+    Generation,
     GenerationSettings,
+    check_candidates,
     check_window,
     generation_options,
     is_beam_search,
@@ -15,6 +21,7 @@ from lince_rag.engines.base import (
 )
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import load_tokenizer
+from lince_rag.engines.generation.decoding import TextAssembler, TokenQueue, assemble
 from lince_rag.engines.generation.encoding import encode_prompt
 from lince_rag.engines.json_schema.constraints import OBJECT_START
 from lince_rag.prompting.registry import ModelSpec
@@ -49,6 +56,92 @@ class TokenEngine(Engine):
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads."""
         return encode_prompt(prompt, self.tokenizer) if prompt.ids is None else list(prompt.ids)
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
+    ) -> list[list[Generation]]:
+        """Generate answers to several prompts, in batches where that changes no answer and is faster."""
+        options = self._options(settings)
+        check_candidates(options, candidates)
+        encoded = [self._encode_checked(prompt) for prompt in prompts]
+        return self._generate_encoded(encoded, options, settings, candidates)
+
+    def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
+        """Generate token by token, with one beam because a beam search cannot stream."""
+        options = self._with_one_beam(self._options(settings), "stream")
+        ids = self._encode_checked(prompt)
+        assembler = TextAssembler(self.tokenizer, *self._stops(settings))
+        streamer = TokenQueue()
+        worker = threading.Thread(
+            target=self._run_streamed, args=(ids, options, settings, streamer), name="lince-stream", daemon=True
+        )
+        worker.start()
+        counted, ended = 0, False
+        try:
+            for token in streamer:
+                ended = token in self._end_ids
+                counted += not ended
+                if text := assembler.add([] if ended else [token]):
+                    yield Generation(text, len(ids), counted)
+                    counted = 0
+                if assembler.stopped or ended:
+                    break
+        finally:
+            streamer.cancelled.set()
+            worker.join()
+        reason: FinishReason = "stop" if ended or assembler.stopped else "length"
+        yield Generation(assembler.finish(), len(ids), counted, reason)
+
+    def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
+        """Generate the whole answer."""
+        return self.generate_batch([prompt], settings)[0][0]
+
+    @cached_property
+    def _end_ids(self) -> set[int]:
+        """The tokens that end an answer and are not part of it."""
+        declared = self._declared_ends
+        ends = {declared} if isinstance(declared, int) else set(declared or ())
+        return ends | {self.tokenizer.eos_token_id} - {None}
+
+    @property
+    @abstractmethod
+    def _declared_ends(self) -> int | Sequence[int] | None:
+        """The end tokens that the checkpoint's generation settings declare."""
+
+    @abstractmethod
+    def _generate_encoded(
+        self,
+        encoded: Sequence[Sequence[int]],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        candidates: int,
+    ) -> list[list[Generation]]:
+        """Generate the candidates for each of several prompts."""
+
+    @abstractmethod
+    def _generate_streamed(
+        self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
+    ) -> None:
+        """Put the ids of an answer into a queue as they are generated, until the queue is cancelled."""
+
+    def _run_streamed(
+        self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
+    ) -> None:
+        """Generate in the worker thread of a stream; the reader raises its errors."""
+        try:
+            self._generate_streamed(ids, options, settings, streamer)
+        except BaseException as error:
+            streamer.fail(error)
+        else:
+            streamer.end()
+
+    def _cut_answer(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
+        """Cut an answer at its end token or stop text."""
+        end = next((at for at, token in enumerate(ids) if token in self._end_ids), None)
+        answer = ids if end is None else ids[:end]
+        text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
+        reason: FinishReason = "length" if end is None and not stopped else "stop"
+        return Generation(text, input_tokens, len(answer), reason)
 
     def _options(self, settings: GenerationSettings) -> dict[str, Any]:
         options = generation_options(self.spec, settings)

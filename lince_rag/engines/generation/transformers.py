@@ -6,15 +6,14 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from lince_rag.engines.base import FinishReason, Generation, GenerationSettings, is_sampling
+from lince_rag.engines.base import Generation, GenerationSettings, is_sampling
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import LoadedModel, load_model
-from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TextAssembler, TokenQueue, assemble
+from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TokenQueue
 from lince_rag.engines.generation.tokens import TokenEngine
 from lince_rag.engines.json_schema.constraints import Constraints
 from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
 from lince_rag.prompting.registry import ModelSpec
-from lince_rag.prompting.templates import Prompt
 
 _cudnn_lock = threading.Lock()
 # Generations that keep cuDNN out now, and what the process had set before the first of them.
@@ -41,18 +40,13 @@ class TransformersEngine(TokenEngine):
         """Maximum tokens of prompt and answer together."""
         return self.loaded.context_window
 
-    def generate_batch(
-        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
+    def _generate_encoded(
+        self,
+        encoded: Sequence[Sequence[int]],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        candidates: int,
     ) -> list[list[Generation]]:
-        """Generate answers to several prompts, in one batch unless that would change an answer."""
-        options = self._options(settings)
-        beams = options["num_beams"]
-        if candidates > beams and not is_sampling(options):
-            raise ConfigurationError(
-                f"A search with num_beams={beams} cannot return n={candidates} answers.",
-                hint="Set a temperature above 0, or num_beams to at least n.",
-            )
-        encoded = [self._encode_checked(prompt) for prompt in prompts]
         # With a seed, each answer must be reproducible by itself, so seeded sampling runs prompt by prompt. So
         # does a prompt whose answer would be cut earlier by the window if it were padded to the length of a
         # longer one.
@@ -66,41 +60,10 @@ class TransformersEngine(TokenEngine):
                 (found[at],) = self._run_batch([ids], options, settings, candidates)
         return [found[at] for at in range(len(encoded))]
 
-    def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
-        """Generate token by token, with one beam because a beam search cannot stream."""
-        options = self._with_one_beam(self._options(settings), "stream")
-        ids = self._encode_checked(prompt)
-        assembler = TextAssembler(self.tokenizer, *self._stops(settings))
-        streamer = TokenQueue()
-        worker = threading.Thread(
-            target=self._run_streamed, args=(ids, options, settings, streamer), name="lince-stream", daemon=True
-        )
-        worker.start()
-        counted, ended = 0, False
-        try:
-            for token in streamer:
-                ended = token in self._end_ids
-                counted += not ended
-                if text := assembler.add([] if ended else [token]):
-                    yield Generation(text, len(ids), counted)
-                    counted = 0
-                if assembler.stopped or ended:
-                    break
-        finally:
-            streamer.cancelled.set()
-            worker.join()
-        reason: FinishReason = "stop" if ended or assembler.stopped else "length"
-        yield Generation(assembler.finish(), len(ids), counted, reason)
-
-    def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
-        """Generate the whole answer."""
-        return self.generate_batch([prompt], settings)[0][0]
-
-    @cached_property
-    def _end_ids(self) -> set[int]:
-        declared = self.loaded.model.generation_config.eos_token_id
-        ends = {declared} if isinstance(declared, int) else set(declared or ())
-        return ends | {self.tokenizer.eos_token_id} - {None}
+    @property
+    def _declared_ends(self) -> int | Sequence[int] | None:
+        declared: int | Sequence[int] | None = self.loaded.model.generation_config.eos_token_id
+        return declared
 
     @cached_property
     def _constraints(self) -> Constraints:
@@ -141,34 +104,23 @@ class TransformersEngine(TokenEngine):
         options = {**options, "num_return_sequences": candidates}
         output = self._generate_ids(encoded, options, settings, criterion)
         generations = [
-            self._cut_answer(answer, len(encoded[row // candidates]), settings)
+            self._cut_padded(answer, len(encoded[row // candidates]), settings)
             for row, answer in enumerate(output[:, longest:].tolist())
         ]
         return [generations[first : first + candidates] for first in range(0, len(generations), candidates)]
 
-    def _cut_answer(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
-        """Cut an answer at its end token or stop text."""
-        end = next((at for at, token in enumerate(ids) if token in self._end_ids), None)
-        answer = ids if end is None else ids[:end]
-        text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
-        if end is None:
-            # In a batch, padding follows an answer that a stop text ended.
+    def _cut_padded(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
+        """Cut an answer of a batch, where padding follows an answer that a stop text ended."""
+        if not self._end_ids.intersection(ids):
             pad = self.tokenizer.pad_token_id
-            while answer and answer[-1] == pad:
-                answer = answer[:-1]
-        reason: FinishReason = "length" if end is None and not stopped else "stop"
-        return Generation(text, input_tokens, len(answer), reason)
+            while ids and ids[-1] == pad:
+                ids = ids[:-1]
+        return self._cut_answer(ids, input_tokens, settings)
 
-    def _run_streamed(
-        self, ids: list[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
+    def _generate_streamed(
+        self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
     ) -> None:
-        """Generate in the worker thread of a stream; the reader raises its errors."""
-        try:
-            self._generate_ids([ids], options, settings, Cancellation(streamer.cancelled), streamer)
-        except BaseException as error:
-            streamer.fail(error)
-        else:
-            streamer.end()
+        self._generate_ids([ids], options, settings, Cancellation(streamer.cancelled), streamer)
 
     def _generate_ids(
         self,
