@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -71,6 +71,17 @@ class AnswerOptions:
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
     quantization: Annotated[str | None, typer.Option(help="int8 or int4, if the machine supports it.")] = None
+    engine: Annotated[
+        str,
+        typer.Option(help="auto, transformers, ctranslate2, llama.cpp (a GGUF file) or server (with --base-url)."),
+    ] = "auto"
+    base_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", envvar="LINCE_BASE_URL", help="Address of a model server, such as vLLM's."),
+    ] = None
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LINCE_API_KEY", help="Key of that server; better given in LINCE_API_KEY.")
+    ] = field(default=None, repr=False)
     models_file: ModelsFileOption = None
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens in the answer.")] = None
     seed: Annotated[int | None, typer.Option(help="Random seed; the same seed gives the same answer.")] = None
@@ -99,8 +110,11 @@ class AnswerOptions:
 
     def model_fields(self) -> dict[str, Any]:
         """Return the fields of ``ChatLince``."""
-        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict", "source"}
-        return {name: value for name, value in asdict(self).items() if name not in other}
+        from pydantic import SecretStr
+
+        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict", "source", "api_key"}
+        chosen = {name: value for name, value in asdict(self).items() if name not in other}
+        return chosen | ({"api_key": SecretStr(self.api_key)} if self.api_key else {})
 
     def retriever_fields(self) -> dict[str, Any]:
         """Return the fields of ``HybridRetriever``."""
@@ -133,8 +147,8 @@ def takes_answer_options(command: Callable[..., None]) -> Callable[..., None]:
         parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "options"
     ]
     shared = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-        for field in fields(AnswerOptions)
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        for each in fields(AnswerOptions)
     ]
 
     @wraps(command)

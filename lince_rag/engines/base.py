@@ -1,7 +1,8 @@
 """What every engine is: something that turns a prompt into text, and the settings it generates with."""
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any, Final, Literal
@@ -97,16 +98,42 @@ class Engine(ABC):
         """Return a number of candidate answers to each prompt."""
         return [[self.generate(prompt, settings) for _ in range(candidates)] for prompt in prompts]
 
+    async def agenerate_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
+    ) -> list[list[Generation]]:
+        """Generate in a thread; if the caller is cancelled, the generation stops at its next token."""
+        cancelled = Event()
+        settings = replace(settings, cancelled=cancelled)
+        try:
+            return await asyncio.to_thread(self.generate_batch, prompts, settings, candidates)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def astream(self, prompt: Prompt, settings: GenerationSettings) -> AsyncGenerator[Generation, None]:
+        """Stream from a thread; if the caller is cancelled or stops reading, so does the generation."""
+        cancelled = Event()
+        steps = self.stream(prompt, replace(settings, cancelled=cancelled))
+        try:
+            while (step := await asyncio.to_thread(next, steps, None)) is not None:
+                yield step
+        finally:
+            cancelled.set()
+
     def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
         """Generate the whole answer."""
-        steps = list(self.stream(prompt, settings))
-        return Generation(
-            text="".join(step.text for step in steps),
-            input_tokens=steps[-1].input_tokens,
-            output_tokens=sum(step.output_tokens for step in steps),
-            finish_reason=steps[-1].finish_reason,
-            abstained=any(step.abstained for step in steps),
-        )
+        return join_steps(list(self.stream(prompt, settings)))
+
+
+def join_steps(steps: Sequence[Generation]) -> Generation:
+    """Join all steps of a stream."""
+    return Generation(
+        text="".join(step.text for step in steps),
+        input_tokens=steps[-1].input_tokens,
+        output_tokens=sum(step.output_tokens for step in steps),
+        finish_reason=steps[-1].finish_reason,
+        abstained=any(step.abstained for step in steps),
+    )
 
 
 def check_window(model: str, prompt_tokens: int, context_window: int) -> None:

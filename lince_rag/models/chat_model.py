@@ -1,6 +1,7 @@
 """ChatLince: a LangChain chat model over the engines, in each model's own prompt format."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -14,6 +15,7 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.base import BaseOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables.config import run_in_executor
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict
@@ -251,38 +253,23 @@ class ChatLince(NativeModel, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        documents: Sequence[Document] = (),
-        language: Language | None = None,
-        prompt: Prompt | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._prepare(messages, stop, documents, language, prompt, kwargs)
+        call = self._prepare(messages, stop, kwargs)
         search = self._next_search(call, abstained=False)
         (candidates,) = [[search]] if search else self._generate_batch([call.prompt], call.settings)
         if candidates[0].abstained and (search := self._next_search(call, abstained=True)):
             candidates = [search]
-        may_call = search is not None or call.may_call
-        return ChatResult(
-            generations=[
-                ChatGeneration(
-                    message=read_reply(self.model, candidate, may_call=may_call),
-                    generation_info={"finish_reason": candidate.finish_reason},
-                )
-                for candidate in candidates
-            ]
-        )
+        return self._result(candidates, may_call=search is not None or call.may_call)
 
     def _stream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        documents: Sequence[Document] = (),
-        language: Language | None = None,
-        prompt: Prompt | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._prepare(messages, stop, documents, language, prompt, kwargs)
+        call = self._prepare(messages, stop, kwargs)
         search = self._next_search(call, abstained=False)
         steps = iter([search]) if search else self._generate_stream(call.prompt, call.settings)
         first = next(steps)
@@ -302,8 +289,11 @@ class ChatLince(NativeModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        sync_manager = run_manager.get_sync() if run_manager else None
-        return await self._run_cancellable(self._generate, messages, stop, sync_manager, **kwargs)
+        if await run_in_executor(None, getattr, self, "quotes"):
+            return await super()._agenerate(messages, stop, run_manager, **kwargs)
+        call = await run_in_executor(None, self._prepare, messages, stop, kwargs)
+        (candidates,) = await self._agenerate_batch([call.prompt], call.settings)
+        return self._result(candidates, may_call=call.may_call)
 
     async def _astream(
         self,
@@ -312,26 +302,43 @@ class ChatLince(NativeModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        sync_manager = run_manager.get_sync() if run_manager else None
-        async for chunk in self._stream_cancellable(self._stream, messages, stop, sync_manager, **kwargs):
-            yield chunk
+        if await run_in_executor(None, getattr, self, "quotes"):
+            async for chunk in super()._astream(messages, stop, run_manager, **kwargs):
+                yield chunk
+            return
+        call = await run_in_executor(None, self._prepare, messages, stop, kwargs)
+        reader = ReplyReader(self.model, may_call=call.may_call)
+        async with aclosing(self._agenerate_stream(call.prompt, call.settings)) as steps:
+            async for step in steps:
+                chunk = ChatGenerationChunk(message=reader.read(step))
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     def _prepare(
-        self,
-        messages: Sequence[BaseMessage],
-        stop: list[str] | None,
-        documents: Sequence[Document],
-        language: Language | None,
-        prompt: Prompt | None,
-        options: dict[str, Any],
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, options: dict[str, Any]
     ) -> "_PreparedCall":
         """Read the keywords of a call and render its prompt, unless it comes with one."""
+        documents: Sequence[Document] = options.pop("documents", ())
+        language: Language | None = options.pop("language", None)
+        prompt: Prompt | None = options.pop("prompt", None)
         answer_format = AnswerFormat.of(**{name: options.pop(name) for name in FORMAT_KEYWORDS if name in options})
         settings = self._settings(stop, language, options, answer_format)
         if prompt is None or not answer_format.is_text:
             prompt = self._render(messages, documents, answer_format, language)
         may_call = bool(answer_format.tools) and not self.quotes
         return _PreparedCall(messages, prompt, settings, answer_format, may_call)
+
+    def _result(self, candidates: Sequence[Generation], *, may_call: bool) -> ChatResult:
+        return ChatResult(
+            generations=[
+                ChatGeneration(
+                    message=read_reply(self.model, candidate, may_call=may_call),
+                    generation_info={"finish_reason": candidate.finish_reason},
+                )
+                for candidate in candidates
+            ]
+        )
 
     def _next_search(self, call: "_PreparedCall", *, abstained: bool) -> Generation | None:
         """Return the search of an engine that only quotes; a model with weights decides by itself."""

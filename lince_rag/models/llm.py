@@ -1,6 +1,7 @@
 """LinceLLM: text in, text out; the text is the instruction of the model's own format."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -73,11 +74,12 @@ class LinceLLM(NativeModel, BaseLLM):
         prompts: list[str],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        language: Language | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        rendered, settings = self._prepare(prompts, stop, language, kwargs)
-        batch = self._generate_batch(rendered, settings)
+        rendered, settings = self._prepare(prompts, stop, kwargs)
+        return self._result(self._generate_batch(rendered, settings))
+
+    def _result(self, batch: list[list[EngineGeneration]]) -> LLMResult:
         generations = [
             [Generation(text=candidate.text, generation_info=_info(candidate)) for candidate in candidates]
             for candidates in batch
@@ -93,12 +95,11 @@ class LinceLLM(NativeModel, BaseLLM):
         prompt: str,
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        language: Language | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        (rendered,), settings = self._prepare([prompt], stop, language, kwargs)
+        (rendered,), settings = self._prepare([prompt], stop, kwargs)
         for step in self._generate_stream(rendered, settings):
-            chunk = GenerationChunk(text=step.text, generation_info=_info(step) if step.finish_reason else None)
+            chunk = _chunk(step)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -110,8 +111,8 @@ class LinceLLM(NativeModel, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        sync_manager = run_manager.get_sync() if run_manager else None
-        return await self._run_cancellable(self._generate, prompts, stop, sync_manager, **kwargs)
+        rendered, settings = await run_in_executor(None, self._prepare, prompts, stop, kwargs)
+        return self._result(await self._agenerate_batch(rendered, settings))
 
     async def _astream(
         self,
@@ -120,14 +121,19 @@ class LinceLLM(NativeModel, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        sync_manager = run_manager.get_sync() if run_manager else None
-        async for chunk in self._stream_cancellable(self._stream, prompt, stop, sync_manager, **kwargs):
-            yield chunk
+        (rendered,), settings = await run_in_executor(None, self._prepare, [prompt], stop, kwargs)
+        async with aclosing(self._agenerate_stream(rendered, settings)) as steps:
+            async for step in steps:
+                chunk = _chunk(step)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     def _prepare(
-        self, prompts: list[str], stop: list[str] | None, language: Language | None, options: dict[str, Any]
+        self, prompts: list[str], stop: list[str] | None, options: dict[str, Any]
     ) -> tuple[list[Prompt], GenerationSettings]:
         """Read the keywords of a call and render its prompts."""
+        language: Language | None = options.pop("language", None)
         answer_format = AnswerFormat.of(response_format=options.pop("response_format", None))
         settings = self._settings(stop, language, options, answer_format)
         conversations = [
@@ -139,3 +145,7 @@ class LinceLLM(NativeModel, BaseLLM):
 
 def _info(generation: EngineGeneration) -> dict[str, Any]:
     return {"finish_reason": generation.finish_reason, "abstained": generation.abstained}
+
+
+def _chunk(step: EngineGeneration) -> GenerationChunk:
+    return GenerationChunk(text=step.text, generation_info=_info(step) if step.finish_reason else None)

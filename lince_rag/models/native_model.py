@@ -1,24 +1,23 @@
 """NativeModel: what ChatLince and LinceLLM share: fields, prompts in the model's own format, and generation."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from threading import Event
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final
 
 from langchain_core.documents import Document
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage, SystemMessage, ToolMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableSerializable
-from langchain_core.runnables.config import run_in_executor
 from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOptions, create_engine
 from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
+from lince_rag.engines.server.options import ServerOptions
 from lince_rag.errors import ConfigurationError, EngineError, TemplateError
 from lince_rag.models.answer_formats import AnswerFormat
 from lince_rag.models.messages import join_turns, last_question, read_results, to_template, with_instructions
@@ -35,8 +34,6 @@ CALL_SETTINGS: Final = frozenset(
 
 _TEXT: Final = AnswerFormat()
 
-_Result = TypeVar("_Result")
-
 
 class NativeModel(BaseModel):
     """A model of the registry, or a checkpoint with its own chat template, and how to run it.
@@ -51,8 +48,10 @@ class NativeModel(BaseModel):
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
         dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         quantization: ``None``, ``"int8"`` or ``"int4"``.
-        engine: What runs the weights: ``"transformers"``, ``"ctranslate2"`` (a folder made by
-            ``lince-rag convert``, on the CPU), or ``"auto"`` for what fits them.
+        engine: What runs the model: ``"transformers"``, ``"ctranslate2"`` (a folder of ``lince-rag convert``),
+            ``"llama.cpp"`` (a GGUF file) or ``"server"``; ``"auto"`` takes the server of ``base_url``, else what
+            fits the weights.
+        base_url: Address of a model server with an OpenAI-compatible interface, with or without ``/v1``.
         max_tokens: Maximum number of tokens in the answer; ``None`` takes the model card's.
         temperature: Sampling temperature; 0 decodes greedily; ``None`` follows the model card.
         top_p: Probability mass of nucleus sampling.
@@ -62,9 +61,11 @@ class NativeModel(BaseModel):
         stop: Strings that end the answer; they are not part of it.
         seed: Random seed; the same seed gives the same text.
         n: Number of candidate answers for each prompt.
-        timeout: Seconds to wait for a model server; not used by a model that runs in this process.
-        max_retries: How many times to retry a request to a model server; not used in this process.
-        api_key: Key of a model server; not used in this process.
+        api_key: Key of the server.
+        timeout: Seconds to wait for a connection to the server, and for the next part of an answer; ``None`` for
+            600. Like ``max_retries``, it is not used by a model that runs in this process.
+        max_retries: How many times a request to the server is sent again that failed before its first token;
+            ``None`` for 2.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -81,6 +82,7 @@ class NativeModel(BaseModel):
     dtype: str = "auto"
     quantization: str | None = None
     engine: str = "auto"
+    base_url: str | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0.0)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -186,6 +188,9 @@ class NativeModel(BaseModel):
 
     @property
     def _loading(self) -> LoadingOptions:
+        server = None
+        if self.base_url is not None:
+            server = ServerOptions(self.base_url, self.api_key, self.timeout, self.max_retries)
         return LoadingOptions(
             model_path=self.model_path,
             base_model_path=self.base_model_path,
@@ -194,11 +199,22 @@ class NativeModel(BaseModel):
             dtype=self.dtype,
             quantization=self.quantization,
             engine=self.engine,
+            server=server,
         )
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        names = [*sorted(CALL_SETTINGS), "stop", "n", "revision", "device", "dtype", "quantization", "engine"]
+        names = [
+            *sorted(CALL_SETTINGS),
+            "stop",
+            "n",
+            "revision",
+            "device",
+            "dtype",
+            "quantization",
+            "engine",
+            "base_url",
+        ]
         paths = {name: getattr(self, name) for name in ("models_file", "model_path", "base_model_path")}
         return {
             "model": self.model,
@@ -220,7 +236,7 @@ class NativeModel(BaseModel):
         answer_format: AnswerFormat = _TEXT,
     ) -> GenerationSettings:
         """Merge the settings of a call into the fields."""
-        if unknown := overrides.keys() - CALL_SETTINGS - {"minimum_confidence", "cancelled"}:
+        if unknown := overrides.keys() - CALL_SETTINGS - {"minimum_confidence"}:
             raise ConfigurationError(
                 f"{type(self).__name__} does not accept {', '.join(sorted(unknown))}.",
                 hint=f"It accepts {', '.join(sorted([*CALL_SETTINGS, *self._call_keywords]))}.",
@@ -270,30 +286,19 @@ class NativeModel(BaseModel):
                 raise
             return self.template.render(joined, documents)
 
-    async def _run_cancellable(self, generate: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
-        """Generate in a thread; if the caller is cancelled, the generation stops at its next token."""
-        cancelled = Event()
-        try:
-            return await run_in_executor(None, partial(generate, *args, cancelled=cancelled, **kwargs))
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
-
-    async def _stream_cancellable(
-        self, stream: Callable[..., Iterator[_Result]], *args: Any, **kwargs: Any
-    ) -> AsyncIterator[_Result]:
-        """Stream from a thread; if the caller is cancelled or stops reading, so does the generation."""
-        cancelled = Event()
-        steps = stream(*args, cancelled=cancelled, **kwargs)
-        try:
-            while (step := await run_in_executor(None, next, steps, None)) is not None:
-                yield step
-        finally:
-            cancelled.set()
-
     def _generate_batch(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> list[list[Generation]]:
         """Generate, and restore the markers that were neutralised in the prompt and repeated in an answer."""
-        batch = self.runtime.generate_batch(prompts, settings, self.n)
+        return self._restore_batch(self.runtime.generate_batch(prompts, settings, self.n), settings)
+
+    async def _agenerate_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings
+    ) -> list[list[Generation]]:
+        """Do the same without blocking."""
+        return self._restore_batch(await self.runtime.agenerate_batch(prompts, settings, self.n), settings)
+
+    def _restore_batch(
+        self, batch: list[list[Generation]], settings: GenerationSettings
+    ) -> list[list[Generation]]:
         if self.quotes:
             return batch
         return [
@@ -302,26 +307,47 @@ class NativeModel(BaseModel):
         ]
 
     def _generate_stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
-        """Stream with markers restored: text after a backslash is held back until a marker would be complete."""
-        if self.quotes:
-            yield from self.runtime.stream(prompt, settings)
-            return
-        longest = 2 * max(
-            map(len, [*self.spec.markers, *self.spec.line_markers, *self.spec.control_tokens]), default=0
-        )
-        raw, given = "", 0
+        """Stream with markers restored."""
+        restored = _RestoredStream(self, settings)
         for step in self.runtime.stream(prompt, settings):
-            raw += step.text
-            is_json = _is_json(raw, settings)
-            first = find_open_string(raw) if is_json else max(len(raw) - longest, 0)
-            backslash = raw.find("\\", first)
-            ready = raw if step.finish_reason or backslash < 0 else raw[: first if is_json else backslash]
-            text = self._restore(ready, settings) if "\\" in ready else ready
-            yield replace(step, text=text[given:])
-            given = max(given, len(text))
+            yield restored.read(step)
+
+    async def _agenerate_stream(
+        self, prompt: Prompt, settings: GenerationSettings
+    ) -> AsyncGenerator[Generation, None]:
+        """Stream with markers restored, without blocking."""
+        restored = _RestoredStream(self, settings)
+        async with aclosing(self.runtime.astream(prompt, settings)) as steps:
+            async for step in steps:
+                yield restored.read(step)
 
     def _restore(self, text: str, settings: GenerationSettings) -> str:
         return self.template.restore_json(text) if _is_json(text, settings) else self.template.restore(text)
+
+
+class _RestoredStream:
+    """Restores markers in the steps of a stream: text after a backslash waits until a marker would be complete."""
+
+    def __init__(self, model: NativeModel, settings: GenerationSettings) -> None:
+        self._model = model
+        self._settings = settings
+        spec = model.spec
+        self._longest = 2 * max(map(len, [*spec.markers, *spec.line_markers, *spec.control_tokens]), default=0)
+        self._raw, self._given = "", 0
+
+    def read(self, step: Generation) -> Generation:
+        """Return the step with the text that is certain now."""
+        if self._model.quotes:
+            return step
+        self._raw += step.text
+        is_json = _is_json(self._raw, self._settings)
+        first = find_open_string(self._raw) if is_json else max(len(self._raw) - self._longest, 0)
+        backslash = self._raw.find("\\", first)
+        is_whole = step.finish_reason or backslash < 0
+        ready = self._raw if is_whole else self._raw[: first if is_json else backslash]
+        text = self._model._restore(ready, self._settings) if "\\" in ready else ready
+        start, self._given = self._given, max(self._given, len(text))
+        return replace(step, text=text[start:])
 
 
 def _is_json(text: str, settings: GenerationSettings) -> bool:

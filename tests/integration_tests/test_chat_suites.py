@@ -21,7 +21,8 @@ from langchain_tests.integration_tests.chat_models import magic_function, unicod
 
 from lince_rag import ChatLince
 from lince_rag.models.answer_formats import write_calls
-from tests.checkpoints import build_checkpoint, shared_checkpoint
+from tests.checkpoints import build_checkpoint
+from tests.engines import ENGINES, engine_fields
 from tests.teaching import teach
 
 MAX_TOKENS = 128
@@ -91,11 +92,11 @@ class RandomWeights(TextSuite):
     """A tiny checkpoint of one of the five formats."""
 
     kind: str
+    engine = "transformers"
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        fields = shared_checkpoint(self.kind, context_window=WINDOW).chat_fields
-        return {**fields, "max_tokens": MAX_TOKENS}
+        return {**engine_fields(self.engine, self.kind, context_window=WINDOW), "max_tokens": MAX_TOKENS}
 
     @needs_judgement("the number that it gives the function has to be the 3 of the question")
     def test_tool_calling(self, model: BaseChatModel) -> None:
@@ -140,6 +141,14 @@ class TestAlpaca(RandomWeights):
 
 class TestFalcon(RandomWeights):
     kind = "falcon-40b-instruct"
+
+
+class TestLlamaCpp(RandomWeights):
+    engine, kind = next(pair for pair in ENGINES if pair[0] == "llama.cpp")
+
+
+class TestServer(RandomWeights):
+    engine, kind = next(pair for pair in ENGINES if pair[0] == "server")
 
 
 @cache

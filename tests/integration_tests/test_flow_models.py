@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from lince_rag import ChatLince, LinceLLM, create_rag_chain
 from lince_rag.engines.checkpoints import loading
-from lince_rag.engines.generation import transformers as engine_module
+from lince_rag.engines.generation import tokens, transformers
 from lince_rag.prompting.templates import ChatTemplate
 from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
 from tests.unit_tests.chain_samples import Fixed
@@ -25,10 +25,10 @@ KIND = "lince-zero"
 
 # What is slow: loading the weights and the tokenizer, rendering a prompt, counting its tokens.
 SLOW = {
-    "weights": (engine_module, "load_model"),
-    "tokenizer": (engine_module, "load_tokenizer"),
+    "weights": (transformers, "load_model"),
+    "tokenizer": (tokens, "load_tokenizer"),
     "render": (ChatTemplate, "render"),
-    "encode": (engine_module, "encode_prompt"),
+    "encode": (tokens, "encode_prompt"),
 }
 
 
@@ -102,7 +102,7 @@ async def test_the_loop_goes_on_while_weights_are_loaded(monkeypatch: pytest.Mon
         time.sleep(1.0)
         return original(*args)
 
-    monkeypatch.setattr(engine_module, "load_model", slow)
+    monkeypatch.setattr(transformers, "load_model", slow)
     longest, running = 0.0, True
 
     async def beat() -> None:

@@ -18,6 +18,7 @@ from lince_rag import ChatLince
 from lince_rag.engines import GenerationSettings
 from lince_rag.errors import ContextWindowError
 from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
+from tests.engines import ENGINES, engine_fields
 from tests.watched_models import bare, dictated, watched
 
 QUESTION: Final = "Dame una lista de lugares que visitar en España."
@@ -35,18 +36,20 @@ SAMPLING: Final[dict[str, Any]] = {"temperature": 1.0, "top_k": 50}
 # Characters of several tokens: accents, an emoji of four bytes, and one of three code points.
 ACCENTED: Final = "Coração, año 🦙 y niña: «¿çã?» 👩\u200d🚀 ñandú €5 fim"
 
+# What is watched or dictated while it generates is a model of transformers.
 by_kind = pytest.mark.parametrize("kind", KINDS)
+by_engine = pytest.mark.parametrize(("engine", "kind"), ENGINES)
 
 
 @cache
-def chat(kind: str, **options: Any) -> ChatLince:
+def chat(kind: str, engine: str = "transformers", **options: Any) -> ChatLince:
     """A chat model on a tiny checkpoint with these options."""
-    return ChatLince(**shared_checkpoint(kind, **options).chat_fields, max_tokens=MAX_TOKENS)
+    return ChatLince(**engine_fields(engine, kind, **options), max_tokens=MAX_TOKENS)
 
 
 @cache
-def greedy_text(kind: str) -> str:
-    return chat(kind).invoke(QUESTION, **GREEDY).text
+def greedy_text(kind: str, engine: str = "transformers") -> str:
+    return chat(kind, engine).invoke(QUESTION, **GREEDY).text
 
 
 def bare_ids(kind: str, prompt_ids: Sequence[int], max_tokens: int = MAX_TOKENS, **options: Any) -> list[int]:
@@ -93,26 +96,26 @@ def stops_in(text: str) -> list[str]:
     return found
 
 
-@by_kind
-def test_stop_is_cut_from_answer_and_stream(kind):
-    whole = greedy_text(kind)
+@by_engine
+def test_stop_is_cut_from_answer_and_stream(engine, kind):
+    whole = greedy_text(kind, engine)
     for stop in stops_in(whole):
         expected = whole[: whole.find(stop)]
-        reply = chat(kind).invoke(QUESTION, stop=[stop], **GREEDY)
+        reply = chat(kind, engine).invoke(QUESTION, stop=[stop], **GREEDY)
         assert reply.text == expected, stop
         assert finish_reason(reply) == "stop"
-        chunks = list(chat(kind).stream(QUESTION, stop=[stop], **GREEDY))
+        chunks = list(chat(kind, engine).stream(QUESTION, stop=[stop], **GREEDY))
         assert "".join(chunk.text for chunk in chunks) == expected, stop
         assert finish_reason(total_of(chunks)) == "stop"
 
 
-@by_kind
-def test_the_first_of_several_stops_counts(kind):
-    whole = greedy_text(kind)
+@by_engine
+def test_the_first_of_several_stops_counts(engine, kind):
+    whole = greedy_text(kind, engine)
     stops = [*reversed(stops_in(whole)[1:]), "no se dice nunca"]
     expected = whole[: min(at for stop in stops if (at := whole.find(stop)) >= 0)].rstrip()
-    assert chat(kind).invoke(QUESTION, stop=stops, **GREEDY).text == expected
-    field = chat(kind).model_copy(update={"stop": stops})
+    assert chat(kind, engine).invoke(QUESTION, stop=stops, **GREEDY).text == expected
+    field = chat(kind, engine).model_copy(update={"stop": stops})
     assert field.invoke(QUESTION, **GREEDY).text == expected
     assert "".join(chunk.text for chunk in field.stream(QUESTION, **GREEDY)) == expected
 
@@ -130,21 +133,23 @@ def test_stop_ends_the_work(kind):
     assert meter.passes < MAX_TOKENS
 
 
-@by_kind
-def test_a_stop_that_is_not_said_changes_nothing(kind):
-    whole = greedy_text(kind)
+@by_engine
+def test_a_stop_that_is_not_said_changes_nothing(engine, kind):
+    whole = greedy_text(kind, engine)
     near = [whole[-5:] + "∅", whole[5:9] + "∅", "∅"]
-    assert chat(kind).invoke(QUESTION, stop=near, **GREEDY).text == whole
-    assert "".join(chunk.text for chunk in chat(kind).stream(QUESTION, stop=near, **GREEDY)) == whole
+    assert chat(kind, engine).invoke(QUESTION, stop=near, **GREEDY).text == whole
+    assert "".join(chunk.text for chunk in chat(kind, engine).stream(QUESTION, stop=near, **GREEDY)) == whole
 
 
-@by_kind
-def test_stop_in_a_batch_is_each_answers_own(kind):
-    wholes = [chat(kind).invoke(question, **GREEDY).text for question in QUESTIONS]
+@by_engine
+def test_stop_in_a_batch_is_each_answers_own(engine, kind):
+    wholes = [chat(kind, engine).invoke(question, **GREEDY).text for question in QUESTIONS]
     stop = stops_in(wholes[1])[1]
     expected = [whole.split(stop)[0].rstrip() for whole in wholes]
-    assert [reply.text for reply in chat(kind).batch(QUESTIONS, stop=[stop], **GREEDY)] == expected
-    result = chat(kind).generate([[HumanMessage(question)] for question in QUESTIONS], stop=[stop], **GREEDY)
+    assert [reply.text for reply in chat(kind, engine).batch(QUESTIONS, stop=[stop], **GREEDY)] == expected
+    result = chat(kind, engine).generate(
+        [[HumanMessage(question)] for question in QUESTIONS], stop=[stop], **GREEDY
+    )
     assert [candidates[0].text for candidates in result.generations] == expected
 
 
@@ -208,13 +213,13 @@ def test_end_of_the_models_own(kind):
 # ----------------------------------------------------------------------------------------------- what an answer is
 
 
-@by_kind
-def test_greedy_is_the_bare_model(kind):
+@by_engine
+def test_greedy_is_the_bare_model(engine, kind):
     _, tokenizer = bare(kind)
     for question in QUESTIONS:
-        ids = bare_ids(kind, chat(kind).encode([HumanMessage(question)]))
+        ids = bare_ids(kind, chat(kind, engine).encode([HumanMessage(question)]))
         expected = tokenizer.decode(ids, skip_special_tokens=True).strip()
-        assert chat(kind).invoke(question, **GREEDY).text == expected
+        assert chat(kind, engine).invoke(question, **GREEDY).text == expected
     assert len(set(ids)) > 3
 
 
@@ -226,10 +231,10 @@ def test_the_prompt_is_not_echoed(kind):
         assert "".join(chunk.text for chunk in chat(kind).stream(QUESTION, **GREEDY)) == "Sí."
 
 
-@by_kind
-def test_no_special_token_in_the_text(kind):
+@by_engine
+def test_no_special_token_in_the_text(engine, kind):
     options = {"special_scale": 4.0}
-    model = chat(kind, **options)
+    model = chat(kind, engine, **options)
     _, tokenizer = bare(kind, **options)
     prompt_ids = model.encode([HumanMessage(QUESTION)])
     said = bare_ids(kind, prompt_ids, **options)
@@ -243,13 +248,13 @@ def test_no_special_token_in_the_text(kind):
     assert not [token for token in special for text in texts if token in text]
 
 
-@by_kind
-def test_a_special_token_that_the_question_spells_stays_text(kind):
+@by_engine
+def test_a_special_token_that_the_question_spells_stays_text(engine, kind):
     _, tokenizer = bare(kind)
-    plain = chat(kind).encode([HumanMessage("x")])
+    plain = chat(kind, engine).encode([HumanMessage("x")])
     controls = set(tokenizer.added_tokens_decoder)
     for added in tokenizer.added_tokens_decoder.values():
-        spelled = chat(kind).encode([HumanMessage(f"x {added.content} x")])
+        spelled = chat(kind, engine).encode([HumanMessage(f"x {added.content} x")])
         assert sorted(set(spelled) & controls) == sorted(set(plain) & controls)
         assert sum(token in controls for token in spelled) == sum(token in controls for token in plain)
 
@@ -257,19 +262,22 @@ def test_a_special_token_that_the_question_spells_stays_text(kind):
 # ------------------------------------------------------------------------------------------- seeds and candidates
 
 
-@by_kind
-def test_seed(kind):
-    texts = [chat(kind).invoke(QUESTION, seed=seed, **SAMPLING).text for seed in (1, 2, 3)]
+@by_engine
+def test_seed(engine, kind):
+    texts = [chat(kind, engine).invoke(QUESTION, seed=seed, **SAMPLING).text for seed in (1, 2, 3)]
     assert len(set(texts)) > 1
-    assert [chat(kind).invoke(QUESTION, seed=seed, **SAMPLING).text for seed in (1, 2, 3)] == texts
-    streamed = "".join(chunk.text for chunk in chat(kind).stream(QUESTION, seed=1, **SAMPLING))
+    assert [chat(kind, engine).invoke(QUESTION, seed=seed, **SAMPLING).text for seed in (1, 2, 3)] == texts
+    streamed = "".join(chunk.text for chunk in chat(kind, engine).stream(QUESTION, seed=1, **SAMPLING))
     assert streamed == texts[0]
 
 
-@by_kind
-def test_without_a_seed_answers_vary(kind):
-    assert len({chat(kind).invoke(QUESTION, **SAMPLING).text for _ in range(4)}) > 1
-    assert len({"".join(chunk.text for chunk in chat(kind).stream(QUESTION, **SAMPLING)) for _ in range(4)}) > 1
+@by_engine
+def test_without_a_seed_answers_vary(engine, kind):
+    assert len({chat(kind, engine).invoke(QUESTION, **SAMPLING).text for _ in range(4)}) > 1
+    assert (
+        len({"".join(chunk.text for chunk in chat(kind, engine).stream(QUESTION, **SAMPLING)) for _ in range(4)})
+        > 1
+    )
 
 
 def test_a_seed_leaves_the_random_state_of_others_alone():
@@ -319,9 +327,9 @@ def test_batch_of_answers_that_end_at_different_times(kind):
     ]
 
 
-@by_kind
-def test_candidates(kind):
-    model = ChatLince(**shared_checkpoint(kind).chat_fields, max_tokens=12, n=3, **SAMPLING)
+@by_engine
+def test_candidates(engine, kind):
+    model = ChatLince(**engine_fields(engine, kind), max_tokens=12, n=3, **SAMPLING)
 
     def candidates() -> list[list[str]]:
         messages = [[HumanMessage(question)] for question in QUESTIONS[:2]]
@@ -337,10 +345,10 @@ def test_candidates(kind):
 # -------------------------------------------------------------------------------------------------------- streams
 
 
-@by_kind
-def test_stream_is_the_answer_piece_by_piece(kind):
-    chunks = [chunk.text for chunk in chat(kind).stream(QUESTION, **GREEDY)]
-    assert "".join(chunks) == greedy_text(kind)
+@by_engine
+def test_stream_is_the_answer_piece_by_piece(engine, kind):
+    chunks = [chunk.text for chunk in chat(kind, engine).stream(QUESTION, **GREEDY)]
+    assert "".join(chunks) == greedy_text(kind, engine)
     assert sum(map(bool, chunks)) > MAX_TOKENS // 3
 
 
@@ -402,10 +410,10 @@ def test_a_character_cut_off_by_the_end(kind):
     assert texts[0].startswith("año")
 
 
-@by_kind
-def test_broken_bytes_stream_as_they_are_answered(kind):
+@by_engine
+def test_broken_bytes_stream_as_they_are_answered(engine, kind):
     """A model that babbles pieces of characters: the pieces of its stream still add up to the answer."""
-    model = chat(kind, fragment_scale=2.0)
+    model = chat(kind, engine, fragment_scale=2.0)
     for question in QUESTIONS:
         streamed = "".join(chunk.text for chunk in model.stream(question, **GREEDY))
         assert streamed == model.invoke(question, **GREEDY).text
@@ -471,67 +479,70 @@ def test_beam_search_streams_greedily_and_says_so_once(tmp_path, caplog):
 
 
 @cache
-def question_of(kind: str, prompt_tokens: int) -> str:
+def question_of(kind: str, engine: str, prompt_tokens: int) -> str:
     """A question whose whole prompt has so many tokens."""
     text = "Cuenta"
-    missing = prompt_tokens - len(chat(kind).encode([HumanMessage(text)]))
+    missing = prompt_tokens - len(chat(kind, engine).encode([HumanMessage(text)]))
     text += " y" * missing
-    assert len(chat(kind).encode([HumanMessage(text)])) == prompt_tokens
+    assert len(chat(kind, engine).encode([HumanMessage(text)])) == prompt_tokens
     return text
 
 
-@by_kind
-def test_the_window_is_the_checkpoints(kind):
-    assert chat(kind).context_window == shared_checkpoint(kind).context_window
+@by_engine
+def test_the_window_is_the_checkpoints(engine, kind):
+    assert chat(kind, engine).context_window == shared_checkpoint(kind).context_window
 
 
-@by_kind
-def test_the_last_token_of_the_window(kind):
-    window = chat(kind).context_window
-    reply = chat(kind).invoke(question_of(kind, window - 1), max_tokens=1, **GREEDY)
+@by_engine
+def test_the_last_token_of_the_window(engine, kind):
+    window = chat(kind, engine).context_window
+    reply = chat(kind, engine).invoke(question_of(kind, engine, window - 1), max_tokens=1, **GREEDY)
     assert reply.usage_metadata["total_tokens"] == window
-    for call in (chat(kind).invoke, lambda *args, **kwargs: list(chat(kind).stream(*args, **kwargs))):
+    for call in (
+        chat(kind, engine).invoke,
+        lambda *args, **kwargs: list(chat(kind, engine).stream(*args, **kwargs)),
+    ):
         with pytest.raises(ContextWindowError) as caught:
-            call(question_of(kind, window), max_tokens=1, **GREEDY)
+            call(question_of(kind, engine, window), max_tokens=1, **GREEDY)
         assert str(window) in str(caught.value)
     with pytest.raises(ContextWindowError) as caught:
-        chat(kind).invoke(question_of(kind, window + 9), max_tokens=1, **GREEDY)
+        chat(kind, engine).invoke(question_of(kind, engine, window + 9), max_tokens=1, **GREEDY)
     assert str(window) in str(caught.value)
     assert str(window + 9) in str(caught.value)
 
 
-@by_kind
+@by_engine
 @settings(max_examples=20, deadline=None)
 @given(
     distance=st.integers(-4, 3), max_tokens=st.integers(1, 6), is_streamed=st.booleans(), is_sampled=st.booleans()
 )
-def test_prompt_and_answer_never_exceed_the_window(kind, distance, max_tokens, is_streamed, is_sampled):
-    window = chat(kind).context_window
+def test_prompt_and_answer_never_exceed_the_window(engine, kind, distance, max_tokens, is_streamed, is_sampled):
+    window = chat(kind, engine).context_window
     length = window + distance
-    question = question_of(kind, length)
+    question = question_of(kind, engine, length)
     decoding = {"max_tokens": max_tokens, **(SAMPLING if is_sampled else GREEDY)}
     if distance >= 0:
         with pytest.raises(ContextWindowError, match=str(window)) as caught:
-            chat(kind).invoke(question, **decoding)
+            chat(kind, engine).invoke(question, **decoding)
         assert str(length) in str(caught.value)
         return
     if is_streamed:
-        reply = total_of(list(chat(kind).stream(question, **decoding)))
+        reply = total_of(list(chat(kind, engine).stream(question, **decoding)))
     else:
-        reply = chat(kind).invoke(question, **decoding)
+        reply = chat(kind, engine).invoke(question, **decoding)
     assert reply.usage_metadata["input_tokens"] == length
     assert reply.usage_metadata["output_tokens"] == min(max_tokens, -distance)
     assert finish_reason(reply) == "length"
 
 
-@by_kind
-def test_a_batch_keeps_to_the_window_of_each(kind):
+@by_engine
+def test_a_batch_keeps_to_the_window_of_each(engine, kind):
     """The padding of a short prompt beside a long one takes nothing from its answer."""
-    window = chat(kind).context_window
-    questions = [question_of(kind, window - 2), QUESTION]
-    singles = [chat(kind).invoke(question, max_tokens=8, **GREEDY) for question in questions]
-    prompts = [chat(kind).render([HumanMessage(question)]) for question in questions]
-    generations = chat(kind).runtime.generate_batch(prompts, GenerationSettings(max_tokens=8, **GREEDY))
+    window = chat(kind, engine).context_window
+    questions = [question_of(kind, engine, window - 2), QUESTION]
+    singles = [chat(kind, engine).invoke(question, max_tokens=8, **GREEDY) for question in questions]
+    prompts = [chat(kind, engine).render([HumanMessage(question)]) for question in questions]
+    generations = chat(kind, engine).runtime.generate_batch(prompts, GenerationSettings(max_tokens=8, **GREEDY))
     assert [(answer.text, answer.output_tokens) for (answer,) in generations] == [
         (reply.text, reply.usage_metadata["output_tokens"]) for reply in singles
     ]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from lince_rag.engines.json_schema.constraints import bound_schema, read_schema
-from lince_rag.engines.json_schema.grammar import Array, Literal, Node, Object, is_object, write_grammar
+from lince_rag.engines.json_schema.grammar import Array, Grammar, Literal, Node, Object, is_object
 from lince_rag.engines.json_schema.merging import merge
 from lince_rag.errors import ConfigurationError
 from tests.json_schemas import REFUSED, VALUES, Schema, schemas
@@ -61,7 +61,7 @@ def test_the_longest_value_fits() -> None:
             return
         counts["accepted"] += 1
         assert 0 < node.cost < limit
-        assert write_grammar(node).count("start: ") == 1
+        assert Grammar().write(node).count("start: ") == 1
 
     check()
     assert counts["accepted"] >= counts["schemas"] / 10, counts

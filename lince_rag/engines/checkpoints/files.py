@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from lince_rag.engines.checkpoints.memory import check_device_name, read_tensors
+from lince_rag.engines.server.options import ServerOptions
 from lince_rag.errors import ConfigurationError, EngineError, require
 from lince_rag.prompting.registry import ModelSpec
 
 DTYPES: Final = ("float32", "bfloat16", "float16")
 QUANTIZATIONS: Final = ("int8", "int4")
-ENGINES: Final = ("transformers", "ctranslate2")
+ENGINES: Final = ("transformers", "ctranslate2", "llama.cpp", "server")
 # Those that cannot constrain an answer to a JSON schema, and so not to a tool call.
 ENGINES_WITHOUT_SCHEMAS: Final = ("ctranslate2",)
+GGUF_SUFFIX: Final = ".gguf"
 DEFAULT_REVISION: Final = "main"
 
 CONFIG: Final = "config.json"
@@ -69,7 +71,8 @@ class LoadingOptions:
         quantization: One of ``QUANTIZATIONS``, with bitsandbytes.
         merge_adapter: Whether to merge an adapter into its base, which then runs as fast as without one. It is not
             merged into a quantized base, whose weights could only hold it rounded.
-        engine: One of ``ENGINES``, or ``"auto"``: what fits the weights.
+        engine: One of ``ENGINES``, or ``"auto"``: a server if there is one, else what fits the weights.
+        server: The server that runs the model, for ``engine="server"``.
     """
 
     model_path: str | None = None
@@ -80,6 +83,7 @@ class LoadingOptions:
     quantization: str | None = None
     merge_adapter: bool = True
     engine: str = "auto"
+    server: ServerOptions | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -92,11 +96,25 @@ class LoadingOptions:
                     f"{name}={value!r} is not known.", hint=f"Use one of {', '.join(map(str, known))}."
                 )
         check_device_name(self.device)
+        if self.engine == "server" and self.server is None:
+            raise ConfigurationError(
+                "engine='server' needs the address of the server.",
+                hint="Give base_url (--base-url, LINCE_BASE_URL).",
+            )
+        if self.server is not None and self.engine not in {"auto", "server"}:
+            raise ConfigurationError(
+                f"base_url={self.server.base_url!r} was given, but engine={self.engine!r} runs in this process.",
+                hint="Leave one of them out.",
+            )
 
     def choose_engine(self, source: str) -> str:
         """Return the engine for the model of a folder or hub id: the one named here, or what fits its files."""
         if self.engine != "auto":
             return self.engine
+        if self.server is not None:
+            return "server"
+        if (self.model_path or "").endswith(GGUF_SUFFIX):
+            return "llama.cpp"
         converted = Path(self.model_path or source).expanduser() / CTRANSLATE2_WEIGHTS
         return "ctranslate2" if converted.is_file() else "transformers"
 

@@ -20,51 +20,33 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return text
 
 
-class TextAssembler:
-    """Turns the tokens of one answer into text that is final as soon as it is returned.
+class AnswerText:
+    """The text of one answer, which is final as soon as it is returned.
 
     Neither a stop text nor what follows it is returned, but an answer that begins with ``uncut``, if that is not
     empty, ignores the stop texts.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], uncut: str = "") -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, stop: Sequence[str], uncut: str = "") -> None:
         self._stop = tuple(text for text in stop if text)
         self._uncut = uncut
-        self._ids: list[int] = []
-        # New tokens are decoded together with those of the step before, because some tokenizers drop a space at
-        # the beginning of a text. Both positions lie between whole characters.
-        self._context_start = 0
-        self._decoded_ids = 0
         self._text = ""
         self._returned = 0
         self.stopped = False
 
-    def add(self, ids: Sequence[int]) -> str:
-        """Add tokens and return the new text that later tokens cannot change."""
-        if self.stopped:
-            return ""
-        self._ids += ids
-        self._append_text(final=False)
+    def append(self, new: str) -> str:
+        """Add text and return the new text that later text cannot change."""
+        self._append(new)
         return self._take(self._final_length())
 
-    def finish(self) -> str:
-        """Return the rest, without white space at its end."""
-        if not self.stopped:
-            self._append_text(final=True)
+    def rest(self) -> str:
+        """Return what was not returned yet, without white space at its end."""
         return self._take(len(self._text.rstrip()))
 
-    def _append_text(self, *, final: bool) -> None:
-        """Append the text of the tokens that are complete, and cut it at a stop text."""
-        before = _decode(self._tokenizer, self._ids[self._context_start : self._decoded_ids])
-        after = _decode(self._tokenizer, self._ids[self._context_start :])
-        if after.endswith(_INCOMPLETE) and not final:
+    def _append(self, new: str) -> None:
+        """Add text, and cut it at a stop text."""
+        if self.stopped:
             return
-        new = after[len(before) :] if after.startswith(before) else after
-        if new:
-            # Tokens without text (special ones) cannot be the context: the space after them would be dropped.
-            self._context_start = self._decoded_ids
-        self._decoded_ids = len(self._ids)
         searched = max(len(self._text) - max(map(len, self._stop), default=0), 0)
         self._text += new
         if self._uncut and self._text.lstrip().startswith(self._uncut):
@@ -92,6 +74,45 @@ class TextAssembler:
             return ""
         self._returned = end
         return self._text[start:end]
+
+
+class TextAssembler(AnswerText):
+    """Turns the tokens of one answer into its text."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], uncut: str = "") -> None:
+        super().__init__(stop, uncut)
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        # New tokens are decoded together with those of the step before, because some tokenizers drop a space at
+        # the beginning of a text. Both positions lie between whole characters.
+        self._context_start = 0
+        self._decoded_ids = 0
+
+    def add(self, ids: Sequence[int]) -> str:
+        """Add tokens and return the new text that later tokens cannot change."""
+        if self.stopped:
+            return ""
+        self._ids += ids
+        return self.append(self._decode_new(final=False))
+
+    def finish(self) -> str:
+        """Return the rest, without white space at its end."""
+        if not self.stopped:
+            self._append(self._decode_new(final=True))
+        return self.rest()
+
+    def _decode_new(self, *, final: bool) -> str:
+        """Return the text of the tokens that are complete."""
+        before = _decode(self._tokenizer, self._ids[self._context_start : self._decoded_ids])
+        after = _decode(self._tokenizer, self._ids[self._context_start :])
+        if after.endswith(_INCOMPLETE) and not final:
+            return ""
+        new = after[len(before) :] if after.startswith(before) else after
+        if new:
+            # Tokens without text (special ones) cannot be the context: the space after them would be dropped.
+            self._context_start = self._decoded_ids
+        self._decoded_ids = len(self._ids)
+        return new
 
 
 def assemble(tokenizer: Any, ids: Sequence[int], stop: Sequence[str], uncut: str = "") -> tuple[str, bool]:

@@ -30,7 +30,7 @@ from lince_rag.prompting.templates import Prompt
 logger = logging.getLogger(__name__)
 
 
-class TokenEngine(Engine):
+class PromptEngine(Engine):
     """An engine whose prompts are token ids of the model's own tokenizer."""
 
     def __init__(self, spec: ModelSpec, options: LoadingOptions) -> None:
@@ -56,6 +56,38 @@ class TokenEngine(Engine):
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads."""
         return encode_prompt(prompt, self.tokenizer) if prompt.ids is None else list(prompt.ids)
+
+    def _options(self, settings: GenerationSettings) -> dict[str, Any]:
+        options = generation_options(self.spec, settings)
+        return options if settings.json_schema is None else self._with_one_beam(options, "follow a JSON schema")
+
+    def _with_one_beam(self, options: dict[str, Any], purpose: str) -> dict[str, Any]:
+        """Replace a beam search by one beam, with a warning the first time."""
+        if not is_beam_search(options):
+            return options
+        if purpose not in self._beam_warnings:
+            logger.warning("%s: a beam search cannot %s; using one beam.", self.spec.name, purpose)
+            self._beam_warnings.add(purpose)
+        return without_beams(options)
+
+    def _stops(self, settings: GenerationSettings) -> tuple[tuple[str, ...], str]:
+        """Return the texts that cut an answer, and the beginning of an answer that they do not cut.
+
+        JSON is never cut; instead, its strings cannot contain a stop text.
+        """
+        texts = (*settings.stop, *self.spec.stop)
+        if settings.json_schema is None:
+            return texts, ""
+        return (texts, OBJECT_START) if settings.text_allowed else ((), "")
+
+    def _encode_checked(self, prompt: Prompt) -> list[int]:
+        ids = self.encode(prompt)
+        check_window(self.spec.name, len(ids), self.context_window)
+        return ids
+
+
+class TokenEngine(PromptEngine):
+    """An engine whose answers are token ids, too: a model in this process."""
 
     def generate_batch(
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
@@ -142,31 +174,3 @@ class TokenEngine(Engine):
         text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
         reason: FinishReason = "length" if end is None and not stopped else "stop"
         return Generation(text, input_tokens, len(answer), reason)
-
-    def _options(self, settings: GenerationSettings) -> dict[str, Any]:
-        options = generation_options(self.spec, settings)
-        return options if settings.json_schema is None else self._with_one_beam(options, "follow a JSON schema")
-
-    def _with_one_beam(self, options: dict[str, Any], purpose: str) -> dict[str, Any]:
-        """Replace a beam search by one beam, with a warning the first time."""
-        if not is_beam_search(options):
-            return options
-        if purpose not in self._beam_warnings:
-            logger.warning("%s: a beam search cannot %s; using one beam.", self.spec.name, purpose)
-            self._beam_warnings.add(purpose)
-        return without_beams(options)
-
-    def _stops(self, settings: GenerationSettings) -> tuple[tuple[str, ...], str]:
-        """Return the texts that cut an answer, and the beginning of an answer that they do not cut.
-
-        JSON is never cut; instead, its strings cannot contain a stop text.
-        """
-        texts = (*settings.stop, *self.spec.stop)
-        if settings.json_schema is None:
-            return texts, ""
-        return (texts, OBJECT_START) if settings.text_allowed else ((), "")
-
-    def _encode_checked(self, prompt: Prompt) -> list[int]:
-        ids = self.encode(prompt)
-        check_window(self.spec.name, len(ids), self.context_window)
-        return ids

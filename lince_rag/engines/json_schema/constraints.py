@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from lince_rag.engines.json_schema.building import SchemaBuilder, TooLargeError
-from lince_rag.engines.json_schema.grammar import LEADING_BLANKS, Node, is_object, to_json, write_grammar
+from lince_rag.engines.json_schema.grammar import LEADING_BLANKS, Grammar, Node, is_object, to_json
 from lince_rag.engines.json_schema.scalars import Bounds
 from lince_rag.errors import ConfigurationError, EngineError, require
 
@@ -59,7 +59,7 @@ class Constraints:
 
         # Ten times the usual limits: waiting for a token is better than giving up in the middle of an answer.
         limits = LLParserLimits(step_lexer_fuel=2_000_000, step_max_items=500_000)
-        grammar = _grammar(schema, limit, forbidden, text_allowed)
+        grammar = schema_grammar(schema, limit, forbidden, text_allowed=text_allowed)
         matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise ConfigurationError(
@@ -124,8 +124,15 @@ def _reason(matcher: Any) -> str:
 
 
 @lru_cache(_CACHE_SIZE)
-def _grammar(schema: str, limit: int, forbidden: tuple[str, ...], text_allowed: bool) -> str:
-    """Write the grammar of a schema, which is the same for every tokenizer."""
+def schema_grammar(
+    schema: str,
+    limit: int,
+    forbidden: tuple[str, ...] = (),
+    *,
+    text_allowed: bool = False,
+    notation: type[Grammar] = Grammar,
+) -> str:
+    """Write the grammar of a schema, which is the same for every tokenizer; see ``Constraints.processor``."""
     # The last token of the answer is its end.
     node = bound_schema(read_schema(schema), limit, 1 + LEADING_BLANKS)
     if text_allowed and not is_object(node):
@@ -133,7 +140,7 @@ def _grammar(schema: str, limit: int, forbidden: tuple[str, ...], text_allowed: 
             f"With text_allowed, the JSON schema {schema[:80]!r} must allow only objects.",
             hint='Set its type to "object".',
         )
-    return write_grammar(node, forbidden, text_allowed=text_allowed)
+    return notation(forbidden).write(node, text_allowed=text_allowed)
 
 
 def read_schema(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Grammars in llguidance's dialect of Lark, written from the nodes of a bounded JSON schema."""
+"""Grammars written from the nodes of a bounded JSON schema, in llguidance's dialect of Lark."""
 
 import json
 import re
@@ -68,7 +68,7 @@ class Node(ABC):
 
 
 class Grammar:
-    """Collects the rules of a grammar whose free strings contain no ``forbidden`` text."""
+    """Collects the rules of a grammar for llguidance, whose free strings contain no ``forbidden`` text."""
 
     def __init__(self, forbidden: tuple[str, ...] = ()) -> None:
         self.forbidden = forbidden
@@ -81,26 +81,57 @@ class Grammar:
         letter = "T" if terminal else "r"
         return self._names.setdefault((body, terminal), f"{letter}{len(self._names)}")
 
-    def text(self, start: str) -> str:
-        """Return the whole grammar, with ``start`` as the body of its start rule."""
-        rules = "".join(f"{name}: {body}\n" for (body, _), name in self._names.items())
-        return f"{_HEADER}start: {start}\n{rules}"
+    def string(self, node: "Text") -> str:
+        """Add the rule of a free string and return its name."""
+        character = _PLAIN_CHARACTER if node.plain else f"{_PLAIN_CHARACTER}|{_ESCAPED_CHARACTER}"
+        maximum = "" if node.maximum is None or node.maximum >= node.limit else node.maximum
+        parts = [f'/(?-u:"({character}){{{node.minimum},{maximum}}}")/', f"/(?s-u:.){{2,{node.limit + 2}}}/"]
+        parts += [f"~/(?-u:{_bytes_pattern(to_json(name))})/" for name in node.excluded]
+        parts += [f"~/(?s-u:.*{_bytes_pattern(to_json(text)[1:-1])}.*)/" for text in self.forbidden]
+        return self.rule(" & ".join(parts), terminal=True)
 
+    def number(self, node: "Digits") -> str:
+        """Add the rule of a number without limits and return its name."""
+        whole = rf"0|-?[1-9][0-9]{{0,{node.whole - 1}}}"
+        if not node.decimals:
+            return self.rule(f"/{whole}/", terminal=True)
+        fraction = rf"-?(0|[1-9][0-9]{{0,{node.whole - 1}}})\.[0-9]{{1,{node.decimals}}}"
+        return self.rule(f"/{whole}|{fraction}/", terminal=True)
 
-def write_grammar(value: Node, forbidden: tuple[str, ...] = (), *, text_allowed: bool = False) -> str:
-    """Write the grammar of a value, with up to ``LEADING_BLANKS`` blanks before it.
+    def delegated(self, node: "Delegated") -> str:
+        """Add the rule of a value that the grammar's compiler constrains by its schema, and return its name."""
+        return self.rule(f"%json {node.schema}")
 
-    No free string contains a ``forbidden`` text. With ``text_allowed``, any text that does not begin with ``{``
-    after its blanks is allowed instead of the value.
-    """
-    grammar = Grammar(forbidden)
-    blank = grammar.rule(rf"/[ \n]{{1,{LEADING_BLANKS}}}/", terminal=True)
-    start = f"{blank}? {value.write(grammar)}"
-    if text_allowed:
+    def blanks(self) -> str:
+        """Add the rule of the blanks before the JSON and return its name."""
+        return self.rule(rf"/[ \n]{{1,{LEADING_BLANKS}}}/", terminal=True)
+
+    def free_text(self) -> str:
+        """Add the rule of a text that does not begin with an object, and return its name."""
         # llguidance writes control tokens with the byte 0xff, so a text cannot contain one.
-        free = grammar.rule(rf"/(?s-u:[\x00-\xfe]+)/ & ~/(?s-u:({_BLANKS})*\{{.*)/", terminal=True)
-        start = f'{start} | {free} | ""'
-    return grammar.text(start)
+        return self.rule(rf"/(?s-u:[\x00-\xfe]+)/ & ~/(?s-u:({_BLANKS})*\{{.*)/", terminal=True)
+
+    def write(self, value: Node, *, text_allowed: bool = False) -> str:
+        """Write the grammar of a value, with up to ``LEADING_BLANKS`` blanks before it.
+
+        With ``text_allowed``, any text that does not begin with ``{`` after its blanks is allowed instead of the
+        value.
+        """
+        start = f"{self.blanks()}? {value.write(self)}"
+        if text_allowed:
+            start = f'{start} | {self.free_text()} | ""'
+        return self._whole(start)
+
+    def _whole(self, start: str) -> str:
+        """Return the whole grammar, with ``start`` as the body of its start rule."""
+        return f"{_HEADER}start: {start}\n{self._rules(':')}"
+
+    def _rules(self, separator: str) -> str:
+        return "".join(f"{name}{separator} {body}\n" for (body, _), name in self._names.items())
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _bytes_pattern(text: str) -> str:
@@ -118,7 +149,7 @@ class Literal(Node):
         return max(len(text.encode()) for text in self.texts)
 
     def _write(self, grammar: Grammar) -> str:
-        return grammar.rule(" | ".join(map(json.dumps, self.texts)))
+        return grammar.rule(" | ".join(map(_quoted, self.texts)))
 
 
 @dataclass(frozen=True)
@@ -138,12 +169,7 @@ class Text(Node):
         return self.limit + 2
 
     def _write(self, grammar: Grammar) -> str:
-        character = _PLAIN_CHARACTER if self.plain else f"{_PLAIN_CHARACTER}|{_ESCAPED_CHARACTER}"
-        maximum = "" if self.maximum is None or self.maximum >= self.limit else self.maximum
-        parts = [f'/(?-u:"({character}){{{self.minimum},{maximum}}}")/', f"/(?s-u:.){{2,{self.limit + 2}}}/"]
-        parts += [f"~/(?-u:{_bytes_pattern(to_json(name))})/" for name in self.excluded]
-        parts += [f"~/(?s-u:.*{_bytes_pattern(to_json(text)[1:-1])}.*)/" for text in grammar.forbidden]
-        return grammar.rule(" & ".join(parts), terminal=True)
+        return grammar.string(self)
 
 
 @dataclass(frozen=True)
@@ -157,16 +183,12 @@ class Digits(Node):
         return 1 + self.whole + (1 + self.decimals if self.decimals else 0)
 
     def _write(self, grammar: Grammar) -> str:
-        whole = rf"0|-?[1-9][0-9]{{0,{self.whole - 1}}}"
-        if not self.decimals:
-            return grammar.rule(f"/{whole}/", terminal=True)
-        fraction = rf"-?(0|[1-9][0-9]{{0,{self.whole - 1}}})\.[0-9]{{1,{self.decimals}}}"
-        return grammar.rule(f"/{whole}|{fraction}/", terminal=True)
+        return grammar.number(self)
 
 
 @dataclass(frozen=True)
 class Delegated(Node):
-    """A number with limits, or a string with a pattern or format, that llguidance compiles itself."""
+    """A number with limits, or a string with a pattern or format, which llguidance compiles itself."""
 
     # The schema as JSON, and the maximum length in bytes of a value of it.
     schema: str
@@ -176,7 +198,7 @@ class Delegated(Node):
         return self.limit
 
     def _write(self, grammar: Grammar) -> str:
-        return grammar.rule(f"%json {self.schema}")
+        return grammar.delegated(self)
 
 
 @dataclass(frozen=True)
@@ -218,7 +240,7 @@ class Member(Node):
         return len(to_json(self.name).encode()) + 1 + self.value.cost
 
     def _write(self, grammar: Grammar) -> str:
-        return grammar.rule(f'{json.dumps(to_json(self.name))} ":" {self.value.write(grammar)}')
+        return grammar.rule(f'{_quoted(to_json(self.name))} ":" {self.value.write(grammar)}')
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,195 @@
+"""Model servers for the tests: llama.cpp's own over a tiny GGUF file, and one that fails in every way."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+
+import xllamacpp
+
+API_KEY: Final = "clave-de-prueba-123"
+
+# Answers that llama-server writes at the same time.
+SLOTS: Final = 4
+
+
+@dataclass(frozen=True)
+class LlamaServer:
+    """A running llama-server.
+
+    Attributes:
+        base_url: Its address.
+        api_key: Its key.
+        server: What keeps it running.
+    """
+
+    base_url: str
+    api_key: str
+    server: Any = field(repr=False)
+
+
+@cache
+def llama_server(file: Path) -> LlamaServer:
+    """Run one llama-server for each GGUF file, until the tests end."""
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(file)
+    parameters.n_parallel = SLOTS
+    # More than the window of any tiny checkpoint; the server reduces it to theirs.
+    parameters.n_ctx = SLOTS * 4096
+    parameters.api_keys = [API_KEY]
+    # By default attention has half precision, which now and then decides between two tokens.
+    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    parameters.warmup = False
+    parameters.verbosity = 0
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(parameters)
+    return LlamaServer(server.listening_address, API_KEY, server)
+
+
+@dataclass
+class Received:
+    """What a stub server was asked: path, headers with lower-case names, and JSON."""
+
+    path: str
+    headers: dict[str, str]
+    payload: dict[str, Any]
+
+
+@dataclass
+class Stub:
+    """A stub server.
+
+    Attributes:
+        base_url: Its address.
+        received: The requests for completions so far.
+        abandoned: Set when a client has closed its connection before the end of an answer.
+    """
+
+    base_url: str
+    received: list[Received] = field(default_factory=list)
+    abandoned: Event = field(default_factory=Event)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A pause in an answer."""
+
+    seconds: float
+
+
+class Reply:
+    """What a stub answers to one request for completions: a status, a body, or parts of a stream.
+
+    Args:
+        text: The body; or the parts of a stream, which are sent as they are, and the pauses between them.
+        status: The HTTP status.
+        headers: More headers.
+        cut: Whether the connection is cut after the parts, without the end of the body.
+    """
+
+    def __init__(
+        self,
+        text: "str | Iterable[str | Pause]" = "",
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        cut: bool = False,
+    ) -> None:
+        self.parts = [text] if isinstance(text, str) else text
+        self.status = status
+        self.headers = headers or {}
+        self.cut = cut
+
+
+def completion(text: str, finish_reason: str = "stop", **more: Any) -> Reply:
+    """An answer that comes in one piece."""
+    return Reply(event(text, finish_reason, **more))
+
+
+def event(text: str, finish_reason: str | None = None, **more: Any) -> str:
+    """One event of a stream."""
+    body = {"choices": [{"index": 0, "text": text, "finish_reason": finish_reason}], **more}
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+class _StubHandler(BaseHTTPRequestHandler):
+    """Answers one connection; the attributes are set by ``stub_server``."""
+
+    protocol_version = "HTTP/1.1"
+
+    stub: Stub
+    replies: Callable[[int, dict[str, Any]], Reply]
+    models: list[dict[str, Any]]
+
+    def do_GET(self) -> None:
+        self._answer(Reply(json.dumps({"data": self.models})))
+
+    def do_POST(self) -> None:
+        payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/tokenize":
+            # One token for each byte.
+            self._answer(Reply(json.dumps({"tokens": list(payload["prompt"].encode())})))
+            return
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.stub.received.append(Received(self.path, headers, payload))
+        self._answer(type(self).replies(len(self.stub.received) - 1, payload))
+
+    def _answer(self, reply: Reply) -> None:
+        try:
+            self._send(reply)
+        except (BrokenPipeError, ConnectionResetError):
+            self.stub.abandoned.set()
+            self.close_connection = True
+
+    def _send(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for part in reply.parts:
+            if isinstance(part, Pause):
+                time.sleep(part.seconds)
+                continue
+            data = part.encode()
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data) if data else b"")
+            self.wfile.flush()
+        if reply.cut:
+            self.close_connection = True
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def stub_server(
+    replies: Callable[[int, dict[str, Any]], Reply], *, models: list[dict[str, Any]] | None = None
+) -> Iterator[Stub]:
+    """Run a server that says it is vLLM and answers what it is told.
+
+    Args:
+        replies: The reply to a request for completions, given its number, from 0 up, and its payload.
+        models: What it lists; by default one model with a window of 512 tokens.
+    """
+    stub = Stub("")
+    listed = models or [{"id": "modelo", "owned_by": "vllm", "max_model_len": 512}]
+    attributes = {"stub": stub, "replies": staticmethod(replies), "models": listed}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_StubHandler,), attributes))
+    server.daemon_threads = True
+    stub.base_url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield stub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
