@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
-from tests.checkpoints import KINDS, shared_checkpoint
+from tests.checkpoints import KINDS, converted_checkpoint, shared_checkpoint
 from tests.gguf_files import shared_gguf
 from tests.servers import llama_server
 
@@ -19,6 +19,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 def _transformers(kind: str, **options: Any) -> dict[str, Any]:
     return shared_checkpoint(kind, **options).chat_fields
+
+
+def _ctranslate2(kind: str, **options: Any) -> dict[str, Any]:
+    return converted_checkpoint(kind, **options)
 
 
 def _llama_cpp(kind: str, **options: Any) -> dict[str, Any]:
@@ -33,16 +37,20 @@ def _server(kind: str, **options: Any) -> dict[str, Any]:
 
 _FIELDS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "transformers": _transformers,
+    "ctranslate2": _ctranslate2,
     "llama.cpp": _llama_cpp,
     "server": _server,
 }
 
-# The pairs of engine and kind that the tests of stops, streams, windows, injection and LangChain's suites run on.
-ENGINES: Final = [
+# The pairs of engine and kind that can repeat an answer with its seed.
+SEEDED_ENGINES: Final = [
     *(("transformers", kind) for kind in KINDS),
     ("llama.cpp", "lince-zero"),
     ("server", "llama-2-7b-spanish"),
 ]
+
+# The pairs of engine and kind that the tests of stops, streams, windows, injection and LangChain's suites run on.
+ENGINES: Final = [*SEEDED_ENGINES, ("ctranslate2", "aira-2-portuguese-1b7")]
 
 # All pairs of the engines that give the same greedy tokens as transformers.
 EQUAL_ENGINES: Final = [(engine, kind) for engine in ("llama.cpp", "server") for kind in KINDS]

@@ -151,6 +151,27 @@ class TestServer(RandomWeights):
     engine, kind = next(pair for pair in ENGINES if pair[0] == "server")
 
 
+class TestConverted(TextSuite):
+    """Without means to hold an answer to a form."""
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        engine, kind = next(pair for pair in ENGINES if pair[0] == "ctranslate2")
+        return {**engine_fields(engine, kind, context_window=WINDOW), "max_tokens": MAX_TOKENS}
+
+    @property
+    def has_tool_calling(self) -> bool:
+        return False  # CTranslate2 cannot constrain decoding; so in the next two.
+
+    @property
+    def has_structured_output(self) -> bool:
+        return False
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return False
+
+
 @cache
 def taught_checkpoint() -> dict[str, Any]:
     """The fields of a tiny Llama that was taught what to say in the tests that need judgement."""

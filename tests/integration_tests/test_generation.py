@@ -18,7 +18,7 @@ from lince_rag import ChatLince
 from lince_rag.engines import GenerationSettings
 from lince_rag.errors import ContextWindowError
 from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
-from tests.engines import ENGINES, engine_fields
+from tests.engines import ENGINES, SEEDED_ENGINES, engine_fields
 from tests.watched_models import bare, dictated, watched
 
 QUESTION: Final = "Dame una lista de lugares que visitar en España."
@@ -39,6 +39,7 @@ ACCENTED: Final = "Coração, año 🦙 y niña: «¿çã?» 👩\u200d🚀 ñan
 # What is watched or dictated while it generates is a model of transformers.
 by_kind = pytest.mark.parametrize("kind", KINDS)
 by_engine = pytest.mark.parametrize(("engine", "kind"), ENGINES)
+by_seeded_engine = pytest.mark.parametrize(("engine", "kind"), SEEDED_ENGINES)
 
 
 @cache
@@ -231,7 +232,7 @@ def test_the_prompt_is_not_echoed(kind):
         assert "".join(chunk.text for chunk in chat(kind).stream(QUESTION, **GREEDY)) == "Sí."
 
 
-@by_engine
+@by_seeded_engine
 def test_no_special_token_in_the_text(engine, kind):
     options = {"special_scale": 4.0}
     model = chat(kind, engine, **options)
@@ -262,7 +263,7 @@ def test_a_special_token_that_the_question_spells_stays_text(engine, kind):
 # ------------------------------------------------------------------------------------------- seeds and candidates
 
 
-@by_engine
+@by_seeded_engine
 def test_seed(engine, kind):
     texts = [chat(kind, engine).invoke(QUESTION, seed=seed, **SAMPLING).text for seed in (1, 2, 3)]
     assert len(set(texts)) > 1
@@ -327,7 +328,7 @@ def test_batch_of_answers_that_end_at_different_times(kind):
     ]
 
 
-@by_engine
+@by_seeded_engine
 def test_candidates(engine, kind):
     model = ChatLince(**engine_fields(engine, kind), max_tokens=12, n=3, **SAMPLING)
 
