@@ -331,7 +331,7 @@ def test_settings_change_the_base() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("nonsense=1", "unknown key: 'nonsense'. Known keys: base_model_path, device, dtype, embeddings"),
+        ("nonsense=1", "unknown key: 'nonsense'. Known keys: base_model_path, base_url, device, dtype"),
         ("k", "not of the form key=value"),
         ("k=", "not of the form key=value"),
         ("", "not of the form key=value"),
