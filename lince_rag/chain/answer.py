@@ -67,9 +67,9 @@ class Answer(BaseModel):
         corrections: What the chain did to the model's answer, in order. ``"asked_again_for_language"``: the first
             answer was in another language. ``"dropped_unsupported"``: sentences without a citation were removed.
             ``"quoted_instead"``: sentences quoted from the documents replaced the answer.
-        standalone: The question that was searched for: a follow-up is rewritten as a standalone question, shorthand
-            is spelled out, and words that no document has are corrected. Empty if nothing was searched for, because
-            the message was only a greeting or thanks.
+        standalone: The question that was searched for: a follow-up is rewritten as a standalone question,
+            shorthand is spelled out, and words that no document has are corrected. Empty if nothing was searched
+            for, because the message was only a greeting or thanks.
         abstained: Whether the answer says that the documents do not hold one.
         shortened: Retrieved chunks, in full, of which only the beginning was in the prompt.
         omitted: Retrieved chunks that did not fit into the prompt.
