@@ -165,7 +165,10 @@ def _search(
         documents = yield Retrieve(reading)
         # A retriever may have corrected words.
         reading = next((str(each.metadata["query"]) for each in documents if "query" in each.metadata), reading)
-        confidence = strongest_confidence(document.metadata for document in documents)
+        # A reading that begins with the question before is read as that question, too.
+        confidence = strongest_confidence((each.metadata for each in documents), "confidence_unread")
+        if confidence is None:
+            confidence = strongest_confidence(each.metadata for each in documents)
         if confidence is None:
             # It is not measured, so the first reading must do.
             return replace(request, standalone=reading), documents

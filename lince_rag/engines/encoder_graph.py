@@ -17,9 +17,11 @@ Attribute = int | float | tuple[int, ...]
 # Change it when the graph or its numbers change, so that a graph that is on disk is written again.
 GRAPH_VERSION: Final = 1
 
-# Names of the input (embeddings of the tokens: 1 × tokens × hidden) and the output (1 × hidden, of unit length).
+# Names of the input (embeddings of the tokens: 1 × tokens × hidden) and of the two outputs: the mean of the last
+# layer (1 × hidden, of unit length) or the last layer itself (1 × tokens × hidden).
 INPUT: Final = "embeddings"
 OUTPUT: Final = "vector"
+STATES: Final = "states"
 
 _OWN: Final = "com.microsoft"
 
@@ -110,11 +112,12 @@ class _Graph:
     def rename(self, tensor: str, name: str) -> None:
         self._nodes.append(message((1, tensor), (2, name), (4, "Identity")))
 
-    def model(self, hidden: int) -> bytes:
+    def model(self, output: str, hidden: int) -> bytes:
         """The whole model, with one input and one output of float32."""
+        sizes = (1, "tokens", hidden) if output == STATES else (1, hidden)
         parts: list[Field] = [(1, node) for node in self._nodes]
         parts += [(2, "encoder"), *((5, constant) for constant in self._constants)]
-        parts += [(11, _value(INPUT, (1, "tokens", hidden))), (12, _value(OUTPUT, (1, hidden)))]
+        parts += [(11, _value(INPUT, (1, "tokens", hidden))), (12, _value(output, sizes))]
         # Version 8 of the format and 17 of the operators are those of ONNX 1.12 of 2022: all that is used here.
         operators: list[Field] = [(8, message((1, ""), (2, 17))), (8, message((1, _OWN), (2, 1)))]
         return message((1, 8), (7, message(*parts)), *operators)
@@ -136,7 +139,7 @@ def _value(name: str, dimensions: Sequence[int | str]) -> bytes:
     return message((1, name), (2, message((1, message((1, 1), (2, message(*sizes)))))))
 
 
-def build_graph(tensor: Callable[[str], Any], shape: Shape, samples: Sequence[Any]) -> bytes:
+def build_graph(tensor: Callable[[str], Any], shape: Shape, samples: Sequence[Any], output: str = OUTPUT) -> bytes:
     """Convert an encoder to a graph of 8-bit matrix products.
 
     Activations are quantized when the graph runs, with one scale for each tensor, so a text must run alone. That
@@ -148,6 +151,7 @@ def build_graph(tensor: Callable[[str], Any], shape: Shape, samples: Sequence[An
         tensor: Returns a tensor by its name in the weights file, in float32.
         shape: The sizes of the encoder.
         samples: Embeddings of the tokens of the texts to measure on (tokens × hidden each).
+        output: What the graph returns: ``OUTPUT`` or ``STATES``.
 
     Returns:
         The ONNX model, with its weights.
@@ -155,7 +159,7 @@ def build_graph(tensor: Callable[[str], Any], shape: Shape, samples: Sequence[An
     converter = _Converter(tensor, shape, samples)
     for layer in range(shape.layers):
         converter.add_layer(f"l{layer}.")
-    return converter.finish()
+    return converter.finish(output)
 
 
 class _Converter:
@@ -173,10 +177,13 @@ class _Converter:
         self._add_block(prefix + "aln", *self._attention(prefix))
         self._add_block(prefix + "oln", *self._feed_forward(prefix))
 
-    def finish(self) -> bytes:
-        mean = self._graph.node("ReduceMean", [self._output], keepdims=0, axes=(1,))
-        self._graph.rename(self._graph.node("LpNormalization", [mean], axis=-1, p=2), OUTPUT)
-        return self._graph.model(self._shape.hidden)
+    def finish(self, output: str) -> bytes:
+        found = self._output
+        if output == OUTPUT:
+            mean = self._graph.node("ReduceMean", [found], keepdims=0, axes=(1,))
+            found = self._graph.node("LpNormalization", [mean], axis=-1, p=2)
+        self._graph.rename(found, output)
+        return self._graph.model(output, self._shape.hidden)
 
     def _linear(self, name: str) -> tuple[Any, Any]:
         """The weights (outputs × inputs) and the bias of a matrix product."""

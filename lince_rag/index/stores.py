@@ -129,6 +129,11 @@ class ChunkStores:
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
         return [float(each) for each in vectors @ query / lengths]
 
+    def read(self, question: str, texts: list[str]) -> list[float]:
+        """Return how well each text answers a question, if the embedder comes with a reader; else nothing."""
+        read = getattr(self.embeddings, "read_passages", None)
+        return list(read(question, texts)) if read else []
+
     def _query_vector(self, question: str) -> list[float]:
         """Embed a question, and remember the last one: a retrieval needs it twice."""
         asked, vector = self._last_query

@@ -2,7 +2,8 @@
 
 Two models, learned by ``tests/benchmarks/train_evidence.py`` and stored as ``prompts/evidence.toml``: one chooses
 among the sentences (a softmax over a weighted sum of features), one says how likely the choice is to be right (a
-logistic regression). Both exist with and without the similarities that an embedder measured.
+logistic regression). Both exist with and without the similarities that an embedder measured; the second one also
+with the scores of an encoder that has read passages together with the question.
 """
 
 import math
@@ -87,7 +88,7 @@ class Evidence:
         language: Its language.
         documents: The documents, best first: dicts with ``text`` and, if known, ``language``, ``title``,
             ``heading``, ``relevance``, ``similarity`` and ``passages``: [start, end, similarity] of the windows
-            whose vectors were compared with the question's.
+            whose vectors were compared with the question's, and a fourth number if they were read with it.
         spread: The embedder's ``similarity_spread``, if it was measured.
     """
 
@@ -216,7 +217,32 @@ class Evidence:
         return [
             (number, start, end, similarity)
             for number, document in enumerate(self.documents)
-            for start, end, similarity in document.get("passages") or ()
+            for start, end, similarity, *_ in document.get("passages") or ()
+        ]
+
+    def likeliest_compared(self, count: int) -> list[tuple[int, int]]:
+        """Return the compared windows that begin with the likeliest sentences.
+
+        Each is given by its document and its position among the ``passages`` of that document.
+        """
+        starts = {
+            (candidate.document, candidate.sentence.start): score
+            for candidate, score in zip(self.candidates, self.scores, strict=True)
+        }
+        scores = {
+            (number, place): starts.get((number, passage[0]), -math.inf)
+            for number, document in enumerate(self.documents)
+            for place, passage in enumerate(document.get("passages") or ())
+        }
+        return sorted(scores, key=lambda each: -scores[each])[:count]
+
+    def _read(self) -> list[tuple[int, int, int, float]]:
+        """The document, the offsets and the score of each window that was read with the question."""
+        return [
+            (number, start, end, scores[0])
+            for number, document in enumerate(self.documents)
+            for start, end, _, *scores in document.get("passages") or ()
+            if scores
         ]
 
     @cached_property
@@ -340,9 +366,17 @@ class Evidence:
     @cached_property
     def confidence(self) -> float:
         """How likely the passages are to hold the answer, from 0 to 1."""
+        return self._confidence("reader") if self._read() else self.confidence_unread
+
+    @cached_property
+    def confidence_unread(self) -> float:
+        """The same without the scores of windows that were read."""
+        return self._confidence("vectors" if self._known else "words")
+
+    def _confidence(self, known: str) -> float:
         if not self.chosen:
             return 0.0
-        (raw,) = _weighted(f"confidence_{'vectors' if self._known else 'words'}", [self.confidence_features()])
+        (raw,) = _weighted(f"confidence_{known}", [self.confidence_features()])
         return 1 / (1 + math.exp(-raw))
 
     def confidence_features(self) -> dict[str, float]:
@@ -379,7 +413,24 @@ class Evidence:
             features["passage_similarity"] = max(known[3] for known in self._known)
             features["similarity"] = max(near) / self.spread if near else features["passage_similarity"]
             features["similarity_other_language"] = features["passage_similarity"] * other
-        return features
+        return features | self._reading_features()
+
+    def _reading_features(self) -> dict[str, float]:
+        """The best score of the windows that were read, and the best of those with a chosen sentence."""
+        read = self._read()
+        if not read:
+            return {}
+        chosen = [self.candidates[number] for number in self.chosen]
+        scores = [
+            score
+            for number, start, end, score in read
+            if any(
+                each.document == number and start <= each.sentence.start and each.sentence.end <= end
+                for each in chosen
+            )
+        ]
+        best, lowest = (pick(known[3] for known in read) for pick in (max, min))
+        return {"read": best, "read_chosen": max(scores, default=lowest)}
 
     def _names_absent(self, everywhere: Sequence[float]) -> float:
         """The share of the question's names and numbers that no document has; 0 if it has none."""
@@ -411,9 +462,9 @@ class Evidence:
         return Passage(candidate.document, reading.sentences[first].start, reading.sentences[last].end)
 
 
-def strongest_confidence(entries: Iterable[Mapping[str, Any]]) -> float | None:
+def strongest_confidence(entries: Iterable[Mapping[str, Any]], key: str = "confidence") -> float | None:
     """Return the highest ``confidence`` of document metadata or template documents; ``None`` if there is none."""
-    measured = [float(value) for entry in entries if (value := entry.get("confidence")) is not None]
+    measured = [float(value) for entry in entries if (value := entry.get(key)) is not None]
     return max(measured, default=None)
 
 

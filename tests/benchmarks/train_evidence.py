@@ -4,7 +4,9 @@
 
 A ``--real`` folder has ``corpus/`` and ``questions.jsonl`` (see the README of the development set); a ``--squad``
 file is in SQuAD's form. After "=" may follow its translation, whose questions are asked instead. ``--write`` keeps
-the weights. What a question retrieves is kept in the ``--work`` folder, so that a second run is fast.
+the weights. What a question retrieves is kept in the ``--work`` folder, so that a second run is fast. ``--only``
+learns one part: "words", "vectors" or "reader" (the confidence if passages were read with the question, which is
+learned from all questions about the articles that the reader was not trained on).
 """
 
 import argparse
@@ -14,6 +16,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,10 @@ from lince_rag.chain.question import read_request, rewrite_by_rules
 from lince_rag.text import evidence as evidence_module
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence
 from lince_rag.text.language import fold
+from tests.benchmarks.train_reader import is_held_back
 
 WORDS, VECTORS = "embedded", "multilingual-e5-small"
+PARTS = ((WORDS, "words"), (VECTORS, "vectors"), (VECTORS, "reader"))
 TABLE = Path(evidence_module.__file__).parents[1] / "prompts" / "evidence.toml"
 
 # Questions that repeat the words of the text teach little about others, and there are many of them.
@@ -110,7 +115,9 @@ def real_questions(folder: Path, options: argparse.Namespace, embedder: str) -> 
                 yield Asked(*found, retrieve(index, question), [], answerable=False, hidden=True, **common)
 
 
-def squad_questions(given: Path, options: argparse.Namespace, embedder: str) -> Iterator[Asked]:
+def squad_questions(
+    given: Path, options: argparse.Namespace, embedder: str, *, held_back: bool
+) -> Iterator[Asked]:
     """Half of the articles are asked about all of them; a translation has the same questions in the same order."""
     file, _, translation = str(given).partition("=")
     articles, asked = (
@@ -132,7 +139,9 @@ def squad_questions(given: Path, options: argparse.Namespace, embedder: str) -> 
                 for row in paragraph["qas"]
             ]
             both = list(zip(rows, texts, strict=True))
-            for (number, place, row), text in both[half::SQUAD_STEP]:
+            if held_back:
+                both = [each for each in both if is_held_back(Path(file), each[0][0])]
+            for (number, place, row), text in both if held_back else both[half::SQUAD_STEP]:
                 request = read_request(text, None)
                 answerable = number % 2 == half
                 answers = [plain(answer["text"]) for answer in row["answers"]] if answerable else []
@@ -150,18 +159,22 @@ def name_of(given: Path) -> str:
     return "-".join(Path(part).stem for part in str(given).split("="))
 
 
-def collect(options: argparse.Namespace, embedder: str) -> list[Asked]:
+def collect(options: argparse.Namespace, embedder: str, *, reader: bool) -> list[Asked]:
     found: list[Asked] = []
     readers: list[tuple[Path, Callable[..., Iterator[Asked]]]] = [(each, real_questions) for each in options.real]
-    readers += [(each, squad_questions) for each in options.squad]
+    readers += [(each, partial(squad_questions, held_back=reader)) for each in options.squad]
     for path, read in readers:
-        kept = options.work / f"{name_of(path)}.{embedder}.pickle"
+        part = ".held-back" if reader and path in options.squad else ""
+        kept = options.work / f"{name_of(path)}.{embedder}{part}.pickle"
         if not kept.exists():
             kept.write_bytes(pickle.dumps(list(read(path, options, embedder))))
             print("read", path, embedder, flush=True)
         found += pickle.loads(kept.read_bytes())
     spread = LinceEmbeddings(embedder).similarity_spread
     for asked in found:
+        for document in () if reader else asked.documents:
+            # What the reader says of a passage is the fourth number.
+            document["passages"] = [passage[:3] for passage in document.get("passages") or ()]
         asked.evidence = Evidence(asked.question, asked.language, asked.documents, spread or 1.0)
     return [asked for asked in found if asked.evidence.candidates]
 
@@ -350,6 +363,15 @@ def report_features(suffix: str, questions: Sequence[Asked], folds: Sequence[Any
         print("|", suffix, "|", left_out, "|", " | ".join(cells), "|", flush=True)
 
 
+def learn(questions: Sequence[Asked], suffix: str) -> None:
+    """Learn both models and use them; with a reader the choice is that without."""
+    if suffix != "reader":
+        use(f"choice_{suffix}", train_choice(questions, vectors=suffix == "vectors"))
+    for asked in questions:
+        refresh(asked)
+    use(f"confidence_{suffix}", train_confidence(questions, [is_right(asked) for asked in questions]))
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--real", type=Path, action="append", default=[])
@@ -357,32 +379,28 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--features", action="store_true", help="measure what each group of features adds")
+    parser.add_argument("--only", choices=[suffix for _, suffix in PARTS])
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for embedder, suffix in ((WORDS, "words"), (VECTORS, "vectors")):
-        questions = collect(options, embedder)
-        vectors = embedder == VECTORS
+    for embedder, suffix in PARTS:
+        if options.only not in (None, suffix):
+            continue
+        reader, vectors = suffix == "reader", embedder == VECTORS
+        questions = collect(options, embedder, reader=reader)
         right, confidence = [False] * len(questions), [0.0] * len(questions)
         groups = [asked.group for asked in questions]
         folds = list(GroupKFold(FOLDS).split(questions, groups=groups))
-        if options.features:
+        if options.features and not reader:
             report_features(suffix, questions, folds, vectors=vectors)
         for train, test in folds:
             known = [questions[number] for number in train]
-            use(f"choice_{suffix}", train_choice(known, vectors=vectors))
-            for asked in questions:
-                refresh(asked)
-            use(f"confidence_{suffix}", train_confidence(known, [is_right(asked) for asked in known]))
+            learn(known, suffix)
             for number in test:
-                right[number], confidence[number] = (
-                    is_right(questions[number]),
-                    questions[number].evidence.confidence,
-                )
-        use(f"choice_{suffix}", train_choice(questions, vectors=vectors))
-        for asked in questions:
-            refresh(asked)
-        use(f"confidence_{suffix}", train_confidence(questions, [is_right(asked) for asked in questions]))
+                refresh(questions[number])
+                right[number] = is_right(questions[number])
+                confidence[number] = questions[number].evidence.confidence
+        learn(questions, suffix)
         report(suffix, questions, right, confidence)
         report_bins(suffix, questions, right, confidence)
         if options.write:

@@ -17,7 +17,15 @@ from langchain_core.documents import Document
 
 from lince_rag import Index, LinceEmbeddings
 from lince_rag.engines import encoder as encoders
-from lince_rag.engines.encoder import Encoder, WeightsFile, cached, load_encoder, weights_path
+from lince_rag.engines.encoder import (
+    Encoder,
+    Reader,
+    WeightsFile,
+    cached,
+    load_encoder,
+    load_reader,
+    weights_path,
+)
 from lince_rag.engines.encoder_graph import message
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
 from lince_rag.index import embeddings as embedders
@@ -72,6 +80,13 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def encoder(cache_folder: Path) -> Encoder:
     return load_encoder()
+
+
+@pytest.fixture(scope="module")
+def reader(encoder: Encoder) -> Reader:
+    found = load_reader()
+    assert found is not None
+    return found
 
 
 @pytest.fixture
@@ -200,9 +215,65 @@ def test_no_text_has_special_tokens(encoder: Encoder, text: str) -> None:
     assert not set(encoder.token_ids(text)[1:-1]) & {0, 1, 2, 250001}
 
 
+# Each question, the sentence that answers it, and one about the same without the answer.
+READ = [
+    (
+        "¿Cuánto es la fianza?",
+        "La fianza del piso es de 900 euros, que se pagan a la firma.",
+        "La fianza del piso se devuelve en un plazo de treinta días.",
+    ),
+    (
+        "Em que ano foi fundada a universidade?",
+        "A universidade foi fundada em 1912 e tem quatro faculdades.",
+        "A universidade tem quatro faculdades e uma biblioteca.",
+    ),
+    (
+        "¿Quién pintó el retrato del alcalde?",
+        "O retrato do prefeito foi pintado por Henrique Sales.",
+        "O retrato do prefeito está na sala de reuniões.",
+    ),
+    (
+        "When does the library close on Saturdays?",
+        "Los sábados la biblioteca cierra a las dos de la tarde.",
+        "La biblioteca presta hasta cuatro libros por persona.",
+    ),
+]
+
+
 @packaged
-def test_damaged_files_of_the_cache_are_made_again(encoder: Encoder, cache_folder: Path) -> None:
+@pytest.mark.parametrize(("question", "answer", "other"), READ)
+def test_the_reader_tells_an_answer_from_a_near_miss(
+    reader: Reader, question: str, answer: str, other: str
+) -> None:
+    first, second = reader.scores(question, [answer, other])
+    assert first > second
+
+
+@packaged
+def test_a_passage_has_the_same_score_alone_and_with_others(reader: Reader) -> None:
+    question = READ[0][0]
+    together = reader.scores(question, TEXTS)
+    assert together == [reader.scores(question, [text])[0] for text in TEXTS]
+    assert all(map(math.isfinite, together))
+    assert reader.scores(question, []) == []
+    # No more than its first tokens are read of a long one.
+    assert reader.scores(question, [PROSE * 60]) == reader.scores(question, [PROSE * 50 + "otra cosa"])
+    assert reader.scores(PROSE * 60, ["a"]) == reader.scores(PROSE * 50 + "otra cosa", ["a"])
+
+
+@packaged
+def test_other_weights_have_no_reader(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "READER_WEIGHTS", "of something else")
+    encoders._load_reader.cache_clear()
+    assert load_reader() is None
+    encoders._load_reader.cache_clear()
+
+
+@packaged
+def test_damaged_files_of_the_cache_are_made_again(encoder: Encoder, tmp_path: Path) -> None:
     expected = encoder.embed(TEXTS[:3])
+    cache_folder = tmp_path / "cache"
+    Encoder(weights_path(), cache_folder)
     files = sorted(cache_folder.iterdir())
     assert [file.suffix for file in files] == [".onnx", ".tokenizer"]
     whole = [file.read_bytes() for file in files]
@@ -210,6 +281,23 @@ def test_damaged_files_of_the_cache_are_made_again(encoder: Encoder, cache_folde
     files[1].write_bytes(whole[1][:1000] + b"?" + whole[1][1001:])
     assert Encoder(weights_path(), cache_folder).embed(TEXTS[:3]) == expected
     assert [file.read_bytes() for file in sorted(cache_folder.iterdir())] == whole
+
+
+@packaged
+def test_a_retriever_reads_the_likeliest_passages(
+    cache_folder: Path, no_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question, answer, other = READ[0]
+    documents = [Document(text, metadata={"source": text}) for text in (answer, other)]
+    with Index.open(tmp_path / "index", embeddings="multilingual-e5-small") as index:
+        index.ingest(documents)
+        found = {each.page_content: each.metadata for each in index.as_retriever().invoke(question)}
+        assert [len(passage) for text in (answer, other) for passage in found[text]["passages"]] == [4, 4]
+        assert found[answer]["passages"][0][3] > found[other]["passages"][0][3]
+        monkeypatch.setattr(embedders, "load_reader", lambda: None)
+        unread = {each.page_content: each.metadata for each in index.as_retriever().invoke(question)}
+        assert [passage[:3] for passage in found[answer]["passages"]] == unread[answer]["passages"]
+        assert 0.0 < unread[answer]["confidence"] != found[answer]["confidence"] < 1.0
 
 
 @packaged

@@ -152,6 +152,29 @@ def test_more_similarity_is_never_less_confidence() -> None:
     assert found[0] < found[-1]
 
 
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_better_read_passage_is_more_confidence(read: int) -> None:
+    def confidence(score: float) -> float:
+        passages = [[0, 35, 50.0], [36, len(BOILER), 50.0]]
+        passages[read].append(score)
+        document = {"text": BOILER, "language": "es", "relevance": 0.3, "passages": passages}
+        return Evidence("¿Qué presión tiene?", "es", [document]).confidence
+
+    found = [confidence(score) for score in (-6.0, -2.0, 2.0, 6.0)]
+    assert found == sorted(found)
+    assert found[0] < found[-1] - 0.1
+
+
+def test_the_likeliest_compared_passages_are_read() -> None:
+    text = "El gato duerme. La presión es de 1,5 bar. El perro ladra."
+    passages = [[0, 15, 50.0], [16, 41, 50.0], [42, 57, 50.0], [3, 9, 50.0]]
+    evidence = Evidence("¿Qué presión tiene?", "es", [{"text": text, "language": "es", "passages": passages}])
+    assert evidence.likeliest_compared(1) == [(0, 1)]
+    # One that begins with no sentence comes last.
+    assert evidence.likeliest_compared(9)[-1] == (0, 3)
+    assert Evidence("¿Qué presión tiene?", "es", [{"text": text}]).likeliest_compared(9) == []
+
+
 def test_coverage_is_the_share_of_the_words_that_are_there() -> None:
     def coverage(question: str, language: Language = "es") -> float:
         return Evidence(question, language, [{"text": BOILER, "language": "es"}]).coverage
@@ -169,5 +192,7 @@ def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
     assert table["choice_words"].keys() == candidate.features.keys()
     assert table["choice_vectors"].keys() == (candidate.features | evidence.similarities(candidate)).keys()
     assert table["confidence_vectors"].keys() == evidence.confidence_features().keys()
+    read = Evidence("¿Qué presión tiene?", "es", [{"text": BOILER, "passages": [[0, 35, 50.0, 1.0]]}])
+    assert table["confidence_reader"].keys() == read.confidence_features().keys()
     words_only = Evidence("¿Qué presión tiene?", "es", [{"text": BOILER}])
     assert table["confidence_words"].keys() == words_only.confidence_features().keys()
