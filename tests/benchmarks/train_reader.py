@@ -6,6 +6,7 @@ A ``--squad`` file is in SQuAD's form; after "=" may follow its translation, who
 ``--pira`` is Pirá's validation.csv. ``--start`` goes on from factors that are there. Of each question's own
 paragraph, the passages that hold the answer are to get a high score; its others, and the likest passages of the
 likest other paragraphs, a low one, also if no passage holds the answer. Every eighth article is held back.
+``OMP_NUM_THREADS=1`` is the fastest where other programs run. RESULTS.md says how the file that is there was made.
 """
 
 import argparse
