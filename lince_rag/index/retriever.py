@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -152,18 +152,20 @@ class HybridRetriever(BaseRetriever):
             word for word in asked if word.stem in unknown and word.text.isalpha() and word.folded not in ignored
         ]
         # A word of another language is not another spelling, even if it differs in one letter only.
-        known = {
-            word.text: cognate(word.folded)
-            for document in documents[:MEASURED_CHUNKS]
-            if wrong and document.metadata.get("language", language) == language
-            for word in words(document.page_content, language)
-            if len(word.text) >= CORRECTED_LETTERS
-        }
+        known = sorted(
+            {
+                (word.text, cognate(word.folded))
+                for document in documents[:MEASURED_CHUNKS]
+                if wrong and document.metadata.get("language", language) == language
+                for word in words(document.page_content, language)
+                if len(word.text) >= CORRECTED_LETTERS
+            }
+        )
         for word in reversed(wrong):
             spelling = cognate(word.folded)
-            same = next((each for each in sorted(known) if known[each] == spelling), None)
-            near = next((each for each in sorted(known) if differs_in_one_letter(spelling, known[each])), None)
-            if found := same or near:
+            same = (text for text, other in known if other == spelling)
+            near = (text for text, other in known if differs_in_one_letter(spelling, other))
+            if found := next(chain(same, near), None):
                 query = query[: word.start] + found + query[word.end :]
         return query
 

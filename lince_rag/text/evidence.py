@@ -366,7 +366,7 @@ class Evidence:
     @cached_property
     def confidence(self) -> float:
         """How likely the passages are to hold the answer, from 0 to 1."""
-        return self._confidence("reader") if self._read() else self.confidence_unread
+        return self._confidence("reader") if "read" in self._measured else self.confidence_unread
 
     @cached_property
     def confidence_unread(self) -> float:
@@ -376,8 +376,13 @@ class Evidence:
     def _confidence(self, known: str) -> float:
         if not self.chosen:
             return 0.0
-        (raw,) = _weighted(f"confidence_{known}", [self.confidence_features()])
+        (raw,) = _weighted(f"confidence_{known}", [self._measured])
         return 1 / (1 + math.exp(-raw))
+
+    @cached_property
+    def _measured(self) -> dict[str, float]:
+        """The features of the confidence, which both kinds of it need; none without a candidate."""
+        return self.confidence_features() if self.chosen else {}
 
     def confidence_features(self) -> dict[str, float]:
         """What the confidence depends on; there must be a candidate."""

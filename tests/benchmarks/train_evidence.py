@@ -266,7 +266,7 @@ def answer_of(asked: Asked) -> str:
 
 def refresh(asked: Asked) -> None:
     """Forget what depends on the weights."""
-    for name in ("scores", "chances", "chosen", "confidence"):
+    for name in ("scores", "chances", "chosen", "confidence", "confidence_unread", "_measured"):
         asked.evidence.__dict__.pop(name, None)
 
 

@@ -103,10 +103,6 @@ class ServerClient:
         finally:
             await response.aclose()
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._client.aclose()
-
     async def _with_retries(self, send: Any, *args: Any) -> Any:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
