@@ -130,10 +130,6 @@ class Grammar:
         return "".join(f"{name}{separator} {body}\n" for (body, _), name in self._names.items())
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _bytes_pattern(text: str) -> str:
     """Return a regular expression that matches the bytes of a text."""
     return re.sub(r"(?s).", lambda found: f"\\x{ord(found.group()):02x}", text.encode().decode("latin-1"))
@@ -149,7 +145,7 @@ class Literal(Node):
         return max(len(text.encode()) for text in self.texts)
 
     def _write(self, grammar: Grammar) -> str:
-        return grammar.rule(" | ".join(map(_quoted, self.texts)))
+        return grammar.rule(" | ".join(map(to_json, self.texts)))
 
 
 @dataclass(frozen=True)
@@ -240,7 +236,7 @@ class Member(Node):
         return len(to_json(self.name).encode()) + 1 + self.value.cost
 
     def _write(self, grammar: Grammar) -> str:
-        return grammar.rule(f'{_quoted(to_json(self.name))} ":" {self.value.write(grammar)}')
+        return grammar.rule(f'{to_json(to_json(self.name))} ":" {self.value.write(grammar)}')
 
 
 @dataclass(frozen=True)
