@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -189,15 +190,29 @@ def add_documents(stores: ChunkStores, documents: Sequence[Document]) -> list[st
 
 
 def _write(stores: ChunkStores, documents: Iterable[PreparedDocument]) -> None:
-    """Write documents as they come, some hundred chunks in each commit; call it inside ``writing``."""
+    """Write documents as they come, some hundred chunks in each commit; call it inside ``writing``.
+
+    Documents are read while those before are written, so at most two batches are in memory.
+    """
+    with ThreadPoolExecutor(1) as executor:
+        written: Future[None] | None = None
+        for batch in _batches(documents):
+            if written:
+                written.result()
+            written = executor.submit(stores.write, batch)
+        if written:
+            written.result()
+
+
+def _batches(documents: Iterable[PreparedDocument]) -> Iterator[list[PreparedDocument]]:
     batch: list[PreparedDocument] = []
     for document in documents:
         batch.append(document)
         if sum(len(each.chunks) for each in batch) >= CHUNKS_PER_COMMIT:
-            stores.write(batch)
+            yield batch
             batch = []
     if batch:
-        stores.write(batch)
+        yield batch
 
 
 def recorded_chunking(ledger: Ledger) -> ChunkingSettings:

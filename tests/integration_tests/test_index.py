@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,19 @@ def test_progress_counts_every_file_and_ends_at_the_last(index, folder):
     index.ingest(folder, on_progress=lambda *call: calls.append(call))
     total = len(FILES)
     assert calls == [(n, total, path) for n, path in enumerate(paths(folder, *FILES))] + [(total, total, "")]
+
+
+def test_files_are_read_while_those_before_are_written(index, folder, monkeypatch):
+    monkeypatch.setattr(ingestion, "CHUNKS_PER_COMMIT", 1)
+    second, waited, write = threading.Event(), [], index.stores.write
+
+    def wait_for_second(*arguments):
+        waited.append(second.wait(timeout=10))
+        write(*arguments)
+
+    monkeypatch.setattr(index.stores, "write", wait_for_second)
+    index.ingest(folder, on_progress=lambda done, *_: second.set() if done else None)
+    assert waited == [True] * len(FILES)
 
 
 def test_an_error_in_the_middle_keeps_the_index_whole(index, folder):
