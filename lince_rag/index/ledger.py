@@ -205,9 +205,13 @@ class Ledger(Database):
         )
         return [row[0] for row in rows]
 
-    def known(self, ids: Iterable[str]) -> set[str]:
-        """Return the ids of the committed chunks among these."""
-        return {row[0] for row in self._rows(f"SELECT id FROM chunks WHERE id {_AMONG}", [_json(ids)])}
+    def origins(self, ids: Iterable[str]) -> dict[str, tuple[str, Language]]:
+        """Return the source and the language of the committed chunks among these ids, by id."""
+        rows = self._rows(
+            f"SELECT c.id, c.source, d.language FROM chunks c JOIN documents d USING (source) WHERE c.id {_AMONG}",
+            [_json(ids)],
+        )
+        return {chunk_id: (source, language) for chunk_id, source, language in rows}
 
     def term_lines(self, ids: Iterable[str]) -> dict[str, TermLines]:
         """Return the stored terms of chunks, by id; none that is damaged or was stored by another version.

@@ -17,12 +17,20 @@ from lince_rag.documents.prepared import searchable_text
 from lince_rag.engines.scorers.rerankers import LinceReranker
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.filters import Selection
-from lince_rag.index.ranking import RESCORED_HITS, compare_questions, distinct, fuse, lift_nearest, rescore
+from lince_rag.index.ranking import (
+    RESCORED_HITS,
+    add_origins,
+    compare_questions,
+    distinct,
+    fuse,
+    lift_nearest,
+    rescore,
+)
 from lince_rag.index.stores import ChunkStores
 from lince_rag.text.evidence import Evidence
 from lince_rag.text.language import detect_language
 from lince_rag.text.questions import function_words, spell_out
-from lince_rag.text.sentences import remember_sentences
+from lince_rag.text.sentences import remember_sentences, split_sentences
 from lince_rag.text.words import cognate, differs_in_one_letter, words
 
 # Candidates from each side of the fusion. With fewer, answers that one side ranks low are lost; more only take
@@ -188,14 +196,15 @@ class HybridRetriever(BaseRetriever):
         hits = self.stores.search_terms(query, language, limit, selection) if weight > 0.0 else []
         vectors = dict(self.stores.search_vectors(query, limit, selection)) if weight < 1.0 else {}
         exhausted = len(hits) < limit and len(vectors) < limit
-        known = self.stores.ledger.known({hit.id: None for hit in hits} | vectors)
-        hits = [hit for hit in hits if hit.id in known]
+        origins = self.stores.ledger.origins({hit.id: None for hit in hits} | vectors)
+        hits = [hit for hit in hits if hit.id in origins]
         lines = self.stores.term_lines([hit.id for hit in hits[:RESCORED_HITS]])
         lexical = rescore(query, language, hits, lines, self.stores.lexical.idf)
         spread = self.stores.similarity_spread
         waiting = self.stores.ledger.waiting_among([hit.id for hit in hits]) if weight < 1.0 else set()
         fused = fuse(compare_questions(lexical, hits) if spread else lexical, vectors, weight, spread, waiting)
         if spread:
+            add_origins(fused, origins, language)
             lift_nearest(fused, vectors, MEASURED_CHUNKS)
         found: dict[str, dict[str, float | None]] = {
             each: {"score": fused[each]} for each in sorted(fused, key=lambda each: (-fused[each], each))
@@ -206,7 +215,7 @@ class HybridRetriever(BaseRetriever):
                 measures["relevance"] = relevance.get(chunk_id, 0.0)
             if chunk_id in vectors or chunk_id in waiting:
                 measures["similarity"] = vectors.get(chunk_id)
-        return _Ranking({each: found[each] for each in found if each in known}, exhausted)
+        return _Ranking({each: found[each] for each in found if each in origins}, exhausted)
 
     def _read(self, ranking: "_Ranking") -> Iterator[Document]:
         """Read the ranked chunks from the ledger, a few at a time: the first few are nearly always enough."""
@@ -255,7 +264,8 @@ class HybridRetriever(BaseRetriever):
             for (number, _), (start, end, *_) in zip(likeliest, passages, strict=True)
         ]
         # An embedder without a reader returns no scores.
-        for passage, score in zip(passages, self.stores.read(query, texts) if texts else [], strict=False):
+        scores = self.stores.read(_last_question(query), texts) if texts else []
+        for passage, score in zip(passages, scores, strict=False):
             passage.append(score)
 
     def _rerank(self, query: str, documents: list[Document]) -> list[Document]:
@@ -268,6 +278,12 @@ class HybridRetriever(BaseRetriever):
             document.metadata["rerank_score"] = float(score)
         # Equal scores keep the fused order.
         return [*sorted(first, key=lambda document: -document.metadata["rerank_score"]), *rest]
+
+
+def _last_question(query: str) -> str:
+    """Return a text from its last question on: a follow-up has those before it in front, which are answered."""
+    starts = [each.start for each in split_sentences(query, detect_language(query)) if "?" in each.text]
+    return query[starts[-1] :] if starts else query
 
 
 def _passage(chunk: Document, start: int, end: int) -> str:

@@ -2,8 +2,8 @@
 
 Two models, learned by ``tests/benchmarks/train_evidence.py`` and stored as ``prompts/evidence.toml``: one chooses
 among the sentences (a softmax over a weighted sum of features), one says how likely the choice is to be right (a
-logistic regression). Both exist with and without the similarities that an embedder measured; the second one also
-with the scores of an encoder that has read passages together with the question.
+logistic regression). Both exist with and without the similarities that an embedder measured, and with the scores
+of an encoder that has read passages together with the question.
 """
 
 import math
@@ -227,7 +227,7 @@ class Evidence:
         """
         starts = {
             (candidate.document, candidate.sentence.start): score
-            for candidate, score in zip(self.candidates, self.scores, strict=True)
+            for candidate, score in zip(self.candidates, self._unread_scores, strict=True)
         }
         scores = {
             (number, place): starts.get((number, passage[0]), -math.inf)
@@ -245,16 +245,27 @@ class Evidence:
             if scores
         ]
 
+    def _choice_rows(self) -> list[dict[str, float]]:
+        """The features of each candidate."""
+        if not self._known:
+            return [candidate.features for candidate in self.candidates]
+        return [candidate.features | self.similarities(candidate) for candidate in self.candidates]
+
+    @cached_property
+    def _unread_scores(self) -> list[float]:
+        """The score of each candidate without those of windows that were read."""
+        return _weighted("choice_vectors" if self._known else "choice_words", self._choice_rows())
+
     @cached_property
     def scores(self) -> list[float]:
         """The score of each candidate; only differences mean something."""
-        if not self._known:
-            return _weighted("choice_words", [candidate.features for candidate in self.candidates])
-        features = [candidate.features | self.similarities(candidate) for candidate in self.candidates]
-        return _weighted("choice_vectors", features)
+        return _weighted("choice_reader", self._choice_rows()) if self._read() else self._unread_scores
 
     def similarities(self, candidate: Candidate) -> dict[str, float]:
-        """The similarities of the windows that a sentence is in, relative to the largest of all."""
+        """The similarities of the windows that a sentence is in, relative to the largest of all, and their score.
+
+        The score is there if windows were read; of a sentence that was not read, it is the lowest.
+        """
         top, lowest = (chosen(known[3] for known in self._known) for chosen in (max, min))
         start, end = candidate.sentence.start, candidate.sentence.end
         around = [
@@ -268,7 +279,7 @@ class Evidence:
             "similarity": first - top,
             "largest_similarity": max(values) - top,
             "mean_similarity": sum(values) / len(values) - top,
-        }
+        } | ({"read": _score_around(candidate, read)} if (read := self._read()) else {})
 
     @cached_property
     def chances(self) -> list[float]:
@@ -425,17 +436,8 @@ class Evidence:
         read = self._read()
         if not read:
             return {}
-        chosen = [self.candidates[number] for number in self.chosen]
-        scores = [
-            score
-            for number, start, end, score in read
-            if any(
-                each.document == number and start <= each.sentence.start and each.sentence.end <= end
-                for each in chosen
-            )
-        ]
-        best, lowest = (pick(known[3] for known in read) for pick in (max, min))
-        return {"read": best, "read_chosen": max(scores, default=lowest)}
+        scores = [_score_around(self.candidates[number], read) for number in self.chosen]
+        return {"read": max(known[3] for known in read), "read_chosen": max(scores)}
 
     def _names_absent(self, everywhere: Sequence[float]) -> float:
         """The share of the question's names and numbers that no document has; 0 if it has none."""
@@ -471,6 +473,15 @@ def strongest_confidence(entries: Iterable[Mapping[str, Any]], key: str = "confi
     """Return the highest ``confidence`` of document metadata or template documents; ``None`` if there is none."""
     measured = [float(value) for entry in entries if (value := entry.get(key)) is not None]
     return max(measured, default=None)
+
+
+def _score_around(candidate: Candidate, read: Sequence[tuple[int, int, int, float]]) -> float:
+    """Return the best score of the read windows that a sentence is in; without one, the lowest of all."""
+    start, end = candidate.sentence.start, candidate.sentence.end
+    around = [
+        known[3] for known in read if known[0] == candidate.document and known[1] <= start and end <= known[2]
+    ]
+    return max(around or [min(known[3] for known in read)])
 
 
 def _titles(document: Mapping[str, Any]) -> str:

@@ -5,8 +5,8 @@
 A ``--real`` folder has ``corpus/`` and ``questions.jsonl`` (see the README of the development set); a ``--squad``
 file is in SQuAD's form. After "=" may follow its translation, whose questions are asked instead. ``--write`` keeps
 the weights. What a question retrieves is kept in the ``--work`` folder, so that a second run is fast. ``--only``
-learns one part: "words", "vectors" or "reader" (the confidence if passages were read with the question, which is
-learned from all questions about the articles that the reader was not trained on).
+learns one part: "words", "vectors" or "reader" (if passages were read with the question, which is learned from all
+questions about the articles that the reader was not trained on).
 """
 
 import argparse
@@ -266,7 +266,7 @@ def answer_of(asked: Asked) -> str:
 
 def refresh(asked: Asked) -> None:
     """Forget what depends on the weights."""
-    for name in ("scores", "chances", "chosen", "confidence", "confidence_unread", "_measured"):
+    for name in ("_unread_scores", "scores", "chances", "chosen", "confidence", "confidence_unread", "_measured"):
         asked.evidence.__dict__.pop(name, None)
 
 
@@ -364,9 +364,8 @@ def report_features(suffix: str, questions: Sequence[Asked], folds: Sequence[Any
 
 
 def learn(questions: Sequence[Asked], suffix: str) -> None:
-    """Learn both models and use them; with a reader the choice is that without."""
-    if suffix != "reader":
-        use(f"choice_{suffix}", train_choice(questions, vectors=suffix == "vectors"))
+    """Learn both models and use them."""
+    use(f"choice_{suffix}", train_choice(questions, vectors=suffix != "words"))
     for asked in questions:
         refresh(asked)
     use(f"confidence_{suffix}", train_confidence(questions, [is_right(asked) for asked in questions]))

@@ -295,6 +295,21 @@ def test_a_retriever_reads_the_likeliest_passages(
 
 
 @packaged
+def test_a_follow_up_is_read_without_the_questions_before_it(
+    cache_folder: Path, no_hub: None, tmp_path: Path
+) -> None:
+    question, answer, other = READ[0]
+    with Index.open(tmp_path / "index", embeddings="multilingual-e5-small") as index:
+        index.ingest(Document(text, metadata={"source": text}) for text in (answer, other))
+
+        def read(query: str) -> list[float]:
+            found = {each.page_content: each.metadata for each in index.as_retriever().invoke(query)}
+            return [found[text]["passages"][0][3] for text in (answer, other)]
+
+        assert read(f"¿Cuándo se devuelve la fianza? {question}") == pytest.approx(read(question), abs=1e-3)
+
+
+@packaged
 def test_an_index_finds_documents_in_another_language(cache_folder: Path, no_hub: None, tmp_path: Path) -> None:
     documents = [Document(text, metadata={"source": text}) for _, _, text in TRANSLATIONS]
     with Index.open(tmp_path / "index", embeddings="multilingual-e5-small") as index:

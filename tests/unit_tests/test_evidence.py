@@ -165,6 +165,17 @@ def test_a_better_read_passage_is_more_confidence(read: int) -> None:
     assert found[0] < found[-1] - 0.1
 
 
+def test_the_best_read_passage_is_chosen_and_what_was_compared_is_not_chosen_anew() -> None:
+    text = "El gato pesa 3 kilos. El perro pesa 9 kilos."
+    for best in (0, 1):
+        passages = [[0, 21, 50.0, -6.0], [22, len(text), 50.0, -6.0]]
+        passages[best][3] = 6.0
+        evidence = Evidence("¿Cuánto pesa?", "es", [{"text": text, "language": "es", "passages": passages}])
+        unread = evidence.likeliest_compared(2)
+        assert evidence.candidates[evidence.chosen[0]].position == best
+        assert evidence.likeliest_compared(2) == unread == [(0, 0), (0, 1)]
+
+
 def test_the_likeliest_compared_passages_are_read() -> None:
     text = "El gato duerme. La presión es de 1,5 bar. El perro ladra."
     passages = [[0, 15, 50.0], [16, 41, 50.0], [42, 57, 50.0], [3, 9, 50.0]]
@@ -193,6 +204,7 @@ def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
     assert table["choice_vectors"].keys() == (candidate.features | evidence.similarities(candidate)).keys()
     assert table["confidence_vectors"].keys() == evidence.confidence_features().keys()
     read = Evidence("¿Qué presión tiene?", "es", [{"text": BOILER, "passages": [[0, 35, 50.0, 1.0]]}])
+    assert table["choice_reader"].keys() == (candidate.features | read.similarities(read.candidates[0])).keys()
     assert table["confidence_reader"].keys() == read.confidence_features().keys()
     words_only = Evidence("¿Qué presión tiene?", "es", [{"text": BOILER}])
     assert table["confidence_words"].keys() == words_only.confidence_features().keys()

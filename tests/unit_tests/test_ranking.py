@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag.index.lexical import LexicalHit
-from lince_rag.index.ranking import compare_questions, distinct, fuse, lift_nearest
+from lince_rag.index.ranking import add_origins, compare_questions, distinct, fuse, lift_nearest
 
 ids = st.sampled_from("abcdefgh")
 # Steps of a quarter: two scores that differ by a rounding error are equal.
@@ -71,6 +71,30 @@ def test_the_nearest_vector_gets_a_place_and_the_others_keep_their_order(lexical
     assert after.index(nearest) <= wanted
     assert len({*unlifted.values()}) < len(unlifted) or after.index(nearest) == wanted
     assert [each for each in after if each != nearest] == [each for each in before if each != nearest]
+
+
+@given(scores.filter(bool), st.data())
+def test_a_chunk_gains_from_its_document_and_from_another_language(before, data):
+    origins = {each: data.draw(st.tuples(st.sampled_from("xy"), st.sampled_from(["es", "en"]))) for each in before}
+    after = dict(before)
+    add_origins(after, origins, "es")
+    for one, other in pairwise(sorted(before, key=before.__getitem__)):
+        (source, language), (other_source, other_language) = origins[one], origins[other]
+        if source == other_source and (language == other_language or other_language == "en"):
+            assert after[one] <= after[other]
+
+
+def test_the_answer_can_be_in_another_chunk_than_the_name_of_its_document():
+    fused = {"name": 2.0, "answer": -1.0, "elsewhere": 0.5}
+    origins = {"name": ("Olmo 14", "es"), "answer": ("Olmo 14", "es"), "elsewhere": ("Olmo 12", "es")}
+    add_origins(fused, origins, "es")
+    assert order(fused) == ["name", "answer", "elsewhere"]
+
+
+def test_a_chunk_in_another_language_passes_one_that_is_a_little_better():
+    fused = {"own": 0.2, "other": 0.0, "worse": -0.1}
+    add_origins(fused, {"own": ("a", "es"), "other": ("b", "en"), "worse": ("c", "en")}, "es")
+    assert order(fused) == ["other", "own", "worse"]
 
 
 @given(scores, scores, weights)
