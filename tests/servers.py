@@ -118,6 +118,23 @@ def event(text: str, finish_reason: str | None = None, **more: Any) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
+def _in_one_piece(reply: Reply) -> Reply:
+    """Join the events of a stream as a server does that is not asked for one; another reply stays as it is."""
+    if not isinstance(reply.parts, list) or not all(isinstance(part, str) for part in reply.parts):
+        return reply
+    try:
+        lines = "".join(reply.parts).replace("data: [DONE]", "").split("\n")
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        choices = [each["choices"][0] for each in events]
+        text = "".join(choice.get("text", "") for choice in choices)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return reply
+    if not choices or reply.cut:
+        return reply
+    whole = {**events[-1], "choices": [{**choices[-1], "text": text}]}
+    return Reply(json.dumps(whole, ensure_ascii=False), reply.status, reply.headers)
+
+
 class _StubHandler(BaseHTTPRequestHandler):
     """Answers one connection; the attributes are set by ``stub_server``."""
 
@@ -138,7 +155,8 @@ class _StubHandler(BaseHTTPRequestHandler):
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.stub.received.append(Received(self.path, headers, payload))
-        self._answer(type(self).replies(len(self.stub.received) - 1, payload))
+        reply = type(self).replies(len(self.stub.received) - 1, payload)
+        self._answer(reply if payload.get("stream") else _in_one_piece(reply))
 
     def _answer(self, reply: Reply) -> None:
         try:

@@ -12,7 +12,7 @@ from functools import cache, reduce
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from langchain_core.messages import HumanMessage
@@ -235,10 +235,47 @@ def test_events_that_come_in_pieces():
 
 
 @pytest.mark.parametrize("usage", [None, "two", {"completion_tokens": -3}, {"completion_tokens": "2"}, {}, [1]])
-def test_a_usage_that_is_missing_or_wrong_is_counted_by_events(usage):
+def test_a_usage_that_is_missing_or_wrong_is_counted(usage):
     events = [event("Sí"), event(""), event(", claro", "stop", usage=usage)]
     with stub_server(lambda *_: Reply(events)) as stub:
-        assert stub_chat(stub).invoke(QUESTION).usage_metadata["output_tokens"] == 2
+        model = stub_chat(stub)
+        total = reduce(lambda total, chunk: total + chunk, model.stream(QUESTION))
+        assert total.usage_metadata["output_tokens"] == 2
+        # In one piece, by the tokenizer: that of the stub counts bytes.
+        assert model.invoke(QUESTION).usage_metadata["output_tokens"] == len("Sí, claro".encode())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6), st.sampled_from(["", "x"])), max_size=4))
+# Both within one token, where the server looks only for the text that begins first.
+@example([(4, 4, ""), (6, 1, "")])
+def test_a_whole_answer_is_cut_as_a_stream(spans):
+    """Stop texts that overlap, contain each other, begin the answer, or are only begun at its end."""
+    free = chat().invoke(QUESTION, **GREEDY).text
+    stop = [free[start : start + length] + more for start, length, more in spans]
+    whole = chat().invoke(QUESTION, stop=stop, **GREEDY)
+    streamed = reduce(lambda total, chunk: total + chunk, chat().stream(QUESTION, stop=stop, **GREEDY))
+    assert whole.text == streamed.text
+    assert whole.response_metadata["finish_reason"] == streamed.response_metadata["finish_reason"]
+
+
+@pytest.mark.parametrize("owner", ["llamacpp", "vllm", "sglang", "ollama"])
+def test_only_answers_that_must_be_streamed_are(owner):
+    fields = {"model_path": engine_fields("transformers", KIND)["model_path"]}
+    with stub_server(lambda *_: completion("x"), models=[{"id": "m", "owned_by": owner}]) as stub:
+        model = stub_chat(stub, **fields)
+        model.invoke(QUESTION, stop=["FIN", "un FIN.", "FIN"])
+        list(model.stream(QUESTION, stop=["FIN"]))
+        whole, stream = (received.payload for received in stub.received)
+        if owner in {"llamacpp", "vllm"}:
+            assert not whole["stream"]
+            # What contains another stop text before its end is never complete first.
+            assert whole["stop"] == ["FIN", "FIN", "[INST]", "<<SYS>>"]
+            assert whole.get("include_stop_str_in_output", False) is (owner == "vllm")
+        else:
+            assert whole["stream"]
+        assert stream["stream"]
+        assert "stop" not in stream
 
 
 # ------------------------------------------------------------------------------------------------------ failures
@@ -404,7 +441,8 @@ def endless(*_: Any) -> Reply:
     return Reply(part for _ in range(10_000) for part in (event("y "), Pause(0.03)))
 
 
-async def test_cancelling_closes_the_request():
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_cancelling_closes_the_request(streamed):
     with stub_server(endless) as stub:
         model = stub_chat(stub)
 
@@ -412,7 +450,7 @@ async def test_cancelling_closes_the_request():
             async for _ in model.astream(QUESTION):
                 pass
 
-        task = asyncio.create_task(read())
+        task = asyncio.create_task(read() if streamed else model.ainvoke(QUESTION))
         while not stub.received:
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.1)

@@ -9,10 +9,11 @@ import asyncio
 import email.utils
 import json
 import time
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import aclosing
 from functools import cache
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final, TypeVar
 
@@ -88,7 +89,10 @@ class ServerClient:
         return await self._with_retries(self._send, "POST", path, payload)
 
     async def events(self, path: str, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the events of a streamed answer; closing the generator closes the request."""
+        """Yield the events of an answer, or its only reply; closing the generator closes the request."""
+        if not payload["stream"]:
+            yield await self.post(path, payload)
+            return
         response, events, first = await self._with_retries(self._open, path, payload)
         try:
             if first is not None:
@@ -126,13 +130,7 @@ class ServerClient:
     async def _send(self, method: str, path: str, payload: dict[str, Any] | None) -> Any:
         response = await self._client.request(method, path, json=payload)
         self._check(response, path)
-        try:
-            return response.json()
-        except ValueError as error:
-            raise EngineError(
-                f"{self.base_url}{path} answers with something else than JSON.",
-                hint="Check that base_url is the address of a model server.",
-            ) from error
+        return self._read_event(response.content)
 
     async def _open(self, path: str, payload: dict[str, Any]) -> tuple[httpx.Response, Any, dict[str, Any] | None]:
         """Send a request and wait for the first event of its answer."""
@@ -280,22 +278,40 @@ def wait_for(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
 
 
 def iterate(steps: AsyncGenerator[_Result, None]) -> Generator[_Result, None, None]:
-    """Iterate over steps that are generated in the loop of all requests."""
+    """Iterate over steps that are generated in the loop of all requests; closing this closes them."""
+    received: SimpleQueue[_Result | None] = SimpleQueue()
+    generated = start(_pass_on(steps, received.put))
     try:
-        while (step := wait_for(_next(steps))) is not None:
+        while (step := received.get()) is not None:
             yield step
+        generated.result()
     finally:
-        start(steps.aclose())
+        generated.cancel()
 
 
 async def aiterate(steps: AsyncGenerator[_Result, None]) -> AsyncGenerator[_Result, None]:
     """Do the same in another event loop."""
+    received: asyncio.Queue[_Result | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    generated = start(_pass_on(steps, lambda step: loop.call_soon_threadsafe(received.put_nowait, step)))
     try:
-        while (step := await asyncio.wrap_future(start(_next(steps)))) is not None:
+        while (step := await received.get()) is not None:
             yield step
+        await asyncio.wrap_future(generated)
     finally:
-        start(steps.aclose())
+        generated.cancel()
 
 
-async def _next(steps: AsyncGenerator[_Result, None]) -> _Result | None:
-    return await anext(steps, None)
+async def _pass_on(steps: AsyncGenerator[_Result, None], put: Callable[[_Result | None], Any]) -> None:
+    """Put each step as soon as it is there, and then ``None``, also before an error; a reader need not ask for it.
+
+    A thread that asks for every step and waits for it takes as long as a fast model for a token.
+    """
+    try:
+        async with aclosing(steps):
+            async for step in steps:
+                put(step)
+    except Exception:
+        put(None)
+        raise
+    put(None)

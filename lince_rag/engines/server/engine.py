@@ -75,11 +75,11 @@ class ServerEngine(PromptEngine):
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Generate step by step; a reader that stops closes the request."""
-        yield from iterate(self._steps(self._request(prompt, settings)))
+        yield from iterate(self._steps(self._request(prompt, settings, streamed=True)))
 
     async def astream(self, prompt: Prompt, settings: GenerationSettings) -> AsyncGenerator[Generation, None]:
         """Do the same without blocking."""
-        request = await asyncio.to_thread(self._request, prompt, settings)
+        request = await asyncio.to_thread(self._request, prompt, settings, streamed=True)
         async with aclosing(aiterate(self._steps(request))) as steps:
             async for step in steps:
                 yield step
@@ -108,7 +108,9 @@ class ServerEngine(PromptEngine):
         is_llama = self.facts.kind == protocol.LLAMA_CPP
         return ServerTokenizer(self._client, self.facts.model, splits_controls=is_llama)
 
-    def _request(self, prompt: Prompt, settings: GenerationSettings, candidates: int = 1) -> _Request:
+    def _request(
+        self, prompt: Prompt, settings: GenerationSettings, candidates: int = 1, *, streamed: bool = False
+    ) -> _Request:
         """Check a prompt and its settings, and write the request."""
         if (settings.num_beams or 1) > 1:
             raise ConfigurationError(
@@ -119,20 +121,19 @@ class ServerEngine(PromptEngine):
         check_candidates(options, candidates)
         ids = self._encode_checked(prompt)
         limit = min(options["max_new_tokens"], self.context_window - len(ids))
-        kind = self.facts.kind
-        # Every answer is streamed and cut at its stop texts here: llama-server drops what looks like the beginning
-        # of a stop text at the end of an answer, others accept only four stop texts, and JSON must not be cut.
+        kind, stops = self.facts.kind, self._stops(settings)
+        # Every answer is cut at its stop texts here, too: in a stream, llama-server drops what looks like the
+        # beginning of a stop text at the end of an answer, other servers accept only four stop texts.
         payload = {
             "model": self.facts.model,
             "prompt": ids if kind in protocol.TAKES_IDS else self._without_bos(prompt.text),
-            "stream": True,
-            "stream_options": {"include_usage": True},
+            **protocol.reply_fields(kind, *stops, streamed=streamed),
             **protocol.sampling_fields(
                 kind, {**options, "max_new_tokens": limit}, settings.seed, self.context_window
             ),
             **protocol.schema_fields(kind, self.spec, settings, limit),
         }
-        return _Request(payload, len(ids), self._stops(settings), settings)
+        return _Request(payload, len(ids), stops, settings)
 
     def _without_bos(self, text: str) -> str:
         """Leave out a BOS that the server's tokenizer adds to text by itself."""
@@ -154,7 +155,7 @@ class ServerEngine(PromptEngine):
         return join_steps([step async for step in self._steps(request)])
 
     async def _steps(self, request: _Request) -> AsyncGenerator[Generation, None]:
-        """Stream an answer, in the loop of all requests."""
+        """Yield the steps of an answer, in the loop of all requests."""
         answer = AnswerText(*request.stops)
         written, parts, reason, output_tokens = "", 0, None, None
         async with aclosing(self._client.events(_COMPLETIONS, request.payload)) as events:
@@ -175,9 +176,13 @@ class ServerEngine(PromptEngine):
                 hint="Check that it still runs, and ask again.",
             )
         rest = answer.rest()
+        if output_tokens is None:
+            # A reply has one part.
+            streamed = request.payload["stream"]
+            output_tokens = parts if streamed else await asyncio.to_thread(self.count_tokens, written + rest)
         if request.settings.json_schema is not None:
             await asyncio.to_thread(self._check_schema, written + rest, request)
-        yield Generation(rest, request.input_tokens, parts if output_tokens is None else output_tokens, reason)
+        yield Generation(rest, request.input_tokens, output_tokens, reason)
 
     def _check_schema(self, text: str, request: _Request) -> None:
         """Check an answer that must match a JSON schema."""

@@ -19,6 +19,10 @@ SGLANG: Final = "sglang"
 TAKES_IDS: Final = (LLAMA_CPP, VLLM, SGLANG)
 HAS_TOKENIZER: Final = (LLAMA_CPP, VLLM)
 
+# How servers are asked to end a whole answer at its stop texts exactly as it is cut here. llama-server leaves the
+# stop text out and keeps what only looks like the beginning of one (which it drops in a stream); vLLM keeps it.
+_EXACT_STOPS: Final[Mapping[str, dict[str, Any]]] = {LLAMA_CPP: {}, VLLM: {"include_stop_str_in_output": True}}
+
 _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {"stop": "stop", "length": "length", "eos_token": "stop"}
 
 
@@ -82,6 +86,27 @@ def sampling_fields(kind: str, options: dict[str, Any], seed: int | None, window
     if kind in TAKES_IDS:
         return fields | {"top_k": top_k, "min_p": 0, "repetition_penalty": penalty}
     return fields | ({"repetition_penalty": penalty} if penalty != 1 else {})
+
+
+def reply_fields(kind: str, stops: Sequence[str], uncut: str, *, streamed: bool) -> dict[str, Any]:
+    """Ask for a stream, or for the answer in one reply, if the server then ends it at its stop texts.
+
+    Where it would not, the answer is streamed, so that the request can be closed when a stop text has come.
+
+    Args:
+        kind: The kind of the server.
+        stops: The texts that cut the answer.
+        uncut: The beginning of an answer that they do not cut; empty if there is none.
+        streamed: Whether the caller needs a stream.
+    """
+    stops = [text for text in stops if text]
+    if streamed or (stops and (uncut or kind not in _EXACT_STOPS)):
+        return {"stream": True, "stream_options": {"include_usage": True}}
+    if not stops:
+        return {"stream": False}
+    # One that is complete only after another one in it never ends an answer; llama-server would cut there.
+    first = [text for text in stops if not any(other in text[:-1] for other in stops)]
+    return {"stream": False, "stop": first, **_EXACT_STOPS[kind]}
 
 
 def schema_fields(kind: str, spec: ModelSpec, settings: GenerationSettings, limit: int) -> dict[str, Any]:
