@@ -4,6 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from threading import Event
 from typing import Any, Final, Literal
 
@@ -36,6 +37,9 @@ class GenerationSettings:
     # Texts that end the answer and are not part of it.
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    # Whether to say how likely each token of the answer was, and how many of the likeliest to list beside it.
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     # The reader's language, for an engine with messages of its own; ``None`` uses the question's.
     language: Language | None = None
     # An engine that measures the confidence of the documents (0 to 1) abstains below this.
@@ -48,6 +52,15 @@ class GenerationSettings:
     text_allowed: bool = False
     # Set from another thread: the generation stops at its next token.
     cancelled: Event | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many of the likeliest tokens to list beside each one; ``None`` if nothing is asked of them."""
+        if self.top_logprobs and not self.logprobs:
+            raise ConfigurationError(
+                f"top_logprobs={self.top_logprobs} needs logprobs=True.", hint="Set both, or leave both out."
+            )
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,11 @@ class Generation:
     finish_reason: FinishReason | None = None
     # Whether the engine says that the documents do not hold the answer.
     abstained: bool = False
+    # The tokens of a whole answer, from a model in this process.
+    ids: tuple[int, ...] = ()
+    # How likely each of its tokens was, if that was asked for: the objects in ``logprobs.content`` of OpenAI's
+    # interface for chats (https://platform.openai.com/docs/api-reference/chat/object).
+    logprobs: tuple[dict[str, Any], ...] | None = None
 
 
 class Engine(ABC):
@@ -127,12 +145,14 @@ class Engine(ABC):
 
 def join_steps(steps: Sequence[Generation]) -> Generation:
     """Join all steps of a stream."""
+    logprobs = [step.logprobs for step in steps if step.logprobs is not None]
     return Generation(
         text="".join(step.text for step in steps),
         input_tokens=steps[-1].input_tokens,
         output_tokens=sum(step.output_tokens for step in steps),
         finish_reason=steps[-1].finish_reason,
         abstained=any(step.abstained for step in steps),
+        logprobs=tuple(chain.from_iterable(logprobs)) if logprobs else None,
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, PrivateAttr
 from lince_rag.engines import Generation as EngineGeneration
 from lince_rag.engines import GenerationSettings
 from lince_rag.models.answer_formats import AnswerFormat
+from lince_rag.models.messages import logprobs_info
 from lince_rag.models.native_model import CALL_SETTINGS, NativeModel
 from lince_rag.models.native_prompt import Instruction
 from lince_rag.prompting.templates import Prompt
@@ -144,8 +145,9 @@ class LinceLLM(NativeModel, BaseLLM):
 
 
 def _info(generation: EngineGeneration) -> dict[str, Any]:
-    return {"finish_reason": generation.finish_reason, "abstained": generation.abstained}
+    ended = {"finish_reason": generation.finish_reason, "abstained": generation.abstained}
+    return (ended if generation.finish_reason else {}) | logprobs_info(generation)
 
 
 def _chunk(step: EngineGeneration) -> GenerationChunk:
-    return GenerationChunk(text=step.text, generation_info=_info(step) if step.finish_reason else None)
+    return GenerationChunk(text=step.text, generation_info=_info(step) or None)

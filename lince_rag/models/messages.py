@@ -156,7 +156,7 @@ def read_reply(model: str, generation: Generation, *, may_call: bool) -> AIMessa
             for call in calls
             if not call.complete
         ],
-        response_metadata=_metadata(model, generation),
+        response_metadata=_metadata(model, generation) | logprobs_info(generation),
         usage_metadata=_usage(generation.input_tokens, generation.output_tokens),
     )
 
@@ -187,7 +187,7 @@ class ReplyReader:
         return AIMessageChunk(
             content=content,
             tool_call_chunks=calls,
-            response_metadata=_metadata(self._model, step) if step.finish_reason else {},
+            response_metadata=(_metadata(self._model, step) if step.finish_reason else {}) | logprobs_info(step),
             usage_metadata=_usage(input_tokens, step.output_tokens),
             chunk_position="last" if step.finish_reason else None,
         )
@@ -221,6 +221,11 @@ def _metadata(model: str, generation: Generation) -> dict[str, Any]:
         "finish_reason": generation.finish_reason,
         "abstained": generation.abstained,
     }
+
+
+def logprobs_info(generation: Generation) -> dict[str, Any]:
+    """Return the logprobs of an answer, if there are any, under the name that langchain-openai gives them."""
+    return {} if generation.logprobs is None else {"logprobs": {"content": list(generation.logprobs)}}
 
 
 def _usage(input_tokens: int, output_tokens: int) -> UsageMetadata:

@@ -29,7 +29,17 @@ from lince_rag.text.language import LANGUAGES, Language, detect_language
 
 # The generation settings that a call may override: `invoke(…, temperature=0)`.
 CALL_SETTINGS: Final = frozenset(
-    {"max_tokens", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty", "seed"}
+    {
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "num_beams",
+        "repetition_penalty",
+        "seed",
+        "logprobs",
+        "top_logprobs",
+    }
 )
 
 _TEXT: Final = AnswerFormat()
@@ -60,6 +70,9 @@ class NativeModel(BaseModel):
         repetition_penalty: Divides the scores of tokens that were already used.
         stop: Strings that end the answer; they are not part of it.
         seed: Random seed; the same seed gives the same text.
+        logprobs: Whether to say how likely each token of an answer was, as langchain-openai does: in
+            ``response_metadata["logprobs"]["content"]`` of a message, or in the ``generation_info`` of a text.
+        top_logprobs: Number of the likeliest tokens (0 to 20) to list beside each one; needs ``logprobs``.
         n: Number of candidate answers for each prompt.
         api_key: Key of the server.
         timeout: Seconds to wait for a connection to the server, and for the next part of an answer; ``None`` for
@@ -91,6 +104,8 @@ class NativeModel(BaseModel):
     repetition_penalty: float | None = Field(default=None, gt=0.0)
     stop: list[str] | None = None
     seed: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     n: int = Field(default=1, ge=1)
     timeout: float | None = Field(default=None, gt=0.0)
     max_retries: int | None = Field(default=None, ge=0)
@@ -250,7 +265,13 @@ class NativeModel(BaseModel):
             )
         if not self.quotes and (schema := answer_format.json_schema()) is not None:
             settings = replace(settings, json_schema=schema, text_allowed=answer_format.text_allowed)
-        return replace(settings, **overrides)
+        settings = replace(settings, **overrides)
+        if self.quotes and settings.alternatives is not None:
+            raise EngineError(
+                "The embedded engine quotes documents and has no probabilities of tokens.",
+                hint="Leave logprobs out, or choose a model with weights; lince-rag models lists them.",
+            )
+        return settings
 
     def _render(
         self,

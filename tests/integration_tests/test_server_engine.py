@@ -34,6 +34,8 @@ KIND: Final = "llama-2-7b-spanish"
 QUESTION: Final = "Dame una lista de lugares que visitar en España."
 GREEDY: Final[dict[str, Any]] = {"temperature": 0}
 MAX_TOKENS: Final = 24
+# llama.cpp in this process keeps its keys and values in half precision.
+CLOSE: Final = 5e-3
 SCHEMA: Final = {
     "type": "object",
     "properties": {"nombre": {"type": "string"}, "edad": {"type": "integer", "minimum": 0, "maximum": 120}},
@@ -49,6 +51,11 @@ def chat(engine: str = "server", kind: str = KIND) -> ChatLince:
 
 def stub_chat(stub: Any, **fields: Any) -> ChatLince:
     return ChatLince(**{"model": KIND, "base_url": stub.base_url, "max_tokens": MAX_TOKENS, **fields})
+
+
+def add(chunks: Any) -> Any:
+    """Add up the chunks of a stream."""
+    return reduce(lambda total, chunk: total + chunk, chunks)
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +94,96 @@ def test_the_window_is_the_smaller_of_row_and_server():
     assert chat().context_window == 512
     with stub_server(lambda *_: completion("x"), models=[{"id": "m", "owned_by": "vllm"}]) as stub:
         assert stub_chat(stub).context_window == 4096
+
+
+# ------------------------------------------------------------------------------------------------------ logprobs
+
+
+def logprobs(message: Any) -> list[dict[str, Any]]:
+    return message.response_metadata["logprobs"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind"),
+    [("server", KIND), ("llama.cpp", "lince-zero"), ("ctranslate2", "aira-2-portuguese-1b7")],
+)
+def test_logprobs_are_those_of_transformers(engine, kind):
+    ours, theirs = chat(engine, kind), chat("transformers", kind)
+    # A temperature changes nothing of them.
+    options = {"logprobs": True, "top_logprobs": 3, "top_k": 1, "temperature": 0.5, "seed": 1}
+    options |= {"seed": None} if engine == "ctranslate2" else {}
+    whole, expected = ours.invoke(QUESTION, **options), logprobs(theirs.invoke(QUESTION, **options))
+    assert "".join(each["token"] for each in logprobs(whole)).strip() == whole.text
+    for other in (logprobs(whole), logprobs(add(ours.stream(QUESTION, **options)))):
+        assert [each["bytes"] for each in other] == [each["bytes"] for each in expected]
+        assert [each["logprob"] for each in other] == pytest.approx(
+            [each["logprob"] for each in expected], abs=CLOSE
+        )
+        for mine, reference in zip(other, expected, strict=True):
+            assert len(mine["top_logprobs"]) == 3
+            tops = [[each["logprob"] for each in entry["top_logprobs"]] for entry in (mine, reference)]
+            assert tops[0] == pytest.approx(tops[1], abs=CLOSE)
+            # The answer is the likeliest token each time.
+            assert tops[0][0] == pytest.approx(mine["logprob"], abs=CLOSE)
+            assert mine["top_logprobs"][0]["bytes"] == mine["bytes"]
+
+
+@pytest.mark.parametrize("engine", ["server", "transformers"])
+def test_logprobs_up_to_a_stop_text(engine):
+    free = chat(engine).invoke(QUESTION, logprobs=True, **GREEDY)
+    stop = "".join(each["token"] for each in logprobs(free)[3:5])
+    cut = chat(engine).invoke(QUESTION, logprobs=True, stop=[stop], **GREEDY)
+    assert [each["bytes"] for each in logprobs(cut)] == [each["bytes"] for each in logprobs(free)[:5]]
+    assert [each["top_logprobs"] for each in logprobs(cut)] == [[]] * 5
+    assert "logprobs" not in chat(engine).invoke(QUESTION, max_tokens=2).response_metadata
+
+
+@pytest.mark.parametrize("engine", ["server", "transformers"])
+def test_logprobs_of_texts_and_of_bytes(engine):
+    llm = LinceLLM(**engine_fields(engine, KIND), max_tokens=60, logprobs=True, temperature=0)
+    result = llm.generate([QUESTION], response_format={"type": "string", "enum": ["ñandú 🦙"]})
+    content = result.generations[0][0].generation_info["logprobs"]["content"]
+    assert bytes(byte for each in content for byte in each["bytes"]).decode().strip() == '"ñandú 🦙"'
+
+
+def test_logprobs_that_cannot_be_given_are_refused_before_anything_is_asked():
+    with pytest.raises(EngineError, match="probabilities"):
+        ChatLince().invoke(QUESTION, logprobs=True)
+    for engine in ("server", "transformers"):
+        with pytest.raises(ConfigurationError, match="top_logprobs=2"):
+            chat(engine).invoke(QUESTION, top_logprobs=2)
+    fields = {"model_path": engine_fields("transformers", KIND)["model_path"], "logprobs": True}
+    with stub_server(lambda *_: completion("x"), models=[{"id": "m", "owned_by": "ollama"}]) as stub:
+        with pytest.raises(ConfigurationError, match="ollama"):
+            stub_chat(stub, **fields).invoke(QUESTION)
+        assert not stub.received
+
+
+def test_logprobs_in_the_form_of_vllm():
+    first = {"tokens": ["Sí"], "token_logprobs": [-0.5], "top_logprobs": [{"No": -0.25, "Sí": -0.5, "x": -3}]}
+    last = {"tokens": ["</s>"], "token_logprobs": [-0.5], "top_logprobs": [None]}
+    events = []
+    for text, scores, reason in (("Sí", first, None), ("", last, "stop")):
+        choices = [{"index": 0, "text": text, "logprobs": scores, "finish_reason": reason}]
+        events.append(event("", choices=choices))
+    with stub_server(lambda *_: Reply(events)) as stub:
+        reply = stub_chat(stub).invoke(QUESTION, logprobs=True, top_logprobs=2)
+        assert stub.received[0].payload["logprobs"] == 2
+    no, yes = (
+        {"token": text, "bytes": list(text.encode()), "logprob": score}
+        for text, score in (("No", -0.25), ("Sí", -0.5))
+    )
+    assert logprobs(reply) == [{**yes, "top_logprobs": [no, yes]}]
+
+
+@pytest.mark.parametrize(
+    "given", [None, 3, {"content": [{}]}, {"tokens": ["x"]}, {"tokens": "x", "top_logprobs": []}]
+)
+def test_logprobs_that_are_missing_or_in_another_form(given):
+    choices = [{"index": 0, "text": "x", "logprobs": given, "finish_reason": "stop"}]
+    with stub_server(lambda *_: Reply([event("", choices=choices)])) as stub, pytest.raises(EngineError) as caught:
+        stub_chat(stub).invoke(QUESTION, logprobs=True)
+    assert "logprobs" in f"{caught.value} {caught.value.hint}"
 
 
 # ------------------------------------------------------------------------------------------------------- schemas
@@ -134,7 +231,7 @@ def test_tools_are_called_by_exact_names_or_not_at_all():
     assert [call["name"] for call in forced.tool_calls] == ["apuntar"]
     free = chat().bind_tools([tool])
     reply = free.invoke(QUESTION, max_tokens=120, **GREEDY)
-    streamed = reduce(lambda total, chunk: total + chunk, free.stream(QUESTION, max_tokens=120, **GREEDY))
+    streamed = add(free.stream(QUESTION, max_tokens=120, **GREEDY))
     assert (reply.text, bool(reply.tool_calls)) == (streamed.text, bool(streamed.tool_calls))
 
 
@@ -216,7 +313,7 @@ def test_a_stop_text_never_arrives_even_if_the_server_ignores_it(size):
         chunks = list(model.stream(QUESTION))
     assert whole.text == "".join(chunk.text for chunk in chunks) == "Uno dos"
     assert whole.response_metadata["finish_reason"] == "stop"
-    assert reduce(lambda total, chunk: total + chunk, chunks).response_metadata["finish_reason"] == "stop"
+    assert add(chunks).response_metadata["finish_reason"] == "stop"
 
 
 def test_characters_that_end_lines_elsewhere_stay_in_the_text():
@@ -229,7 +326,7 @@ def test_events_that_come_in_pieces():
     whole = event("Sí, ") + event("claro", "stop", usage={"completion_tokens": 2}) + "data: [DONE]\n\n"
     pieces = [whole[at : at + 7] for at in range(0, len(whole), 7)]
     with stub_server(lambda *_: Reply(pieces)) as stub:
-        total = reduce(lambda total, chunk: total + chunk, stub_chat(stub).stream(QUESTION))
+        total = add(stub_chat(stub).stream(QUESTION))
     assert total.text == "Sí, claro"
     assert total.usage_metadata["output_tokens"] == 2
 
@@ -239,7 +336,7 @@ def test_a_usage_that_is_missing_or_wrong_is_counted(usage):
     events = [event("Sí"), event(""), event(", claro", "stop", usage=usage)]
     with stub_server(lambda *_: Reply(events)) as stub:
         model = stub_chat(stub)
-        total = reduce(lambda total, chunk: total + chunk, model.stream(QUESTION))
+        total = add(model.stream(QUESTION))
         assert total.usage_metadata["output_tokens"] == 2
         # In one piece, by the tokenizer: that of the stub counts bytes.
         assert model.invoke(QUESTION).usage_metadata["output_tokens"] == len("Sí, claro".encode())
@@ -254,7 +351,7 @@ def test_a_whole_answer_is_cut_as_a_stream(spans):
     free = chat().invoke(QUESTION, **GREEDY).text
     stop = [free[start : start + length] + more for start, length, more in spans]
     whole = chat().invoke(QUESTION, stop=stop, **GREEDY)
-    streamed = reduce(lambda total, chunk: total + chunk, chat().stream(QUESTION, stop=stop, **GREEDY))
+    streamed = add(chat().stream(QUESTION, stop=stop, **GREEDY))
     assert whole.text == streamed.text
     assert whole.response_metadata["finish_reason"] == streamed.response_metadata["finish_reason"]
 

@@ -100,6 +100,15 @@ class CTranslate2Engine(TokenEngine):
         declared: int | Sequence[int] | None = self.checkpoint.read_json(GENERATION_CONFIG).get("eos_token_id")
         return declared
 
+    def _log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Any:
+        import numpy
+
+        tokens = self.tokenizer.convert_ids_to_tokens([*ids, *answer][:-1])
+        with self._lock, engine_errors(self.checkpoint.label, "cannot read an answer"):
+            # Of shape [1, tokens, vocabulary].
+            scores = self.generator.forward_batch([tokens], return_log_probs=True)
+            return numpy.array(scores)[0, -len(answer) :]
+
     def _compute_type(self, supported: set[str]) -> str:
         """Return what to compute in: what the weights were converted to, unless the options say otherwise."""
         if self.options.device not in ("auto", "cpu"):

@@ -23,7 +23,8 @@ from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import load_tokenizer
 from lince_rag.engines.generation.decoding import TextAssembler, TokenQueue, assemble
 from lince_rag.engines.generation.encoding import encode_prompt
-from lince_rag.engines.json_schema.constraints import OBJECT_START
+from lince_rag.engines.generation.logprobs import describe
+from lince_rag.engines.json_schema.constraints import OBJECT_START, Constraints
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 
@@ -89,6 +90,12 @@ class PromptEngine(Engine):
 class TokenEngine(PromptEngine):
     """An engine whose answers are token ids, too: a model in this process."""
 
+    def _options(self, settings: GenerationSettings) -> dict[str, Any]:
+        if settings.alternatives is not None:
+            # If the tokenizer cannot say what its tokens are, that is known before the answer.
+            _ = self._constraints
+        return super()._options(settings)
+
     def generate_batch(
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
     ) -> list[list[Generation]]:
@@ -96,7 +103,11 @@ class TokenEngine(PromptEngine):
         options = self._options(settings)
         check_candidates(options, candidates)
         encoded = [self._encode_checked(prompt) for prompt in prompts]
-        return self._generate_encoded(encoded, options, settings, candidates)
+        batch = self._generate_encoded(encoded, options, settings, candidates)
+        return [
+            [self._with_logprobs(answer, ids, settings) for answer in answers]
+            for ids, answers in zip(encoded, batch, strict=True)
+        ]
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Generate token by token, with one beam because a beam search cannot stream."""
@@ -108,11 +119,12 @@ class TokenEngine(PromptEngine):
             target=self._run_streamed, args=(ids, options, settings, streamer), name="lince-stream", daemon=True
         )
         worker.start()
-        counted, ended = 0, False
+        counted, ended, answer = 0, False, []
         try:
             for token in streamer:
                 ended = token in self._end_ids
                 counted += not ended
+                answer += [] if ended else [token]
                 if text := assembler.add([] if ended else [token]):
                     yield Generation(text, len(ids), counted)
                     counted = 0
@@ -122,7 +134,8 @@ class TokenEngine(PromptEngine):
             streamer.cancelled.set()
             worker.join()
         reason: FinishReason = "stop" if ended or assembler.stopped else "length"
-        yield Generation(assembler.finish(), len(ids), counted, reason)
+        last = Generation(assembler.finish(), len(ids), counted, reason, ids=tuple(answer))
+        yield self._with_logprobs(last, ids, settings)
 
     def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
         """Generate the whole answer."""
@@ -134,6 +147,10 @@ class TokenEngine(PromptEngine):
         declared = self._declared_ends
         ends = {declared} if isinstance(declared, int) else set(declared or ())
         return ends | {self.tokenizer.eos_token_id} - {None}
+
+    @cached_property
+    def _constraints(self) -> Constraints:
+        return Constraints(self.tokenizer, sorted(self._end_ids))
 
     @property
     @abstractmethod
@@ -173,4 +190,20 @@ class TokenEngine(PromptEngine):
         answer = ids if end is None else ids[:end]
         text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
         reason: FinishReason = "length" if end is None and not stopped else "stop"
-        return Generation(text, input_tokens, len(answer), reason)
+        return Generation(text, input_tokens, len(answer), reason, ids=tuple(answer))
+
+    def _with_logprobs(self, answer: Generation, ids: Sequence[int], settings: GenerationSettings) -> Generation:
+        """Say how likely the tokens of an answer to a prompt were, if that is asked for.
+
+        They are read once more, in one pass, with what the model itself computes: before temperature, penalties
+        and grammars change it, as servers do.
+        """
+        if settings.alternatives is None:
+            return answer
+        scores = self._log_probabilities(ids, answer.ids) if answer.ids else ()
+        found = describe(scores, answer.ids, settings.alternatives, self._constraints.vocabulary)
+        return replace(answer, logprobs=found)
+
+    @abstractmethod
+    def _log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Any:
+        """Return the logarithms of probabilities as an array of shape [tokens of the answer, vocabulary]."""

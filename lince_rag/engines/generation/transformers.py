@@ -11,7 +11,6 @@ from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import LoadedModel, load_model
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TokenQueue
 from lince_rag.engines.generation.tokens import TokenEngine
-from lince_rag.engines.json_schema.constraints import Constraints
 from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
 from lince_rag.prompting.registry import ModelSpec
 
@@ -65,10 +64,6 @@ class TransformersEngine(TokenEngine):
         declared: int | Sequence[int] | None = self.loaded.model.generation_config.eos_token_id
         return declared
 
-    @cached_property
-    def _constraints(self) -> Constraints:
-        return Constraints(self.tokenizer, sorted(self._end_ids))
-
     def _processors(self, settings: GenerationSettings, limit: int, asked: int) -> list[Any]:
         """Return the logits processors; ``limit`` is what the window leaves of the ``asked`` tokens of answer."""
         if settings.json_schema is None:
@@ -116,6 +111,15 @@ class TransformersEngine(TokenEngine):
             while ids and ids[-1] == pad:
                 ids = ids[:-1]
         return self._cut_answer(ids, input_tokens, settings)
+
+    def _log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Any:
+        import torch
+
+        model = self.loaded.model
+        read = torch.tensor([[*ids, *answer][:-1]], device=model.device)
+        with self._lock, torch.inference_mode(), without_cudnn_attention(model.device.type):
+            logits = model(input_ids=read, logits_to_keep=len(answer), use_cache=False).logits[0]
+            return logits.float().log_softmax(dim=-1).cpu().numpy()
 
     def _generate_streamed(
         self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue

@@ -1,10 +1,11 @@
 """The engine of models that a server runs: native prompts go out as token ids, text comes back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, Final
 
 from lince_rag.engines.base import Generation, GenerationSettings, check_candidates, join_steps
@@ -28,6 +29,38 @@ class _Request:
     # The texts that cut the answer, and the beginning of an answer that they do not cut.
     stops: tuple[tuple[str, ...], str]
     settings: GenerationSettings
+
+
+class _ScoredTokens:
+    """Collects how likely the tokens of an answer were, if that is asked for.
+
+    Args:
+        settings: What is asked for.
+        controls: Control tokens, which are left out.
+    """
+
+    def __init__(self, settings: GenerationSettings, controls: Iterable[str]) -> None:
+        self._number = settings.alternatives
+        self._controls = {"", *controls}
+        self._tokens: list[dict[str, Any]] = []
+
+    def add(self, choice: protocol.Choice, base_url: str) -> None:
+        """Add the tokens of a part of the answer."""
+        if self._number is None:
+            return
+        if choice.text and not choice.logprobs:
+            raise EngineError(
+                f"The server {base_url} does not say how likely its tokens are.", hint="Leave logprobs out."
+            )
+        for token in choice.logprobs:
+            if token["token"] not in self._controls:
+                likeliest = sorted(token["top_logprobs"], key=itemgetter("logprob"), reverse=True)
+                self._tokens.append({**token, "top_logprobs": likeliest[: self._number]})
+
+    def take(self) -> tuple[dict[str, Any], ...] | None:
+        """Return what was added since the last time; ``None`` if nothing is asked for."""
+        taken, self._tokens = self._tokens, []
+        return None if self._number is None else tuple(taken)
 
 
 class ServerEngine(PromptEngine):
@@ -127,7 +160,9 @@ class ServerEngine(PromptEngine):
         payload = {
             "model": self.facts.model,
             "prompt": ids if kind in protocol.TAKES_IDS else self._without_bos(prompt.text),
-            **protocol.reply_fields(kind, *stops, streamed=streamed),
+            # In one reply, llama-server leaves out logprobs of too many tokens before a stop text.
+            **protocol.reply_fields(kind, *stops, streamed=streamed or bool(settings.logprobs)),
+            **protocol.logprobs_fields(kind, self.spec, settings.alternatives),
             **protocol.sampling_fields(
                 kind, {**options, "max_new_tokens": limit}, settings.seed, self.context_window
             ),
@@ -157,6 +192,7 @@ class ServerEngine(PromptEngine):
     async def _steps(self, request: _Request) -> AsyncGenerator[Generation, None]:
         """Yield the steps of an answer, in the loop of all requests."""
         answer = AnswerText(*request.stops)
+        scored = _ScoredTokens(request.settings, self.spec.special_tokens.values())
         written, parts, reason, output_tokens = "", 0, None, None
         async with aclosing(self._client.events(_COMPLETIONS, request.payload)) as events:
             async for event in events:
@@ -164,9 +200,10 @@ class ServerEngine(PromptEngine):
                 for choice in protocol.read_choices(event, self._client.base_url):
                     parts += bool(choice.text)
                     reason = choice.finish_reason or reason
+                    scored.add(choice, self._client.base_url)
                     if text := answer.append(choice.text):
                         written += text
-                        yield Generation(text, request.input_tokens, 0)
+                        yield Generation(text, request.input_tokens, 0, logprobs=scored.take())
                 if answer.stopped:
                     reason = "stop"
                     break
@@ -182,7 +219,7 @@ class ServerEngine(PromptEngine):
             output_tokens = parts if streamed else await asyncio.to_thread(self.count_tokens, written + rest)
         if request.settings.json_schema is not None:
             await asyncio.to_thread(self._check_schema, written + rest, request)
-        yield Generation(rest, request.input_tokens, output_tokens, reason)
+        yield Generation(rest, request.input_tokens, output_tokens, reason, logprobs=scored.take())
 
     def _check_schema(self, text: str, request: _Request) -> None:
         """Check an answer that must match a JSON schema."""

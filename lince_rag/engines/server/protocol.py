@@ -109,6 +109,23 @@ def reply_fields(kind: str, stops: Sequence[str], uncut: str, *, streamed: bool)
     return {"stream": False, "stop": first, **_EXACT_STOPS[kind]}
 
 
+def logprobs_fields(kind: str, spec: ModelSpec, alternatives: int | None) -> dict[str, Any]:
+    """Ask how likely each token was, and for as many of the likeliest; ``None`` asks for nothing.
+
+    Raises:
+        ConfigurationError: The server is of a kind that is not known to say it.
+    """
+    if alternatives is None:
+        return {}
+    if kind not in TAKES_IDS:
+        raise ConfigurationError(
+            f"A server of the kind {kind!r} does not say how likely the tokens of {spec.name!r} are.",
+            hint="Use llama-server, vLLM or SGLang, or leave logprobs out.",
+        )
+    # For llama-server 0 means none at all; the answer's own token is listed beside the likeliest.
+    return {"logprobs": max(alternatives, 1)}
+
+
 def schema_fields(kind: str, spec: ModelSpec, settings: GenerationSettings, limit: int) -> dict[str, Any]:
     """Write the JSON schema of the settings as the grammar that a server constrains its answer with.
 
@@ -161,6 +178,8 @@ class Choice:
 
     text: str
     finish_reason: FinishReason | None
+    # As in ``Generation``, control tokens included; empty if the server says nothing of the tokens.
+    logprobs: list[dict[str, Any]]
 
 
 def read_choices(reply: Any, base_url: str) -> list[Choice]:
@@ -171,7 +190,46 @@ def read_choices(reply: Any, base_url: str) -> list[Choice]:
             f"The server {base_url} answers without a list of choices.",
             hint="Check that base_url is the address of a model server.",
         )
-    return [Choice(str(choice.get("text") or ""), _finish_reason(choice, base_url)) for choice in choices]
+    return [
+        Choice(
+            str(choice.get("text") or ""),
+            _finish_reason(choice, base_url),
+            _read_logprobs(choice.get("logprobs"), base_url),
+        )
+        for choice in choices
+    ]
+
+
+def _read_logprobs(found: Any, base_url: str) -> list[dict[str, Any]]:
+    """Read what a server says of the tokens: in the form of chats (llama-server), or of completions (vLLM)."""
+    if not found:
+        return []
+    try:
+        if "content" in found:
+            return [
+                {**_entry(each), "top_logprobs": [_entry(other) for other in each["top_logprobs"]]}
+                for each in found["content"]
+            ]
+        rows = zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True)
+        return [
+            {**_named(token, score), "top_logprobs": [_named(*other) for other in (others or {}).items()]}
+            for token, score, others in rows
+        ]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise EngineError(
+            f"The server {base_url} sent logprobs in an unknown form: {json.dumps(found)[:80]}.",
+            hint="Leave logprobs out.",
+        ) from error
+
+
+def _entry(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {"token": str(given["token"]), "bytes": given["bytes"], "logprob": float(given["logprob"])}
+
+
+def _named(token: str, score: float) -> dict[str, Any]:
+    # A token that is a part of a character has lost its bytes.
+    known = None if "\ufffd" in token else list(token.encode())
+    return {"token": token, "bytes": known, "logprob": float(score)}
 
 
 def _finish_reason(choice: dict[str, Any], base_url: str) -> FinishReason | None:
