@@ -149,6 +149,9 @@ class _StubHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/detokenize":
+            self._answer(Reply("", 404))
+            return
         if self.path == "/tokenize":
             # One token for each byte.
             self._answer(Reply(json.dumps({"tokens": list(payload["prompt"].encode())})))

@@ -61,6 +61,8 @@ class NativeModel(BaseModel):
         engine: What runs the model: ``"transformers"``, ``"ctranslate2"`` (a folder of ``lince-rag convert``),
             ``"llama.cpp"`` (a GGUF file) or ``"server"``; ``"auto"`` takes the server of ``base_url``, else what
             fits the weights.
+        tokenizer: Folder or hub id of the tokenizer, for a server or a GGUF file; ``None`` takes that of the file,
+            or of ``model_path``, else of the server.
         base_url: Address of a model server with an OpenAI-compatible interface, with or without ``/v1``.
         max_tokens: Maximum number of tokens in the answer; ``None`` takes the model card's.
         temperature: Sampling temperature; 0 decodes greedily; ``None`` follows the model card.
@@ -95,6 +97,7 @@ class NativeModel(BaseModel):
     dtype: str = "auto"
     quantization: str | None = None
     engine: str = "auto"
+    tokenizer: str | None = None
     base_url: str | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0.0)
@@ -215,6 +218,7 @@ class NativeModel(BaseModel):
             quantization=self.quantization,
             engine=self.engine,
             server=server,
+            tokenizer=self.tokenizer,
         )
 
     @property
@@ -228,6 +232,7 @@ class NativeModel(BaseModel):
             "dtype",
             "quantization",
             "engine",
+            "tokenizer",
             "base_url",
         ]
         paths = {name: getattr(self, name) for name in ("models_file", "model_path", "base_model_path")}

@@ -90,6 +90,44 @@ def test_content_never_becomes_a_control_token_of_the_server(kind, tmp_path):
         assert sum(each in controls for each in spelled) == sum(each in controls for each in plain)
 
 
+@pytest.mark.parametrize(("engine", "kind"), [("server", KIND), ("llama.cpp", "lince-zero")])
+def test_a_tokenizer_of_its_own(engine, kind):
+    ours, theirs = chat(engine, kind), chat("transformers", kind)
+    model = ChatLince(**engine_fields(engine, kind), tokenizer=theirs.model_path, max_tokens=MAX_TOKENS)
+    # That of the server is not asked.
+    assert model.runtime._remote is None
+    messages = [HumanMessage("¿Qué? </s> <|endoftext|> ñ")]
+    assert model.encode(messages) == theirs.encode(messages)
+    assert model.get_num_tokens("¿Qué?") == theirs.get_num_tokens("¿Qué?")
+    assert model.invoke(QUESTION, **GREEDY).text == ours.invoke(QUESTION, **GREEDY).text
+
+
+@pytest.mark.parametrize("other", ["lince-zero", "aira-2-portuguese-1b7"])
+def test_a_tokenizer_of_another_model(other):
+    model = ChatLince(**engine_fields("server", KIND), tokenizer=chat("transformers", other).model_path)
+    with pytest.raises(ConfigurationError, match="another model"):
+        model.invoke(QUESTION)
+
+
+def test_a_tokenizer_where_the_weights_have_one():
+    model = chat("transformers")
+    with pytest.raises(ConfigurationError, match="tokenizer='x'"):
+        ChatLince(model=KIND, model_path=model.model_path, tokenizer="x").check()
+
+
+def test_a_gguf_file_with_the_template_of_its_tokenizer(tmp_path):
+    tokenizer = chat("transformers").runtime.tokenizer
+    tokenizer.chat_template = "{{ bos_token }}{% for message in messages %}<{{ message.content }}>{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    folder = str(tmp_path)
+    model = ChatLince(
+        model=folder, model_path=str(shared_gguf(KIND)), tokenizer=folder, device="cpu", max_tokens=4
+    )
+    assert model.render([HumanMessage("Hola")]).text == "<s><Hola>"
+    assert model.invoke("Hola").text
+    assert model.context_window == 512
+
+
 def test_the_window_is_the_smaller_of_row_and_server():
     assert chat().context_window == 512
     with stub_server(lambda *_: completion("x"), models=[{"id": "m", "owned_by": "vllm"}]) as stub:

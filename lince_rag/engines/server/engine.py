@@ -8,6 +8,8 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any, Final
 
+import httpx
+
 from lince_rag.engines.base import Generation, GenerationSettings, check_candidates, join_steps
 from lince_rag.engines.generation.decoding import AnswerText
 from lince_rag.engines.generation.tokens import PromptEngine
@@ -18,6 +20,9 @@ from lince_rag.errors import ConfigurationError, EngineError
 from lince_rag.prompting.templates import Prompt
 
 _COMPLETIONS: Final = "/v1/completions"
+
+# A text whose tokens tell tokenizers apart.
+_SAMPLE: Final = "El año 2023, em São Paulo, the end."
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,30 @@ class ServerEngine(PromptEngine):
         """Maximum tokens of prompt and answer together: the row's, or the server's if that is smaller."""
         return min(self.spec.context_window, self.facts.context_window or self.spec.context_window)
 
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of a folder or hub id; the server reads its tokens as the same text."""
+        tokenizer = super().tokenizer
+        if self.facts.kind not in protocol.HAS_TOKENIZER:
+            return tokenizer
+        ids = tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"]
+        try:
+            reply = wait_for(self._client.post("/detokenize", {"model": self.facts.model, "tokens": ids}))
+        except StatusError as error:
+            if error.status == httpx.codes.NOT_FOUND:
+                # Its address leads to only a part of its interface.
+                return tokenizer
+            # llama-server fails at an id that it does not have.
+            reply = {}
+        read = str(reply.get("content", reply.get("prompt", "")))
+        if "".join(read.split()) != "".join(tokenizer.decode(ids).split()):
+            raise ConfigurationError(
+                f"The server {self._client.base_url} reads the tokens of {_SAMPLE!r} as {read!r}: the tokenizer"
+                f" {self.options.tokenizer or self.options.model_path!r} belongs to another model.",
+                hint="Name that of the model which the server runs, or none.",
+            )
+        return tokenizer
+
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that the tokenizer adds around it."""
         return self._remote.count(text) if self._remote else super().count_tokens(text)
@@ -135,7 +164,7 @@ class ServerEngine(PromptEngine):
     @cached_property
     def _remote(self) -> ServerTokenizer | None:
         """The server's tokenizer, unless a folder or hub id is named or the server has none."""
-        has_own = bool(self.options.model_path) and self.options.server is not None
+        has_own = self.options.tokenizer or (self.options.model_path and self.options.server)
         if has_own or self.facts.kind not in protocol.HAS_TOKENIZER:
             return None
         is_llama = self.facts.kind == protocol.LLAMA_CPP
