@@ -35,14 +35,16 @@ class LlamaServer:
 
 
 @cache
-def llama_server(file: Path) -> LlamaServer:
-    """Run one llama-server for each GGUF file, until the tests end."""
+def llama_server(file: Path, template: str = "") -> LlamaServer:
+    """Run one llama-server for each GGUF file and chat template, until the tests end."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(file)
     parameters.n_parallel = SLOTS
     # More than the window of any tiny checkpoint; the server reduces it to theirs.
     parameters.n_ctx = SLOTS * 4096
     parameters.api_keys = [API_KEY]
+    if template:
+        parameters.chat_template, parameters.use_jinja = template, True
     # By default attention has half precision, which now and then decides between two tokens.
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOptions, create_engine
 from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
-from lince_rag.engines.server.options import ServerOptions
+from lince_rag.engines.server.options import DEFAULT_ENDPOINT, ServerOptions
 from lince_rag.errors import ConfigurationError, EngineError, TemplateError
 from lince_rag.models.answer_formats import AnswerFormat
 from lince_rag.models.messages import join_turns, last_question, read_results, to_template, with_instructions
@@ -64,6 +64,8 @@ class NativeModel(BaseModel):
         tokenizer: Folder or hub id of the tokenizer, for a server or a GGUF file; ``None`` takes that of the file,
             or of ``model_path``, else of the server.
         base_url: Address of a model server with an OpenAI-compatible interface, with or without ``/v1``.
+        endpoint: What the server is sent: ``"completions"``, the native prompt, or ``"chat"``, messages that it
+            renders with the same template (``docs/engines.md`` says what is lost).
         max_tokens: Maximum number of tokens in the answer; ``None`` takes the model card's.
         temperature: Sampling temperature; 0 decodes greedily; ``None`` follows the model card.
         top_p: Probability mass of nucleus sampling.
@@ -99,6 +101,7 @@ class NativeModel(BaseModel):
     engine: str = "auto"
     tokenizer: str | None = None
     base_url: str | None = None
+    endpoint: str = DEFAULT_ENDPOINT
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0.0)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -207,8 +210,12 @@ class NativeModel(BaseModel):
     @property
     def _loading(self) -> LoadingOptions:
         server = None
+        if self.endpoint != DEFAULT_ENDPOINT and self.base_url is None:
+            raise ConfigurationError(
+                f"endpoint={self.endpoint!r} is one of a server.", hint="Give its base_url, too."
+            )
         if self.base_url is not None:
-            server = ServerOptions(self.base_url, self.api_key, self.timeout, self.max_retries)
+            server = ServerOptions(self.base_url, self.api_key, self.timeout, self.max_retries, self.endpoint)
         return LoadingOptions(
             model_path=self.model_path,
             base_model_path=self.base_model_path,
@@ -234,6 +241,7 @@ class NativeModel(BaseModel):
             "engine",
             "tokenizer",
             "base_url",
+            "endpoint",
         ]
         paths = {name: getattr(self, name) for name in ("models_file", "model_path", "base_model_path")}
         return {

@@ -11,15 +11,16 @@ from typing import Any, Final
 import httpx
 
 from lince_rag.engines.base import Generation, GenerationSettings, check_candidates, join_steps
+from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.generation.decoding import AnswerText
-from lince_rag.engines.generation.tokens import PromptEngine
+from lince_rag.engines.generation.tokens import PromptEngine, logger
 from lince_rag.engines.server import protocol
 from lince_rag.engines.server.client import ServerClient, StatusError, aiterate, iterate, start, wait_for
+from lince_rag.engines.server.options import DEFAULT_ENDPOINT, PATHS
 from lince_rag.engines.server.tokenizer import ServerTokenizer
 from lince_rag.errors import ConfigurationError, EngineError
-from lince_rag.prompting.templates import Prompt
-
-_COMPLETIONS: Final = "/v1/completions"
+from lince_rag.prompting.registry import ModelSpec
+from lince_rag.prompting.templates import ChatTemplate, Prompt
 
 # A text whose tokens tell tokenizers apart.
 _SAMPLE: Final = "El año 2023, em São Paulo, the end."
@@ -70,6 +71,10 @@ class _ScoredTokens:
 
 class ServerEngine(PromptEngine):
     """Runs a model on a server with an OpenAI-compatible interface."""
+
+    def __init__(self, spec: ModelSpec, options: LoadingOptions) -> None:
+        super().__init__(spec, options)
+        self._warned_of_length = False
 
     @cached_property
     def _client(self) -> ServerClient:
@@ -188,16 +193,43 @@ class ServerEngine(PromptEngine):
         # beginning of a stop text at the end of an answer, other servers accept only four stop texts.
         payload = {
             "model": self.facts.model,
-            "prompt": ids if kind in protocol.TAKES_IDS else self._without_bos(prompt.text),
+            **self._prompt_fields(prompt, ids),
             # In one reply, llama-server leaves out logprobs of too many tokens before a stop text.
             **protocol.reply_fields(kind, *stops, streamed=streamed or bool(settings.logprobs)),
-            **protocol.logprobs_fields(kind, self.spec, settings.alternatives),
+            **protocol.logprobs_fields(kind, self._endpoint, self.spec, settings.alternatives),
             **protocol.sampling_fields(
                 kind, {**options, "max_new_tokens": limit}, settings.seed, self.context_window
             ),
             **protocol.schema_fields(kind, self.spec, settings, limit),
         }
         return _Request(payload, len(ids), stops, settings)
+
+    def _prompt_fields(self, prompt: Prompt, ids: list[int]) -> dict[str, Any]:
+        kind = self.facts.kind
+        if self._endpoint == "chat":
+            return protocol.message_fields(kind, prompt, self._template)
+        return {"prompt": ids if kind in protocol.TAKES_IDS else self._without_bos(prompt.text)}
+
+    @property
+    def _endpoint(self) -> str:
+        return self.options.server.endpoint if self.options.server else DEFAULT_ENDPOINT
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate.from_spec(self.spec)
+
+    def _check_length(self, event: dict[str, Any], request: _Request) -> None:
+        """Say so once if a server that renders messages itself reads another prompt than the native one."""
+        length = protocol.read_usage(event, "prompt_tokens")
+        if self._endpoint == "chat" and length not in (None, request.input_tokens) and not self._warned_of_length:
+            self._warned_of_length = True
+            logger.warning(
+                "%s: the server reads a prompt of %s tokens instead of the native one of %s: it has another chat"
+                " template or tokenizer, or a control token in the content.",
+                self.spec.name,
+                length,
+                request.input_tokens,
+            )
 
     def _without_bos(self, text: str) -> str:
         """Leave out a BOS that the server's tokenizer adds to text by itself."""
@@ -223,9 +255,10 @@ class ServerEngine(PromptEngine):
         answer = AnswerText(*request.stops)
         scored = _ScoredTokens(request.settings, self.spec.special_tokens.values())
         written, parts, reason, output_tokens = "", 0, None, None
-        async with aclosing(self._client.events(_COMPLETIONS, request.payload)) as events:
+        async with aclosing(self._client.events(PATHS[self._endpoint], request.payload)) as events:
             async for event in events:
                 output_tokens = protocol.read_usage(event) or output_tokens
+                self._check_length(event, request)
                 for choice in protocol.read_choices(event, self._client.base_url):
                     parts += bool(choice.text)
                     reason = choice.finish_reason or reason

@@ -10,6 +10,7 @@ from lince_rag.engines.json_schema.constraints import read_schema, schema_gramma
 from lince_rag.engines.json_schema.gbnf import GbnfGrammar
 from lince_rag.errors import ConfigurationError, EngineError
 from lince_rag.prompting.registry import ModelSpec
+from lince_rag.prompting.templates import ChatTemplate, Prompt
 
 LLAMA_CPP: Final = "llamacpp"
 VLLM: Final = "vllm"
@@ -109,7 +110,30 @@ def reply_fields(kind: str, stops: Sequence[str], uncut: str, *, streamed: bool)
     return {"stream": False, "stop": first, **_EXACT_STOPS[kind]}
 
 
-def logprobs_fields(kind: str, spec: ModelSpec, alternatives: int | None) -> dict[str, Any]:
+def message_fields(kind: str, prompt: Prompt, template: ChatTemplate) -> dict[str, Any]:
+    """Write the messages and documents of a prompt for a server that has the template itself.
+
+    Raises:
+        ConfigurationError: A message has an input, for which the interface has no place.
+    """
+    if any(message.get("input") for message in prompt.messages):
+        raise ConfigurationError(
+            "endpoint='chat' cannot send a message with an input.",
+            hint="Put it into the message or into the documents, or use endpoint='completions'.",
+        )
+    messages = [{**message, "content": template.neutralize(message["content"])} for message in prompt.messages]
+    documents = [
+        {key: template.neutralize(document[key]) for key in ("title", "text") if document.get(key)}
+        for document in prompt.documents
+    ]
+    fields: dict[str, Any] = {"messages": messages}
+    if documents:
+        fields["chat_template_kwargs"] = {"documents": documents}
+    # llama-server would look for thoughts in the answer.
+    return fields | ({"reasoning_format": "none"} if kind == LLAMA_CPP else {})
+
+
+def logprobs_fields(kind: str, endpoint: str, spec: ModelSpec, alternatives: int | None) -> dict[str, Any]:
     """Ask how likely each token was, and for as many of the likeliest; ``None`` asks for nothing.
 
     Raises:
@@ -117,6 +141,8 @@ def logprobs_fields(kind: str, spec: ModelSpec, alternatives: int | None) -> dic
     """
     if alternatives is None:
         return {}
+    if endpoint == "chat":
+        return {"logprobs": True, "top_logprobs": alternatives}
     if kind not in TAKES_IDS:
         raise ConfigurationError(
             f"A server of the kind {kind!r} does not say how likely the tokens of {spec.name!r} are.",
@@ -191,13 +217,15 @@ def read_choices(reply: Any, base_url: str) -> list[Choice]:
             hint="Check that base_url is the address of a model server.",
         )
     return [
-        Choice(
-            str(choice.get("text") or ""),
-            _finish_reason(choice, base_url),
-            _read_logprobs(choice.get("logprobs"), base_url),
-        )
+        Choice(_text(choice), _finish_reason(choice, base_url), _read_logprobs(choice.get("logprobs"), base_url))
         for choice in choices
     ]
+
+
+def _text(choice: dict[str, Any]) -> str:
+    """Return the text of a completion, or the content of a message or of a part of one."""
+    message = choice.get("delta") or choice.get("message")
+    return str((message.get("content") if isinstance(message, dict) else choice.get("text")) or "")
 
 
 def _read_logprobs(found: Any, base_url: str) -> list[dict[str, Any]]:
@@ -243,8 +271,8 @@ def _finish_reason(choice: dict[str, Any], base_url: str) -> FinishReason | None
     return _FINISH_REASONS[reason]
 
 
-def read_usage(reply: Any) -> int | None:
-    """Return how many tokens the answer has, its end token included, if the reply says so."""
+def read_usage(reply: Any, name: str = "completion_tokens") -> int | None:
+    """Return how many tokens the answer has, its end token included, if the reply says so; or another count."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    count = usage.get(name) if isinstance(usage, dict) else None
     return count if isinstance(count, int) and count >= 0 else None
