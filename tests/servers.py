@@ -144,10 +144,12 @@ class _StubHandler(BaseHTTPRequestHandler):
 
     stub: Stub
     replies: Callable[[int, dict[str, Any]], Reply]
-    models: list[dict[str, Any]]
+    # By path, what is answered to GET.
+    facts: dict[str, dict[str, Any]]
 
     def do_GET(self) -> None:
-        self._answer(Reply(json.dumps({"data": self.models})))
+        found = self.facts.get(self.path)
+        self._answer(Reply("", 404) if found is None else Reply(json.dumps(found)))
 
     def do_POST(self) -> None:
         payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -194,17 +196,25 @@ class _StubHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def stub_server(
-    replies: Callable[[int, dict[str, Any]], Reply], *, models: list[dict[str, Any]] | None = None
+    replies: Callable[[int, dict[str, Any]], Reply],
+    *,
+    models: list[dict[str, Any]] | None = None,
+    facts: dict[str, dict[str, Any]] | None = None,
 ) -> Iterator[Stub]:
     """Run a server that says it is vLLM and answers what it is told.
 
     Args:
         replies: The reply to a request for completions, given its number, from 0 up, and its payload.
         models: What it lists; by default one model with a window of 512 tokens.
+        facts: What else it answers to GET, by path.
     """
     stub = Stub("")
     listed = models or [{"id": "modelo", "owned_by": "vllm", "max_model_len": 512}]
-    attributes = {"stub": stub, "replies": staticmethod(replies), "models": listed}
+    attributes = {
+        "stub": stub,
+        "replies": staticmethod(replies),
+        "facts": {"/v1/models": {"data": listed}, **(facts or {})},
+    }
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_StubHandler,), attributes))
     server.daemon_threads = True
     stub.base_url = f"http://127.0.0.1:{server.server_address[1]}"

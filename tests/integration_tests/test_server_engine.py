@@ -382,6 +382,128 @@ def test_beams_and_several_greedy_answers_are_refused_before_the_server_is_asked
         assert not stub.received
 
 
+# ------------------------------------------------------------------------------- other interfaces, as documented
+
+
+def ollama(answer: list[str], reason: str = "stop") -> Reply:
+    """The objects in lines of https://github.com/ollama/ollama/blob/main/docs/api.md."""
+    parts = [{"model": "m:latest", "response": text, "done": False} for text in answer]
+    last = {"model": "m:latest", "response": "", "done": True, "done_reason": reason, "eval_count": 7}
+    return Reply([json.dumps(part, ensure_ascii=False) + "\n" for part in [*parts, last]])
+
+
+def tgi(answer: list[str]) -> Reply:
+    """The events of ``/generate_stream`` in https://huggingface.github.io/text-generation-inference."""
+    tokens = [{"id": 5, "text": text, "logprob": -0.5, "special": False} for text in answer]
+    end = {"id": 2, "text": "</s>", "logprob": -0.5, "special": True}
+    details = {"finish_reason": "eos_token", "generated_tokens": 7, "seed": None, "input_length": 3}
+    parts = [
+        {"index": at, "token": token, "generated_text": None, "details": None} for at, token in enumerate(tokens)
+    ]
+    parts.append({"index": 9, "token": end, "generated_text": "".join(answer), "details": details})
+    return Reply([f"data:{json.dumps(part, ensure_ascii=False)}\n\n" for part in parts])
+
+
+ANSWER: Final = ["Uno ", "dos", " FIN tres"]
+SERVERS: Final[dict[str, Any]] = {
+    "ollama": {
+        "models": [{"id": f"{KIND}:latest", "owned_by": "library"}, {"id": "otro:latest", "owned_by": "x"}]
+    },
+    "tgi": {"models": [{"id": "a/b", "owned_by": "a/b"}], "facts": {"/info": {"max_total_tokens": 300}}},
+}
+SERVERS["ollama"]["facts"] = {"/api/version": {"version": "0.13.0"}}
+SAMPLED: Final[dict[str, Any]] = {
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 7,
+    "repetition_penalty": 1.2,
+    "seed": 11,
+}
+
+
+def text_chat(stub: Any, **fields: Any) -> ChatLince:
+    """A model on a server that takes text, not ids."""
+    return stub_chat(stub, tokenizer=engine_fields("transformers", KIND)["model_path"], **fields)
+
+
+def test_ollama_is_asked_for_the_raw_prompt():
+    with stub_server(lambda *_: ollama(ANSWER), **SERVERS["ollama"]) as stub:
+        model = text_chat(stub)
+        reply = add(model.stream(QUESTION, stop=["FIN"], **SAMPLED))
+        assert reply.text == model.invoke(QUESTION, stop=["FIN"], **GREEDY).text == "Uno dos"
+        free = add(model.stream(QUESTION))
+        assert (free.text, free.usage_metadata["output_tokens"]) == ("".join(ANSWER), 7)
+        assert free.response_metadata["finish_reason"] == "stop"
+        first, second, _ = stub.received
+    assert first.path == "/api/generate"
+    options = first.payload.pop("options")
+    asked = {"model": f"{KIND}:latest", "prompt": f"[INST] {QUESTION} [/INST]", "raw": True, "stream": True}
+    assert first.payload == {**asked, "truncate": False, "shift": False}
+    assert {name: options[name] for name in ("temperature", "top_p", "top_k", "seed")} == {
+        name: SAMPLED[name] for name in ("temperature", "top_p", "top_k", "seed")
+    }
+    assert (options["repeat_penalty"], options["num_predict"], options["num_ctx"]) == (1.2, MAX_TOKENS, 4096)
+    assert (second.payload["options"]["temperature"], second.payload["options"]["top_k"]) == (0, 0)
+
+
+def test_tgi_is_asked_with_all_settings():
+    with stub_server(lambda *_: tgi(ANSWER), **SERVERS["tgi"]) as stub:
+        model = text_chat(stub)
+        assert model.context_window == 300
+        assert add(model.stream(QUESTION, stop=["FIN"], **SAMPLED)).text == "Uno dos"
+        free = add(model.stream(QUESTION, **GREEDY))
+        assert (free.text, free.usage_metadata["output_tokens"]) == ("".join(ANSWER), 7)
+        first, second = stub.received
+    assert first.path == "/generate_stream"
+    parameters = first.payload["parameters"]
+    assert first.payload["inputs"] == f"[INST] {QUESTION} [/INST]"
+    assert {name: parameters[name] for name in SAMPLED} == SAMPLED
+    assert (parameters["max_new_tokens"], parameters["do_sample"]) == (MAX_TOKENS, True)
+    # It refuses a temperature of 0.
+    assert not second.payload["parameters"]["do_sample"]
+    assert not {"temperature", "top_k", "top_p", "seed"} & set(second.payload["parameters"])
+
+
+def test_whole_answers_of_other_interfaces(tmp_path):
+    rows = tmp_path / "models.toml"
+    rows.write_text(f"[{KIND}]\nstop = []\n", encoding="utf-8")
+    details = {"finish_reason": "length", "generated_tokens": 3, "tokens": []}
+    whole = {
+        "ollama": {"response": "Sí.", "done": True, "done_reason": "length", "eval_count": 3},
+        "tgi": {"generated_text": "Sí.", "details": details},
+    }
+    for name, body in whole.items():
+        with stub_server(lambda *_, body=body: Reply(json.dumps(body)), **SERVERS[name]) as stub:
+            model = text_chat(stub, models_file=rows, n=2, seed=4, temperature=1)
+            (answers,) = model.generate([[HumanMessage(QUESTION)]]).generations
+            paths = {received.path for received in stub.received}
+            settings = [each.payload.get("options", each.payload.get("parameters")) for each in stub.received]
+        assert [answer.text for answer in answers] == ["Sí."] * 2
+        assert answers[0].generation_info["finish_reason"] == "length"
+        assert answers[0].message.usage_metadata["output_tokens"] == 3
+        assert paths == {"/api/generate" if name == "ollama" else "/generate"}
+        assert {each["seed"] for each in settings} == {4, 5}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_failures_of_other_interfaces(name):
+    failed = 'data:{"error": "Request failed", "error_type": "generation"}\n\n'
+    for reply in (
+        Reply('{"error": "no"}\n'),
+        Reply(failed),
+        Reply('{"done": 3}\n'),
+        Reply('{"token": 3}\n'),
+        Reply(""),
+    ):
+        with stub_server(lambda *_, reply=reply: reply, **SERVERS[name]) as stub, pytest.raises(EngineError):
+            list(text_chat(stub, max_retries=0).stream(QUESTION))
+    for option in ({"logprobs": True}, {"response_format": SCHEMA}):
+        with stub_server(lambda *_: Reply(""), **SERVERS[name]) as stub:
+            with pytest.raises(ConfigurationError, match=r"Ollama|Text Generation"):
+                text_chat(stub).invoke(QUESTION, **option)
+            assert not stub.received
+
+
 # -------------------------------------------------------------------------------------------- what is asked for
 
 

@@ -36,6 +36,7 @@ _KEEPALIVE_SECONDS: Final = 3.0
 _MESSAGE_LENGTH: Final = 240
 
 _DATA: Final = b"data:"
+_OBJECT: Final = b"{"
 _END: Final = b"[DONE]"
 
 _Result = TypeVar("_Result")
@@ -88,9 +89,11 @@ class ServerClient:
         """Return the JSON that a path answers to a payload."""
         return await self._with_retries(self._send, "POST", path, payload)
 
-    async def events(self, path: str, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(
+        self, path: str, payload: dict[str, Any], *, streamed: bool
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the events of an answer, or its only reply; closing the generator closes the request."""
-        if not payload["stream"]:
+        if not streamed:
             yield await self.post(path, payload)
             return
         response, events, first = await self._with_retries(self._open, path, payload)
@@ -146,14 +149,14 @@ class ServerClient:
             raise
 
     async def _read_events(self, response: httpx.Response) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the JSON objects of a stream of server-sent events."""
+        """Yield the JSON objects of a stream of server-sent events, or of one with an object in each line."""
         # httpx's own iterator over lines also ends them at characters like U+2028, which JSON may contain.
         rest = b""
         async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    if line.startswith(_DATA) and (data := line.removeprefix(_DATA).strip()) != _END:
+                    if line.startswith((_DATA, _OBJECT)) and (data := line.removeprefix(_DATA).strip()) != _END:
                         yield self._read_event(data)
 
     def _read_event(self, data: bytes) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """The engine of models that a server runs: native prompts go out as token ids, text comes back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import itemgetter
 from typing import Any, Final
 
 import httpx
@@ -14,8 +13,9 @@ from lince_rag.engines.base import Generation, GenerationSettings, check_candida
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.generation.decoding import AnswerText
 from lince_rag.engines.generation.tokens import PromptEngine, logger
-from lince_rag.engines.server import protocol
+from lince_rag.engines.server import dialects, protocol
 from lince_rag.engines.server.client import ServerClient, StatusError, aiterate, iterate, start, wait_for
+from lince_rag.engines.server.logprobs import ScoredTokens
 from lince_rag.engines.server.options import DEFAULT_ENDPOINT, PATHS
 from lince_rag.engines.server.tokenizer import ServerTokenizer
 from lince_rag.errors import ConfigurationError, EngineError
@@ -35,38 +35,6 @@ class _Request:
     # The texts that cut the answer, and the beginning of an answer that they do not cut.
     stops: tuple[tuple[str, ...], str]
     settings: GenerationSettings
-
-
-class _ScoredTokens:
-    """Collects how likely the tokens of an answer were, if that is asked for.
-
-    Args:
-        settings: What is asked for.
-        controls: Control tokens, which are left out.
-    """
-
-    def __init__(self, settings: GenerationSettings, controls: Iterable[str]) -> None:
-        self._number = settings.alternatives
-        self._controls = {"", *controls}
-        self._tokens: list[dict[str, Any]] = []
-
-    def add(self, choice: protocol.Choice, base_url: str) -> None:
-        """Add the tokens of a part of the answer."""
-        if self._number is None:
-            return
-        if choice.text and not choice.logprobs:
-            raise EngineError(
-                f"The server {base_url} does not say how likely its tokens are.", hint="Leave logprobs out."
-            )
-        for token in choice.logprobs:
-            if token["token"] not in self._controls:
-                likeliest = sorted(token["top_logprobs"], key=itemgetter("logprob"), reverse=True)
-                self._tokens.append({**token, "top_logprobs": likeliest[: self._number]})
-
-    def take(self) -> tuple[dict[str, Any], ...] | None:
-        """Return what was added since the last time; ``None`` if nothing is asked for."""
-        taken, self._tokens = self._tokens, []
-        return None if self._number is None else tuple(taken)
 
 
 class ServerEngine(PromptEngine):
@@ -156,7 +124,7 @@ class ServerEngine(PromptEngine):
         listed = await self._client.get("/v1/models")
         facts = protocol.choose_model(listed, [name for name in names if name], self._client.base_url)
         if facts.kind != protocol.LLAMA_CPP:
-            return facts
+            return facts if facts.kind in protocol.TAKES_IDS else await self._ask_dialect(facts)
         try:
             properties = await self._client.get("/props")
             window = properties["default_generation_settings"]["n_ctx"]
@@ -165,6 +133,19 @@ class ServerEngine(PromptEngine):
             # holds, and the server refuses a longer prompt.
             return facts
         return replace(facts, context_window=window)
+
+    async def _ask_dialect(self, facts: protocol.ServerFacts) -> protocol.ServerFacts:
+        """Find out whether a server has an interface of its own that is known here."""
+        for kind, (path, name) in dialects.ADDRESSES.items():
+            try:
+                found = await self._client.get(path)
+            except EngineError:
+                # It is another server. If none answers any more, the request for an answer says so.
+                continue
+            if name in found:
+                window = found.get("max_total_tokens")
+                return replace(facts, kind=kind, context_window=window if isinstance(window, int) else None)
+        return facts
 
     @cached_property
     def _remote(self) -> ServerTokenizer | None:
@@ -253,16 +234,16 @@ class ServerEngine(PromptEngine):
     async def _steps(self, request: _Request) -> AsyncGenerator[Generation, None]:
         """Yield the steps of an answer, in the loop of all requests."""
         answer = AnswerText(*request.stops)
-        scored = _ScoredTokens(request.settings, self.spec.special_tokens.values())
+        scored = ScoredTokens(request.settings, self.spec.special_tokens.values())
         written, parts, reason, output_tokens = "", 0, None, None
-        async with aclosing(self._client.events(PATHS[self._endpoint], request.payload)) as events:
+        async with aclosing(self._events(request.payload)) as events:
             async for event in events:
                 output_tokens = protocol.read_usage(event) or output_tokens
                 self._check_length(event, request)
                 for choice in protocol.read_choices(event, self._client.base_url):
                     parts += bool(choice.text)
                     reason = choice.finish_reason or reason
-                    scored.add(choice, self._client.base_url)
+                    scored.add(choice.text, choice.logprobs, self._client.base_url)
                     if text := answer.append(choice.text):
                         written += text
                         yield Generation(text, request.input_tokens, 0, logprobs=scored.take())
@@ -282,6 +263,16 @@ class ServerEngine(PromptEngine):
         if request.settings.json_schema is not None:
             await asyncio.to_thread(self._check_schema, written + rest, request)
         yield Generation(rest, request.input_tokens, output_tokens, reason, logprobs=scored.take())
+
+    async def _events(self, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the parts of an answer as those of ``PATHS``."""
+        kind, path, streamed = self.facts.kind, PATHS[self._endpoint], payload["stream"]
+        translated = kind in dialects.ADDRESSES and self._endpoint == DEFAULT_ENDPOINT
+        if translated:
+            path, payload = dialects.write(kind, payload, self.context_window)
+        async with aclosing(self._client.events(path, payload, streamed=streamed)) as events:
+            async for event in events:
+                yield dialects.read(kind, event) if translated else event
 
     def _check_schema(self, text: str, request: _Request) -> None:
         """Check an answer that must match a JSON schema."""

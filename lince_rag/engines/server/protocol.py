@@ -8,6 +8,8 @@ from typing import Any, Final
 from lince_rag.engines.base import FinishReason, GenerationSettings, is_sampling
 from lince_rag.engines.json_schema.constraints import read_schema, schema_grammar
 from lince_rag.engines.json_schema.gbnf import GbnfGrammar
+from lince_rag.engines.server import dialects
+from lince_rag.engines.server.logprobs import read_logprobs
 from lince_rag.errors import ConfigurationError, EngineError
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import ChatTemplate, Prompt
@@ -24,7 +26,12 @@ HAS_TOKENIZER: Final = (LLAMA_CPP, VLLM)
 # stop text out and keeps what only looks like the beginning of one (which it drops in a stream); vLLM keeps it.
 _EXACT_STOPS: Final[Mapping[str, dict[str, Any]]] = {LLAMA_CPP: {}, VLLM: {"include_stop_str_in_output": True}}
 
-_FINISH_REASONS: Final[Mapping[str, FinishReason]] = {"stop": "stop", "length": "length", "eos_token": "stop"}
+_FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class ServerFacts:
     """What a server says of itself.
 
     Attributes:
-        kind: Who it says it is: ``LLAMA_CPP``, ``VLLM``, ``SGLANG`` or something else.
+        kind: Who it says it is: ``LLAMA_CPP``, ``VLLM``, ``SGLANG``, one of ``dialects.ADDRESSES`` or something
+            else.
         model: The name under which it runs the model.
         context_window: Tokens of prompt and answer together, if it says so.
     """
@@ -50,7 +58,8 @@ def choose_model(listed: Any, wanted: Sequence[str], base_url: str) -> ServerFac
     """
     rows = listed.get("data") if isinstance(listed, dict) else None
     rows = [row for row in rows or () if isinstance(row, dict) and isinstance(row.get("id"), str)]
-    named = [row for name in wanted for row in rows if row["id"] == name]
+    # Ollama adds a tag to every name.
+    named = [row for name in wanted for row in rows if row["id"] in {name, f"{name}:latest"}]
     if not named and len(rows) != 1:
         names = ", ".join(row["id"] for row in rows) or "no model"
         raise EngineError(
@@ -84,7 +93,7 @@ def sampling_fields(kind: str, options: dict[str, Any], seed: int | None, window
         return fields | {
             "top_k": top_k, "min_p": 0, "repeat_penalty": penalty, "repeat_last_n": window, "samplers": samplers
         }  # fmt: skip
-    if kind in TAKES_IDS:
+    if kind in TAKES_IDS or kind in dialects.ADDRESSES:
         return fields | {"top_k": top_k, "min_p": 0, "repetition_penalty": penalty}
     return fields | ({"repetition_penalty": penalty} if penalty != 1 else {})
 
@@ -217,7 +226,7 @@ def read_choices(reply: Any, base_url: str) -> list[Choice]:
             hint="Check that base_url is the address of a model server.",
         )
     return [
-        Choice(_text(choice), _finish_reason(choice, base_url), _read_logprobs(choice.get("logprobs"), base_url))
+        Choice(_text(choice), _finish_reason(choice, base_url), read_logprobs(choice.get("logprobs"), base_url))
         for choice in choices
     ]
 
@@ -226,38 +235,6 @@ def _text(choice: dict[str, Any]) -> str:
     """Return the text of a completion, or the content of a message or of a part of one."""
     message = choice.get("delta") or choice.get("message")
     return str((message.get("content") if isinstance(message, dict) else choice.get("text")) or "")
-
-
-def _read_logprobs(found: Any, base_url: str) -> list[dict[str, Any]]:
-    """Read what a server says of the tokens: in the form of chats (llama-server), or of completions (vLLM)."""
-    if not found:
-        return []
-    try:
-        if "content" in found:
-            return [
-                {**_entry(each), "top_logprobs": [_entry(other) for other in each["top_logprobs"]]}
-                for each in found["content"]
-            ]
-        rows = zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True)
-        return [
-            {**_named(token, score), "top_logprobs": [_named(*other) for other in (others or {}).items()]}
-            for token, score, others in rows
-        ]
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise EngineError(
-            f"The server {base_url} sent logprobs in an unknown form: {json.dumps(found)[:80]}.",
-            hint="Leave logprobs out.",
-        ) from error
-
-
-def _entry(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {"token": str(given["token"]), "bytes": given["bytes"], "logprob": float(given["logprob"])}
-
-
-def _named(token: str, score: float) -> dict[str, Any]:
-    # A token that is a part of a character has lost its bytes.
-    known = None if "\ufffd" in token else list(token.encode())
-    return {"token": token, "bytes": known, "logprob": float(score)}
 
 
 def _finish_reason(choice: dict[str, Any], base_url: str) -> FinishReason | None:
