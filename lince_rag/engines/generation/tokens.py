@@ -23,8 +23,8 @@ from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import load_tokenizer
 from lince_rag.engines.generation.decoding import TextAssembler, TokenQueue, assemble
 from lince_rag.engines.generation.encoding import encode_prompt
-from lince_rag.engines.generation.logprobs import describe
 from lince_rag.engines.json_schema.constraints import OBJECT_START, Constraints
+from lince_rag.engines.logprobs import describe
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 

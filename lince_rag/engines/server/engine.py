@@ -13,9 +13,9 @@ from lince_rag.engines.base import Generation, GenerationSettings, check_candida
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.generation.decoding import AnswerText
 from lince_rag.engines.generation.tokens import PromptEngine, logger
+from lince_rag.engines.logprobs import ScoredTokens
 from lince_rag.engines.server import dialects, protocol
 from lince_rag.engines.server.client import ServerClient, StatusError, aiterate, iterate, start, wait_for
-from lince_rag.engines.server.logprobs import ScoredTokens
 from lince_rag.engines.server.options import DEFAULT_ENDPOINT, PATHS
 from lince_rag.engines.server.tokenizer import ServerTokenizer
 from lince_rag.errors import ConfigurationError, EngineError

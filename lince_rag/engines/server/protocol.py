@@ -8,8 +8,8 @@ from typing import Any, Final
 from lince_rag.engines.base import FinishReason, GenerationSettings, is_sampling
 from lince_rag.engines.json_schema.constraints import read_schema, schema_grammar
 from lince_rag.engines.json_schema.gbnf import GbnfGrammar
+from lince_rag.engines.logprobs import read_logprobs
 from lince_rag.engines.server import dialects
-from lince_rag.engines.server.logprobs import read_logprobs
 from lince_rag.errors import ConfigurationError, EngineError
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import ChatTemplate, Prompt
