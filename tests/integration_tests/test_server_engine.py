@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -509,22 +508,6 @@ def test_the_key_is_nowhere_to_be_read(caplog):
         shown += [record.getMessage() for record in caplog.records]
     assert not [text for text in shown if API_KEY in text]
     assert SecretStr(API_KEY) == model.api_key
-
-
-# --------------------------------------------------------------------------------------------------------- vLLM
-
-
-@pytest.mark.skipif("LINCE_VLLM_URL" not in os.environ, reason="LINCE_VLLM_URL names no running vLLM server")
-def test_vllm():
-    model = ChatLince(
-        model=os.environ.get("LINCE_VLLM_MODEL", KIND),
-        base_url=os.environ["LINCE_VLLM_URL"],
-        max_tokens=MAX_TOKENS,
-    )
-    reply = model.invoke(QUESTION, **GREEDY)
-    assert reply.text == "".join(chunk.text for chunk in model.stream(QUESTION, **GREEDY))
-    assert reply.usage_metadata["input_tokens"] == len(model.encode([HumanMessage(QUESTION)]))
-    assert set(model.with_structured_output(SCHEMA).invoke(QUESTION, max_tokens=80)) == {"nombre", "edad"}
 
 
 # ---------------------------------------------------------------------------------------------- the command line

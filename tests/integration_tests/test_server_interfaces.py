@@ -1,10 +1,14 @@
 """What servers are sent and say: tokenizers, templates, probabilities of tokens, and interfaces of their own."""
 
 import json
+import os
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import numpy
 import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -15,7 +19,7 @@ from tests.checkpoints import KINDS
 from tests.engines import engine_fields
 from tests.gguf_files import shared_gguf
 from tests.server_models import GREEDY, KIND, MAX_TOKENS, QUESTION, SCHEMA, add, chat, stub_chat
-from tests.servers import API_KEY, Reply, completion, event, llama_server, stub_server
+from tests.servers import API_KEY, Reply, completion, event, llama_server, stub_server, vllm_server
 
 # llama.cpp in this process keeps its keys and values in half precision.
 CLOSE: Final = 5e-3
@@ -345,3 +349,73 @@ def test_failures_of_other_interfaces(name):
             with pytest.raises(ConfigurationError, match=r"Ollama|Text Generation"):
                 text_chat(stub).invoke(QUESTION, **option)
             assert not stub.received
+
+
+# --------------------------------------------------------------------------------------------------------- vLLM
+
+
+@pytest.fixture(scope="module", params=[KIND, "lince-zero", "aira-2-portuguese-1b7"])
+def on_vllm(request: pytest.FixtureRequest) -> Iterator[ChatLince]:
+    """A model on vLLM, whose tokenizer is asked for."""
+    if "LINCE_VLLM" not in os.environ:
+        pytest.skip("LINCE_VLLM is not the Python of an environment with vLLM")
+    kind = request.param
+    theirs = chat("transformers", kind)
+    template = Path(str(theirs.spec.template_file))
+    with vllm_server(os.environ["LINCE_VLLM"], Path(theirs.model_path), kind, template) as base_url:
+        yield vllm_chat(kind, base_url)
+
+
+def vllm_chat(kind: str, base_url: str | None, **fields: Any) -> ChatLince:
+    return ChatLince(model=kind, base_url=base_url, api_key=API_KEY, max_tokens=MAX_TOKENS, **fields)
+
+
+def test_vllm(on_vllm):
+    ours, theirs = on_vllm, chat("transformers", on_vllm.model)
+    assert ours.context_window == 512
+    for text in (QUESTION, "¿Año? 🦙"):
+        assert ours.encode([HumanMessage(text)]) == theirs.encode([HumanMessage(text)])
+    whole, expected = ours.invoke(QUESTION, **GREEDY), theirs.invoke(QUESTION, **GREEDY)
+    assert whole.text == add(ours.stream(QUESTION, **GREEDY)).text == expected.text
+    assert whole.usage_metadata == expected.usage_metadata
+    sampled = [ours.invoke(QUESTION, temperature=1.0, seed=seed).text for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_vllm_cuts_whole_answers_as_streams(on_vllm):
+    free = on_vllm.invoke(QUESTION, **GREEDY).text
+    for spans in (((5, 3),), ((4, 4), (6, 1)), ((2, 6), (3, 2), (9, 1)), ((0, 2),)):
+        stop = [free[start : start + length] for start, length in spans]
+        whole = on_vllm.invoke(QUESTION, stop=stop, **GREEDY)
+        streamed = add(on_vllm.stream(QUESTION, stop=stop, **GREEDY))
+        expected = chat("transformers", on_vllm.model).invoke(QUESTION, stop=stop, **GREEDY)
+        assert whole.text == streamed.text == expected.text
+        assert whole.response_metadata["finish_reason"] == "stop"
+
+
+def test_vllm_follows_schemas(on_vllm):
+    assert set(on_vllm.with_structured_output(SCHEMA).invoke(QUESTION, max_tokens=80)) == {"nombre", "edad"}
+
+
+def test_vllm_says_how_likely_tokens_are(on_vllm):
+    options: dict[str, Any] = {"logprobs": True, "top_logprobs": 2, **GREEDY}
+    expected = logprobs(chat("transformers", on_vllm.model).invoke(QUESTION, **options))
+    for found in (on_vllm.invoke(QUESTION, **options), add(on_vllm.stream(QUESTION, **options))):
+        scores = [[other["logprob"] for other in (each, *each["top_logprobs"])] for each in logprobs(found)]
+        wanted = [[other["logprob"] for other in (each, *each["top_logprobs"])] for each in expected]
+        assert numpy.array(scores) == pytest.approx(numpy.array(wanted), abs=CLOSE)
+
+
+def test_vllm_renders_messages_as_the_native_prompt(on_vllm, caplog):
+    ours = vllm_chat(on_vllm.model, on_vllm.base_url, endpoint="chat")
+    call: dict[str, Any] = {"documents": [Document("Son 815 euros.", metadata={"title": "Casa"})], **GREEDY}
+    assert ours.invoke(QUESTION, **call).text == on_vllm.invoke(QUESTION, **call).text
+    assert not caplog.records
+
+
+def test_vllm_refuses_the_tokenizer_of_another_model(on_vllm):
+    other = "falcon-40b-instruct"
+    tokenizer = chat("transformers", other).model_path
+    wrong = vllm_chat(on_vllm.model, on_vllm.base_url, tokenizer=tokenizer)
+    with pytest.raises(ConfigurationError, match="another model"):
+        wrong.invoke(QUESTION)
