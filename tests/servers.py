@@ -92,8 +92,9 @@ def vllm_server(python: str, folder: Path, name: str, template: Path) -> Iterato
             _await_health(process, f"http://127.0.0.1:{port}", log)
             yield f"http://127.0.0.1:{port}"
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(30)
 
 
 def _await_health(process: subprocess.Popen[bytes], base_url: str, log: Any) -> None:
@@ -124,11 +125,13 @@ class Stub:
     Attributes:
         base_url: Its address.
         received: The requests for completions so far.
+        tokenized: The texts whose tokens were asked for.
         abandoned: Set when a client has closed its connection before the end of an answer.
     """
 
     base_url: str
     received: list[Received] = field(default_factory=list)
+    tokenized: list[str] = field(default_factory=list)
     abandoned: Event = field(default_factory=Event)
 
 
@@ -210,6 +213,7 @@ class _StubHandler(BaseHTTPRequestHandler):
             self._answer(Reply("", 404))
             return
         if self.path == "/tokenize":
+            self.stub.tokenized.append(payload["prompt"])
             # One token for each byte.
             self._answer(Reply(json.dumps({"tokens": list(payload["prompt"].encode())})))
             return

@@ -50,7 +50,7 @@ class ScoredTokens:
 
     def __init__(self, settings: GenerationSettings, controls: Iterable[str]) -> None:
         self._number = settings.alternatives
-        self._controls = {"", *controls}
+        self._controls = set(controls)
         self._tokens: list[dict[str, Any]] = []
 
     def add(self, text: str, found: list[dict[str, Any]], base_url: str) -> None:
@@ -100,5 +100,5 @@ def _entry(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named(token: str, score: float) -> dict[str, Any]:
     # A token that is a part of a character has lost its bytes.
-    known = None if "\ufffd" in token else list(token.encode())
+    known = None if not token or "\ufffd" in token else list(token.encode())
     return {"token": token, "bytes": known, "logprob": float(score)}

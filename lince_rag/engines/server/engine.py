@@ -234,7 +234,9 @@ class ServerEngine(PromptEngine):
     async def _steps(self, request: _Request) -> AsyncGenerator[Generation, None]:
         """Yield the steps of an answer, in the loop of all requests."""
         answer = AnswerText(*request.stops)
-        scored = ScoredTokens(request.settings, self.spec.special_tokens.values())
+        # llama-server shows control tokens as empty, vLLM parts of characters.
+        controls = [*self.spec.special_tokens.values(), *([""] if self.facts.kind == protocol.LLAMA_CPP else [])]
+        scored = ScoredTokens(request.settings, controls)
         written, parts, reason, output_tokens = "", 0, None, None
         async with aclosing(self._events(request.payload)) as events:
             async for event in events:

@@ -26,6 +26,9 @@ HAS_TOKENIZER: Final = (LLAMA_CPP, VLLM)
 # stop text out and keeps what only looks like the beginning of one (which it drops in a stream); vLLM keeps it.
 _EXACT_STOPS: Final[Mapping[str, dict[str, Any]]] = {LLAMA_CPP: {}, VLLM: {"include_stop_str_in_output": True}}
 
+# The most stop texts that vLLM accepts.
+_VLLM_STOPS: Final = 4
+
 _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
     "stop": "stop",
     "length": "length",
@@ -109,14 +112,13 @@ def reply_fields(kind: str, stops: Sequence[str], uncut: str, *, streamed: bool)
         uncut: The beginning of an answer that they do not cut; empty if there is none.
         streamed: Whether the caller needs a stream.
     """
-    stops = [text for text in stops if text]
-    if streamed or (stops and (uncut or kind not in _EXACT_STOPS)):
-        return {"stream": True, "stream_options": {"include_usage": True}}
-    if not stops:
-        return {"stream": False}
+    stops = list(dict.fromkeys(text for text in stops if text))
     # One that is complete only after another one in it never ends an answer; llama-server would cut there.
     first = [text for text in stops if not any(other in text[:-1] for other in stops)]
-    return {"stream": False, "stop": first, **_EXACT_STOPS[kind]}
+    is_exact = kind in _EXACT_STOPS and not uncut and (kind != VLLM or len(first) <= _VLLM_STOPS)
+    if streamed or (first and not is_exact):
+        return {"stream": True, "stream_options": {"include_usage": True}}
+    return {"stream": False, "stop": first, **_EXACT_STOPS[kind]} if first else {"stream": False}
 
 
 def message_fields(kind: str, prompt: Prompt, template: ChatTemplate) -> dict[str, Any]:

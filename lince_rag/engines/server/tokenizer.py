@@ -1,5 +1,6 @@
 """Token ids from a server's ``/tokenize``, for a model whose tokenizer is not on this machine."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
@@ -66,8 +67,5 @@ class ServerTokenizer:
 
 
 def _pieces(text: str, bos: str | None) -> list[str]:
-    """Split a text before each BOS."""
-    if not bos:
-        return [text]
-    first, *others = text.split(bos)
-    return [first, *(bos + other for other in others)]
+    """Split a text before and after each BOS."""
+    return re.split(f"({re.escape(bos)})", text) if bos else [text]
