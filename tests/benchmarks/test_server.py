@@ -48,8 +48,8 @@ def test_overhead_over_a_bare_client(tmp_path: Path, results: list[str]) -> None
     note = (
         "Greedy, float32, one thread, the same prompt ids and answer, one request at a time; medians in turns; "
         "of what is added, the median of each round's difference. For a new question the engine asks the server "
-        "for its tokens, three times; the bare client has them. Server and clients are one process; the load of the "
-        f"machine was {os.getloadavg()[0]:.1f} processes. {installed(PACKAGES)}."
+        "for its tokens, three times; the bare client has them. Server and clients are one process; the machine "
+        f"had a load of {os.getloadavg()[0]:.1f} in all. {installed(PACKAGES)}."
     )
     results.append(f"## Server: overhead\n\n{table(header, rows)}\n\n{note}")
 
