@@ -76,8 +76,6 @@ class Generation:
     finish_reason: FinishReason | None = None
     # Whether the engine says that the documents do not hold the answer.
     abstained: bool = False
-    # The tokens of a whole answer, from a model in this process.
-    ids: tuple[int, ...] = ()
     # How likely each of its tokens was, if that was asked for: the objects in ``logprobs.content`` of OpenAI's
     # interface for chats (https://platform.openai.com/docs/api-reference/chat/object).
     logprobs: tuple[dict[str, Any], ...] | None = None

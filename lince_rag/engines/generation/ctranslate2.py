@@ -92,7 +92,7 @@ class CTranslate2Engine(TokenEngine):
         for group in self._groups(list(map(len, encoded)), options["max_new_tokens"]):
             answers = self._run([encoded[at] for at in group], options, settings, candidates)
             for at, ids_of_candidates in zip(group, answers, strict=True):
-                found[at] = [self._cut_answer(ids, len(encoded[at]), settings) for ids in ids_of_candidates]
+                found[at] = [self._cut_answer(ids, encoded[at], settings) for ids in ids_of_candidates]
         return [found[at] for at in range(len(encoded))]
 
     @property
@@ -100,10 +100,10 @@ class CTranslate2Engine(TokenEngine):
         declared: int | Sequence[int] | None = self.checkpoint.read_json(GENERATION_CONFIG).get("eos_token_id")
         return declared
 
-    def _log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Any:
+    def _log_probabilities(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
         import numpy
 
-        tokens = self.tokenizer.convert_ids_to_tokens([*ids, *answer][:-1])
+        tokens = self.tokenizer.convert_ids_to_tokens([*prompt, *answer][:-1])
         with self._lock, engine_errors(self.checkpoint.label, "cannot read an answer"):
             # Of shape [1, tokens, vocabulary].
             scores = self.generator.forward_batch([tokens], return_log_probs=True)

@@ -103,11 +103,7 @@ class TokenEngine(PromptEngine):
         options = self._options(settings)
         check_candidates(options, candidates)
         encoded = [self._encode_checked(prompt) for prompt in prompts]
-        batch = self._generate_encoded(encoded, options, settings, candidates)
-        return [
-            [self._with_logprobs(answer, ids, settings) for answer in answers]
-            for ids, answers in zip(encoded, batch, strict=True)
-        ]
+        return self._generate_encoded(encoded, options, settings, candidates)
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Generate token by token, with one beam because a beam search cannot stream."""
@@ -134,8 +130,8 @@ class TokenEngine(PromptEngine):
             streamer.cancelled.set()
             worker.join()
         reason: FinishReason = "stop" if ended or assembler.stopped else "length"
-        last = Generation(assembler.finish(), len(ids), counted, reason, ids=tuple(answer))
-        yield self._with_logprobs(last, ids, settings)
+        scored = self._logprobs(ids, answer, settings)
+        yield Generation(assembler.finish(), len(ids), counted, reason, logprobs=scored)
 
     def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
         """Generate the whole answer."""
@@ -184,26 +180,28 @@ class TokenEngine(PromptEngine):
         else:
             streamer.end()
 
-    def _cut_answer(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
-        """Cut an answer at its end token or stop text."""
+    def _cut_answer(self, ids: list[int], prompt: Sequence[int], settings: GenerationSettings) -> Generation:
+        """Cut an answer to a prompt at its end token or stop text."""
         end = next((at for at, token in enumerate(ids) if token in self._end_ids), None)
         answer = ids if end is None else ids[:end]
         text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
         reason: FinishReason = "length" if end is None and not stopped else "stop"
-        return Generation(text, input_tokens, len(answer), reason, ids=tuple(answer))
+        scored = self._logprobs(prompt, answer, settings)
+        return Generation(text, len(prompt), len(answer), reason, logprobs=scored)
 
-    def _with_logprobs(self, answer: Generation, ids: Sequence[int], settings: GenerationSettings) -> Generation:
-        """Say how likely the tokens of an answer to a prompt were, if that is asked for.
+    def _logprobs(
+        self, prompt: Sequence[int], answer: Sequence[int], settings: GenerationSettings
+    ) -> tuple[dict[str, Any], ...] | None:
+        """Return how likely the tokens of an answer were, if that is asked for.
 
         They are read once more, in one pass, with what the model itself computes: before temperature, penalties
         and grammars change it, as servers do.
         """
         if settings.alternatives is None:
-            return answer
-        scores = self._log_probabilities(ids, answer.ids) if answer.ids else ()
-        found = describe(scores, answer.ids, settings.alternatives, self._constraints.vocabulary)
-        return replace(answer, logprobs=found)
+            return None
+        scores = self._log_probabilities(prompt, answer) if answer else ()
+        return describe(scores, answer, settings.alternatives, self._constraints.vocabulary)
 
     @abstractmethod
-    def _log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Any:
+    def _log_probabilities(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
         """Return the logarithms of probabilities as an array of shape [tokens of the answer, vocabulary]."""

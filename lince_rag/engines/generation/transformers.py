@@ -99,24 +99,24 @@ class TransformersEngine(TokenEngine):
         options = {**options, "num_return_sequences": candidates}
         output = self._generate_ids(encoded, options, settings, criterion)
         generations = [
-            self._cut_padded(answer, len(encoded[row // candidates]), settings)
+            self._cut_padded(answer, encoded[row // candidates], settings)
             for row, answer in enumerate(output[:, longest:].tolist())
         ]
         return [generations[first : first + candidates] for first in range(0, len(generations), candidates)]
 
-    def _cut_padded(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
+    def _cut_padded(self, ids: list[int], prompt: Sequence[int], settings: GenerationSettings) -> Generation:
         """Cut an answer of a batch, where padding follows an answer that a stop text ended."""
         if not self._end_ids.intersection(ids):
             pad = self.tokenizer.pad_token_id
             while ids and ids[-1] == pad:
                 ids = ids[:-1]
-        return self._cut_answer(ids, input_tokens, settings)
+        return self._cut_answer(ids, prompt, settings)
 
-    def _log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Any:
+    def _log_probabilities(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
         import torch
 
         model = self.loaded.model
-        read = torch.tensor([[*ids, *answer][:-1]], device=model.device)
+        read = torch.tensor([[*prompt, *answer][:-1]], device=model.device)
         with self._lock, torch.inference_mode(), without_cudnn_attention(model.device.type):
             logits = model(input_ids=read, logits_to_keep=len(answer), use_cache=False).logits[0]
             return logits.float().log_softmax(dim=-1).cpu().numpy()
