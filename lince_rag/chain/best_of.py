@@ -141,6 +141,29 @@ class BestOf(BaseChatModel):
         """
         return self.llm.get_num_tokens(text)
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text the way ``llm`` does.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The token ids.
+        """
+        return self.llm.get_token_ids(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Count the tokens of a conversation the way ``llm`` does.
+
+        Args:
+            messages: The messages.
+            tools: Tools that the prompt describes.
+
+        Returns:
+            The number of tokens.
+        """
+        return self.llm.get_num_tokens_from_messages(messages, tools)
+
     def _generate(
         self,
         messages: list[BaseMessage],

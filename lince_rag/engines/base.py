@@ -78,13 +78,20 @@ class Engine(ABC):
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that a tokenizer adds around it."""
 
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens that ``count_tokens`` counts; an engine without a tokenizer raises ``EngineError``."""
+        raise self._without_tokenizer()
+
     def measure(self, prompt: Prompt) -> Prompt:
         """Return the prompt with its length in tokens, as the model reads it; a measured prompt as it is."""
         return prompt if prompt.length is not None else replace(prompt, length=self.count_tokens(prompt.text))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads; an engine without a tokenizer raises ``EngineError``."""
-        raise EngineError(
+        raise self._without_tokenizer()
+
+    def _without_tokenizer(self) -> EngineError:
+        return EngineError(
             f"{type(self).__name__} has no tokenizer.", hint="Choose a model with weights to get token ids."
         )
 

@@ -127,6 +127,15 @@ def with_instructions(messages: Sequence[BaseMessage], instructions: SystemMessa
     return [*system, instructions, *messages[len(system) :]]
 
 
+def as_conversation(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Return messages in an order that formats can write: the system's first, and no reply first or last."""
+    system = [message for message in messages if isinstance(message, SystemMessage)]
+    turns = [message for message in messages if not isinstance(message, SystemMessage)]
+    before = [HumanMessage("")] if not turns or isinstance(turns[0], AIMessage) else []
+    after = [HumanMessage("")] if turns and isinstance(turns[-1], AIMessage) else []
+    return [*system, *before, *turns, *after]
+
+
 def join_turns(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Join consecutive turns of one role, with a blank line between their texts, so that roles alternate."""
     joined: list[dict[str, str]] = []

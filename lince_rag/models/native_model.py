@@ -19,8 +19,15 @@ from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOpt
 from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
 from lince_rag.engines.server.options import ServerOptions
 from lince_rag.errors import ConfigurationError, EngineError, TemplateError
-from lince_rag.models.answer_formats import AnswerFormat
-from lince_rag.models.messages import join_turns, last_question, read_results, to_template, with_instructions
+from lince_rag.models.answer_formats import AnswerFormat, Tool
+from lince_rag.models.messages import (
+    as_conversation,
+    join_turns,
+    last_question,
+    read_results,
+    to_template,
+    with_instructions,
+)
 from lince_rag.models.native_prompt import Instruction
 from lince_rag.prompting.content import find_open_string
 from lince_rag.prompting.registry import ModelSpec, get_model, load_registry
@@ -150,6 +157,43 @@ class NativeModel(BaseModel):
             The number of tokens.
         """
         return self.runtime.count_tokens(text)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text, from the model's own tokenizer.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The token ids, without those that the tokenizer adds around a text.
+
+        Raises:
+            EngineError: The model has no tokenizer (the embedded engine), or it cannot be loaded.
+        """
+        return self.runtime.token_ids(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Tool] | None = None
+    ) -> int:
+        """Count the tokens of a conversation as the model reads it, in its native prompt.
+
+        Args:
+            messages: System, human, AI and tool messages. What is not a whole conversation, such as the parts that
+                ``trim_messages`` counts, is counted with its system messages first, and with empty questions where
+                the format needs one. So the count may be a few tokens higher than those parts add to a prompt.
+            tools: Tools that the prompt describes, as in ``ChatLince.bind_tools``.
+
+        Returns:
+            The number of tokens; 0 without messages.
+
+        Raises:
+            TemplateError: A message cannot be written in the model's format.
+            ConfigurationError: A tool is not valid.
+        """
+        if not messages:
+            return 0
+        prompt = self._render(as_conversation(messages), answer_format=AnswerFormat.of(tools))
+        return self.runtime.measure(prompt).length or 0
 
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[Any, Any]:
         """Make fields configurable in each call with ``config={"configurable": …}``.

@@ -12,15 +12,23 @@ from typing import Any, Final
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, trim_messages
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import PromptTemplate
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from lince_rag import ChatLince, LinceLLM, NativePrompt
-from lince_rag.errors import ConfigurationError, ContextWindowError, TemplateError, UnusedDocumentsError
+from lince_rag.errors import (
+    ConfigurationError,
+    ContextWindowError,
+    EngineError,
+    TemplateError,
+    UnusedDocumentsError,
+)
 from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
 
 LINCE, ALPACA = "lince-zero", "alpaca-lora-ptbr-7b"
@@ -188,6 +196,55 @@ def test_usage_and_the_reason_of_the_end():
     stopped = llm().generate([QUESTION], stop=[stop_in(llm().invoke(QUESTION))])
     assert stopped.generations[0][0].generation_info["finish_reason"] == "stop"
     assert stopped.llm_output["token_usage"]["output_tokens"] < MAX_TOKENS
+
+
+def find(words: str) -> str:
+    """Find a place."""
+    return words
+
+
+@by_kind
+@pytest.mark.parametrize("model_of", [llm, chat])
+def test_tokens_are_those_of_the_native_prompt(kind, model_of):
+    history = [SystemMessage("Sé breve."), HumanMessage(QUESTION), AIMessage("Cádiz."), HumanMessage("¿Y otro?")]
+    for messages in ([HumanMessage(QUESTION)], history):
+        reply = chat(kind).invoke(messages, max_tokens=1)
+        assert model_of(kind).get_num_tokens_from_messages(messages) == reply.usage_metadata["input_tokens"]
+    reply = chat(kind).bind_tools([find], tool_choice="none").invoke(QUESTION, max_tokens=1)
+    described = chat(kind).bind_tools([find]).invoke(QUESTION, max_tokens=120)
+    for count, tools in ((reply, None), (described, [find])):
+        counted = model_of(kind).get_num_tokens_from_messages([HumanMessage(QUESTION)], tools)
+        assert counted == count.usage_metadata["input_tokens"]
+    checkpoint = shared_checkpoint(kind)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.base_path or checkpoint.path)
+    ids = model_of(kind).get_token_ids(QUESTION)
+    assert ids == tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
+    assert len(ids) == model_of(kind).get_num_tokens(QUESTION)
+
+
+@by_kind
+@given(
+    st.lists(st.sampled_from([SystemMessage, HumanMessage, AIMessage]), max_size=6),
+    st.integers(min_value=20, max_value=300),
+)
+@settings(max_examples=8, deadline=None)
+def test_what_is_trimmed_to_a_number_of_tokens_has_no_more(kind, roles, limit):
+    """LangChain counts any part of a conversation, backwards, too."""
+    count = chat(kind).get_num_tokens_from_messages
+    messages = [role(f"{at}: {QUESTION}") for at, role in enumerate(roles)]
+    counts = [count(messages[:end]) for end in range(len(messages) + 1)]
+    assert counts == sorted(counts)
+    for strategy in ("first", "last"):
+        kept = trim_messages(messages, max_tokens=limit, strategy=strategy, token_counter=chat(kind))
+        assert count(kept) <= limit
+        if counts[-1] <= limit:
+            assert kept == messages
+
+
+def test_an_engine_without_a_tokenizer_has_no_ids():
+    assert ChatLince().get_num_tokens_from_messages([HumanMessage(QUESTION)]) == 9
+    with pytest.raises(EngineError, match="ExtractiveEngine has no tokenizer"):
+        ChatLince().get_token_ids(QUESTION)
 
 
 def test_settings_of_a_call():

@@ -45,8 +45,13 @@ class PromptEngine(Engine):
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that the tokenizer adds around it."""
+        return len(self.token_ids(text))
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens that ``count_tokens`` counts."""
         # verbose: a text longer than the window is normal here and needs no warning.
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def measure(self, prompt: Prompt) -> Prompt:
         """Return the prompt with its token ids and their number; a measured prompt as it is."""

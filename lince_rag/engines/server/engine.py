@@ -49,9 +49,9 @@ class ServerEngine(PromptEngine):
         """Maximum tokens of prompt and answer together: the row's, or the server's if that is smaller."""
         return min(self.spec.context_window, self.facts.context_window or self.spec.context_window)
 
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text, without those that the tokenizer adds around it."""
-        return self._remote.count(text) if self._remote else super().count_tokens(text)
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text, without those that the tokenizer adds around it."""
+        return self._remote.ids(text) if self._remote else super().token_ids(text)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads."""
