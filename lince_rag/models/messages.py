@@ -166,7 +166,7 @@ def read_reply(model: str, generation: Generation, *, may_call: bool) -> AIMessa
             if not call.complete
         ],
         response_metadata=_metadata(model, generation),
-        usage_metadata=_usage(generation.input_tokens, generation.output_tokens),
+        usage_metadata=token_usage(generation.input_tokens, generation.output_tokens),
     )
 
 
@@ -197,7 +197,7 @@ class ReplyReader:
             content=content,
             tool_call_chunks=calls,
             response_metadata=_metadata(self._model, step) if step.finish_reason else {},
-            usage_metadata=_usage(input_tokens, step.output_tokens),
+            usage_metadata=token_usage(input_tokens, step.output_tokens),
             chunk_position="last" if step.finish_reason else None,
         )
 
@@ -232,7 +232,8 @@ def _metadata(model: str, generation: Generation) -> dict[str, Any]:
     }
 
 
-def _usage(input_tokens: int, output_tokens: int) -> UsageMetadata:
+def token_usage(input_tokens: int, output_tokens: int) -> UsageMetadata:
+    """Return the usage of a call, with its total."""
     return UsageMetadata(
         input_tokens=input_tokens, output_tokens=output_tokens, total_tokens=input_tokens + output_tokens
     )

@@ -188,9 +188,10 @@ def test_several_candidates_a_prompt():
 def test_usage_and_the_reason_of_the_end():
     result = llm().generate(QUESTIONS)
     lengths = [len(chat().encode([HumanMessage(question)])) for question in QUESTIONS]
+    read, said = sum(lengths), MAX_TOKENS * len(QUESTIONS)
     assert result.llm_output == {
         "model_name": LINCE,
-        "token_usage": {"input_tokens": sum(lengths), "output_tokens": MAX_TOKENS * len(QUESTIONS)},
+        "token_usage": {"input_tokens": read, "output_tokens": said, "total_tokens": read + said},
     }
     assert [row[0].generation_info["finish_reason"] for row in result.generations] == ["length"] * 3
     stopped = llm().generate([QUESTION], stop=[stop_in(llm().invoke(QUESTION))])
