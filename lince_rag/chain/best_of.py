@@ -25,8 +25,8 @@ from lince_rag.chain.grounding import attribute
 from lince_rag.engines import GenerationSettings
 from lince_rag.engines.base import generation_options, is_beam_search, is_sampling
 from lince_rag.engines.extractive import EXTRACTIVE
+from lince_rag.models.call_settings import CALL_SETTINGS
 from lince_rag.models.chat_model import ChatLince
-from lince_rag.models.native_model import CALL_SETTINGS
 from lince_rag.text.language import Language, detect_language, wording
 
 logger = logging.getLogger(__name__)

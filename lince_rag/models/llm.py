@@ -14,8 +14,9 @@ from pydantic import ConfigDict, PrivateAttr
 from lince_rag.engines import Generation as EngineGeneration
 from lince_rag.engines import GenerationSettings
 from lince_rag.models.answer_formats import AnswerFormat
+from lince_rag.models.call_settings import CALL_SETTINGS
 from lince_rag.models.messages import token_usage
-from lince_rag.models.native_model import CALL_SETTINGS, NativeModel
+from lince_rag.models.native_model import NativeModel
 from lince_rag.models.native_prompt import Instruction
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.language import Language

@@ -13,13 +13,14 @@ from langchain_core.messages import BaseMessage, SystemMessage, ToolMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableSerializable
 from langchain_core.runnables.utils import AnyConfigurableField
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
 
 from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOptions, create_engine
 from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
 from lince_rag.engines.server.options import ServerOptions
 from lince_rag.errors import ConfigurationError, EngineError, TemplateError
 from lince_rag.models.answer_formats import AnswerFormat, Tool
+from lince_rag.models.call_settings import CALL_KEYWORDS, CALL_SETTINGS, CallSettings, merge_settings
 from lince_rag.models.messages import (
     as_conversation,
     join_turns,
@@ -34,15 +35,10 @@ from lince_rag.prompting.registry import ModelSpec, get_model, load_registry
 from lince_rag.prompting.templates import ChatTemplate, Prompt
 from lince_rag.text.language import LANGUAGES, Language, detect_language
 
-# The generation settings that a call may override: `invoke(…, temperature=0)`.
-CALL_SETTINGS: Final = frozenset(
-    {"max_tokens", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty", "seed"}
-)
-
 _TEXT: Final = AnswerFormat()
 
 
-class NativeModel(BaseModel):
+class NativeModel(CallSettings):
     """A model of the registry, or a checkpoint with its own chat template, and how to run it.
 
     Args:
@@ -65,7 +61,7 @@ class NativeModel(BaseModel):
         top_k: Number of most probable tokens to sample from.
         num_beams: Number of beams in a beam search.
         repetition_penalty: Divides the scores of tokens that were already used.
-        stop: Strings that end the answer; they are not part of it.
+        stop: Strings that end the answer, or one; they are not part of it.
         seed: Random seed; the same seed gives the same text.
         n: Number of candidate answers for each prompt.
         api_key: Key of the server.
@@ -90,14 +86,6 @@ class NativeModel(BaseModel):
     quantization: str | None = None
     engine: str = "auto"
     base_url: str | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0.0)
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    top_k: int | None = Field(default=None, ge=1)
-    num_beams: int | None = Field(default=None, ge=1)
-    repetition_penalty: float | None = Field(default=None, gt=0.0)
-    stop: list[str] | None = None
-    seed: int | None = None
     n: int = Field(default=1, ge=1)
     timeout: float | None = Field(default=None, gt=0.0)
     max_retries: int | None = Field(default=None, ge=0)
@@ -280,13 +268,12 @@ class NativeModel(BaseModel):
         answer_format: AnswerFormat = _TEXT,
     ) -> GenerationSettings:
         """Merge the settings of a call into the fields."""
-        if unknown := overrides.keys() - CALL_SETTINGS - {"minimum_confidence"}:
+        if unknown := overrides.keys() - CALL_KEYWORDS:
             raise ConfigurationError(
                 f"{type(self).__name__} does not accept {', '.join(sorted(unknown))}.",
                 hint=f"It accepts {', '.join(sorted([*CALL_SETTINGS, *self._call_keywords]))}.",
             )
-        values = {name: getattr(self, name) for name in CALL_SETTINGS}
-        settings = GenerationSettings(**values, language=language, stop=tuple(stop or self.stop or ()))
+        settings = merge_settings(self, {**overrides, "language": language, "stop": stop or self.stop})
         if self.quotes and answer_format.schema is not None:
             raise EngineError(
                 "The embedded engine quotes documents and cannot write JSON for a schema.",
@@ -294,7 +281,7 @@ class NativeModel(BaseModel):
             )
         if not self.quotes and (schema := answer_format.json_schema()) is not None:
             settings = replace(settings, json_schema=schema, text_allowed=answer_format.text_allowed)
-        return replace(settings, **overrides)
+        return settings
 
     def _render(
         self,
