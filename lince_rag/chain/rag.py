@@ -13,7 +13,15 @@ from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 
 from lince_rag.chain.answer import Answer
-from lince_rag.chain.bindings import AnyModel, check_model, inner_runnables, is_resolved, resolve_model, unwrap
+from lince_rag.chain.bindings import (
+    AnyModel,
+    check_model,
+    check_retriever,
+    inner_runnables,
+    is_resolved,
+    resolve_model,
+    unwrap,
+)
 from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, answer_flow, last_pieces
 from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.question import Conversation, RagInput, Rewriting
@@ -278,7 +286,7 @@ def create_rag_chain(
         text as they are generated and, last, the ``Answer``.
 
     Raises:
-        ConfigurationError: A setting is out of its range.
+        ConfigurationError: A setting is out of its range, or one of the first two arguments is something else.
         UnknownModelError: The ``ChatLince`` names no known model.
         EngineError: No engine can run the ``ChatLince``.
 
@@ -296,4 +304,5 @@ def create_rag_chain(
         language, max_context_tokens, on_unsupported, minimum_confidence, rewriting, instructions
     )
     check_model(llm)
+    check_retriever(retriever)
     return RagChain(llm, retriever, settings)
