@@ -1,13 +1,14 @@
 """What every engine is: something that turns a prompt into text, and the settings it generates with."""
 
 import asyncio
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any, Final, Literal
 
-from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
+from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError, check_process, require
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE
@@ -17,6 +18,9 @@ FinishReason = Literal["stop", "length"]
 
 # Maximum answer length in tokens if neither the caller nor the model's card sets one; the cards set 128 to 256.
 DEFAULT_ANSWER_TOKENS: Final = 256
+
+# By library, the process that used it first.
+_first_processes: dict[str, int] = {}
 
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
 
@@ -130,6 +134,23 @@ class Engine(ABC):
     def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
         """Generate the whole answer."""
         return join_steps(list(self.stream(prompt, settings)))
+
+
+def check_fork(library: str) -> None:
+    """Raise ``ForkError`` in a fork of the process that used a library first.
+
+    Its threads are gone there, and the library would wait for them forever.
+    """
+    check_process(_first_processes.setdefault(library, os.getpid()), f"{library} was first used")
+
+
+def check_torch() -> None:
+    """Raise ``ForkError`` where PyTorch would wait for the threads of another process."""
+    require("models", "torch")
+    import torch
+
+    if torch.get_num_threads() > 1:
+        check_fork("PyTorch, with several threads,")
 
 
 def join_steps(steps: Sequence[Generation]) -> Generation:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from lince_rag.engines.base import Generation, GenerationSettings, is_sampling
+from lince_rag.engines.base import Generation, GenerationSettings, check_torch, is_sampling
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import LoadedModel, load_model
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TokenQueue
@@ -33,6 +33,7 @@ class TransformersEngine(TokenEngine):
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model, loaded with its weights when it is first needed."""
+        check_torch()
         return load_model(self.spec, self.options)
 
     @property
@@ -136,6 +137,7 @@ class TransformersEngine(TokenEngine):
         from transformers.generation.logits_process import LogitsProcessorList
         from transformers.generation.stopping_criteria import StoppingCriteriaList
 
+        check_torch()
         model, tokenizer = self.loaded.model, self.tokenizer
         batch = tokenizer.pad(
             {"input_ids": [list(ids) for ids in encoded]}, padding_side="left", return_tensors="pt"
