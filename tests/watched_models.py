@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -25,9 +25,11 @@ class Meter:
 
     Attributes:
         passes: Forward passes.
+        rows: How many rows each pass computed.
     """
 
     passes: int = 0
+    rows: list[int] = field(default_factory=list)
 
 
 @contextmanager
@@ -49,6 +51,7 @@ def watched(
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         meter.passes += 1
+        meter.rows.append(len(kwargs["input_ids"]))
         if meter.passes == fail_at:
             raise RuntimeError("the model broke")
         time.sleep(delay)

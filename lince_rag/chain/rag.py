@@ -24,8 +24,10 @@ from lince_rag.chain.bindings import (
 )
 from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, answer_flow, last_pieces
 from lince_rag.chain.grounding import OnUnsupported
+from lince_rag.chain.packing import native_model
 from lince_rag.chain.question import Conversation, RagInput, Rewriting
 from lince_rag.index.retriever import HybridRetriever
+from lince_rag.models.call_settings import batch_configs
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE
 from lince_rag.text.language import Language
 
@@ -104,6 +106,25 @@ class RagChain(Runnable[RagInput, Any]):
             chain = await run_in_executor(config, self._resolved, config)
             return cast(Answer, await chain.ainvoke(input, config, **kwargs))
         return cast(Answer, await self._acall_with_config(self._ainvoke, input, config, **kwargs))
+
+    def batch(
+        self, inputs: list[RagInput], config: RunnableConfig | list[RunnableConfig] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """Answer several questions; a ``ChatLince`` in this process decodes up to its ``batch_size`` at once.
+
+        Args:
+            inputs: What ``invoke`` takes.
+            config: LangChain's configuration, of all or of each. ``max_concurrency`` limits how many are asked at
+                once.
+            **kwargs: ``return_exceptions``.
+
+        Returns:
+            An answer for each question, in order.
+        """
+        models = map(native_model, inner_runnables(self.llm, ensure_config()))
+        if native := next(filter(None, models), None):
+            config = batch_configs(config, len(inputs), native.batch_size)
+        return super().batch(inputs, config, **kwargs)
 
     def stream(
         self,

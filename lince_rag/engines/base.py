@@ -19,6 +19,9 @@ FinishReason = Literal["stop", "length"]
 # Maximum answer length in tokens if neither the caller nor the model's card sets one; the cards set 128 to 256.
 DEFAULT_ANSWER_TOKENS: Final = 256
 
+# The most answers at once if the caller does not say it.
+DEFAULT_BATCH_SIZE: Final = 32
+
 # By library, the process that used it first.
 _first_processes: dict[str, int] = {}
 
@@ -50,6 +53,8 @@ class GenerationSettings:
     # With a JSON schema of objects, the answer may also be text, which stop texts do cut; it is JSON if and only
     # if it begins with ``{``.
     text_allowed: bool = False
+    # The most answers that an engine in this process computes at once.
+    batch_size: int = DEFAULT_BATCH_SIZE
     # Set from another thread: the generation stops at its next token.
     cancelled: Event | None = field(default=None, compare=False, repr=False)
 

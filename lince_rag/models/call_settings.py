@@ -1,8 +1,10 @@
-"""The settings of a generation that are fields of a model and may be given in a call, under the same limits."""
+"""What a call sets: fields of a model that may be given in a call, under the same limits; threads of a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lince_rag.engines import GenerationSettings
@@ -58,3 +60,16 @@ def merge_settings(fields: CallSettings, call: Mapping[str, Any]) -> GenerationS
             hint="The limits are those of the model's field of that name.",
         ) from error
     return GenerationSettings(**{**merged.model_dump(), "stop": tuple(merged.stop or ())})
+
+
+def batch_configs(
+    config: RunnableConfig | Sequence[RunnableConfig] | None, count: int, threads: int
+) -> list[RunnableConfig]:
+    """Return the configurations of a batch with a thread for each call; LangChain itself has few by default.
+
+    The threads only wait: the answers are computed together.
+    """
+    return [
+        {**each, "max_concurrency": each.get("max_concurrency") or threads}
+        for each in get_config_list(config, count)
+    ]

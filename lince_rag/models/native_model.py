@@ -16,7 +16,7 @@ from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import ConfigDict, Field, SecretStr
 
 from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOptions, create_engine
-from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
+from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS, DEFAULT_BATCH_SIZE
 from lince_rag.engines.server.options import ServerOptions
 from lince_rag.errors import ConfigurationError, EngineError, TemplateError
 from lince_rag.models.answer_formats import AnswerFormat, Tool
@@ -64,6 +64,8 @@ class NativeModel(CallSettings):
         stop: Strings that end the answer, or one; they are not part of it.
         seed: Random seed; the same seed gives the same text.
         n: Number of candidate answers for each prompt.
+        batch_size: Maximum number of answers that transformers decodes at once (fewer, where the memory is too
+            small; the others wait), and that a ``batch`` asks for at once.
         api_key: Key of the server.
         timeout: Seconds to wait for a connection to the server, and for the next part of an answer; ``None`` for
             600. Like ``max_retries``, it is not used by a model that runs in this process.
@@ -87,6 +89,7 @@ class NativeModel(CallSettings):
     engine: str = "auto"
     base_url: str | None = None
     n: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1)
     timeout: float | None = Field(default=None, gt=0.0)
     max_retries: int | None = Field(default=None, ge=0)
     api_key: SecretStr | None = None
@@ -274,6 +277,7 @@ class NativeModel(CallSettings):
                 hint=f"It accepts {', '.join(sorted([*CALL_SETTINGS, *self._call_keywords]))}.",
             )
         settings = merge_settings(self, {**overrides, "language": language, "stop": stop or self.stop})
+        settings = replace(settings, batch_size=self.batch_size)
         if self.quotes and answer_format.schema is not None:
             raise EngineError(
                 "The embedded engine quotes documents and cannot write JSON for a schema.",

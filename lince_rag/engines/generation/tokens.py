@@ -98,10 +98,16 @@ class TokenEngine(PromptEngine):
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
     ) -> list[list[Generation]]:
         """Generate answers to several prompts, in batches where that changes no answer and is faster."""
+        encoded, options = self._check_batch(prompts, settings, candidates)
+        return self._generate_encoded(encoded, options, settings, candidates)
+
+    def _check_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int
+    ) -> tuple[list[list[int]], dict[str, Any]]:
+        """Return the prompts as ids, and the options."""
         options = self._options(settings)
         check_candidates(options, candidates)
-        encoded = [self._encode_checked(prompt) for prompt in prompts]
-        return self._generate_encoded(encoded, options, settings, candidates)
+        return [self._encode_checked(prompt) for prompt in prompts], options
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Generate token by token, with one beam because a beam search cannot stream."""
