@@ -63,8 +63,9 @@ def prompts_of(model: Any) -> Iterator[list[list[int]]]:
     prompts: list[list[int]] = []
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        ids, mask = kwargs["input_ids"], kwargs["attention_mask"].bool()
+        ids = kwargs["input_ids"]
         if ids.shape[1] > 1:
+            mask = kwargs.get("attention_mask", torch.ones_like(ids)).bool()
             prompts.extend(row[kept].tolist() for row, kept in zip(ids, mask, strict=True))
         return original(*args, **kwargs)
 

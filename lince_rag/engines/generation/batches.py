@@ -200,14 +200,12 @@ class RowDecoder:
 
     def _read(self, rows: Sequence[Row]) -> list[Row]:
         """Read prompts, choose the first token of each, and let them join; return those that have ended."""
-        import torch
         from transformers import DynamicCache
 
         longest = max(len(row.ids) for row in rows)
         padded = [[self._pad_id] * (longest - len(row.ids)) + list(row.ids) for row in rows]
-        lengths = torch.tensor([len(row.ids) for row in rows], device=self._model.device)
         cache: Any = DynamicCache(config=self._model.config)
-        logits = self._forward(padded, lengths, cache)
+        logits = self._forward(padded, [len(row.ids) for row in rows], cache)
         ended = _take_tokens(rows, logits)
         self._token_bytes = sum(
             (layer.keys.nbytes + layer.values.nbytes) // (len(rows) * longest) for layer in cache.layers
@@ -217,18 +215,16 @@ class RowDecoder:
 
     def _step(self) -> list[Row]:
         """Compute one token of each row; return those that have ended."""
-        import torch
-
-        lengths = torch.tensor([row.length + 1 for row in self._rows], device=self._model.device)
+        lengths = [row.length + 1 for row in self._rows]
         logits = self._forward([[row.answer[-1]] for row in self._rows], lengths, self._cache)
         return self._drop(_take_tokens(self._rows, logits))
 
-    def _forward(self, ids: Sequence[Sequence[int]], lengths: Any, cache: Any) -> Any:
+    def _forward(self, ids: Sequence[Sequence[int]], lengths: Sequence[int], cache: Any) -> Any:
         """Return the scores of the next tokens.
 
         Args:
             ids: The new tokens of each row, padded on the left.
-            lengths: How many tokens each row has with these, without padding: a tensor.
+            lengths: How many tokens each row has with these, without padding.
             cache: What was computed before; the new tokens are added.
 
         Returns:
@@ -236,17 +232,17 @@ class RowDecoder:
         """
         import torch
 
-        device, new = lengths.device, len(ids[0])
-        places = torch.arange(cache.get_seq_length() + new, device=device)
-        mask = (places >= len(places) - lengths[:, None]).long()
-        positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]} if self._takes_positions else {}
-        output = self._model(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=mask,
-            past_key_values=cache,
-            **positions,
-            **self._fixed,
-        )
+        device, new = self._model.device, len(ids[0])
+        total = cache.get_seq_length() + new
+        given: dict[str, Any] = dict(self._fixed)
+        padding = torch.tensor([[total - length] for length in lengths], device=device)
+        if min(lengths) < total:
+            # A mask of ones alone says nothing, and costs some time in every layer.
+            given["attention_mask"] = (torch.arange(total, device=device) >= padding).long()
+        if self._takes_positions:
+            places = torch.arange(total - new, total, device=device)
+            given["position_ids"] = (places - padding).clamp(min=0)
+        output = self._model(input_ids=torch.tensor(ids, device=device), past_key_values=cache, **given)
         return output.logits[:, -1].float()
 
     def _join(self, rows: Sequence[Row], cache: Any) -> None:
