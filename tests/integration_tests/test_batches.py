@@ -33,7 +33,7 @@ from lince_rag.engines.generation.batches import Row, RowDecoder, can_join
 from lince_rag.errors import ContextWindowError, EngineError
 from tests.checkpoints import KINDS, SENTENCES, build_checkpoint, shared_checkpoint
 from tests.unit_tests.chain_samples import Fixed
-from tests.watched_models import bare, watched
+from tests.watched_models import Meter, bare, watched
 
 MAX_TOKENS: Final = 12
 GREEDY: Final[dict[str, Any]] = {"temperature": 0}
@@ -62,6 +62,24 @@ def said(reply: Any) -> tuple[Any, ...]:
     return reply.text, reply.usage_metadata["output_tokens"], reply.response_metadata["finish_reason"]
 
 
+@contextmanager
+def together(llm: Any, count: int = len(QUESTIONS)) -> Iterator[Meter]:
+    """Watch a model whose first pass waits until so many answers, or searches, have been asked for."""
+    engine, decoder = llm.runtime, llm.runtime._decoder
+    asked: list[Row] = []
+
+    def submit(rows: Sequence[Row]) -> None:
+        asked.extend(rows)
+        RowDecoder.submit(decoder, rows)
+
+    decoder.submit = submit
+    try:
+        with watched(llm.model, until=lambda: len(asked) + len(engine._searches) >= count) as meter:
+            yield meter
+    finally:
+        del decoder.submit
+
+
 def chain(kind: str = KINDS[0], **fields: Any) -> Any:
     llm = chat(kind, **fields)
     return create_rag_chain(llm, Fixed(documents=DOCUMENTS), minimum_confidence=0.0, rewriting="off")
@@ -85,15 +103,13 @@ async def test_every_way_to_ask_several_questions_shares_the_passes(kind: str) -
         "sequence": lambda: (llm | StrOutputParser()).batch(QUESTIONS),
     }
     for way, ask in ways.items():
-        # The first answers must not have ended before the last threads have asked.
-        with watched(kind, delay=0.002) as meter:
+        # LangChain's generate asks one after the other.
+        with watched(kind) if way == "generate" else together(llm) as meter:
             replies = ask()
             replies = replies if isinstance(replies, list) else await replies
         assert [each if isinstance(each, str) else said(each) for each in replies] in (expected, texts), way
-        if way != "generate":
-            # LangChain asks one after the other there.
-            assert max(meter.rows) >= len(QUESTIONS) - 1, way
-            assert meter.passes < sum(tokens for _, tokens, _ in expected) / 2, way
+        # The answer of one may be so short that it has ended when the last ones join.
+        assert max(meter.rows) >= (1 if way == "generate" else len(QUESTIONS) - 1), way
 
 
 @by_kind
@@ -101,7 +117,7 @@ async def test_the_questions_of_a_chain_share_the_passes(kind: str) -> None:
     made = chain(kind)
     expected = [made.invoke(question) for question in QUESTIONS]
     for ask in (made.batch, made.abatch, made.with_retry().batch):
-        with watched(kind, delay=0.005) as meter:
+        with together(chat(kind)) as meter:
             answers = ask(QUESTIONS)
             answers = answers if isinstance(answers, list) else await answers
         assert answers == expected
@@ -118,19 +134,35 @@ def test_streams_join_what_is_decoded() -> None:
     def read(question: str) -> None:
         texts[question] = "".join(chunk.text for chunk in llm.stream(question))
 
-    with watched(KINDS[0], delay=0.005) as meter, ThreadPoolExecutor(len(QUESTIONS)) as pool:
+    with together(llm) as meter, ThreadPoolExecutor(len(QUESTIONS)) as pool:
         list(pool.map(read, QUESTIONS))
     assert texts == {question: alone(KINDS[0], question)[0] for question in QUESTIONS}
-    assert max(meter.rows) > 1
+    assert max(meter.rows) >= len(QUESTIONS) - 1
 
 
 def test_beam_searches_that_wait_run_together() -> None:
     llm = chat(num_beams=3)
     expected = [llm.invoke(question).text for question in QUESTIONS]
-    with watched(KINDS[0], delay=0.002) as meter:
+    with together(llm) as meter:
         assert [reply.text for reply in llm.batch(QUESTIONS)] == expected
     # The first one does not wait for the others.
     assert max(meter.rows) == 3 * (len(QUESTIONS) - 1)
+
+
+async def test_a_cancelled_search_takes_none_of_the_others_along() -> None:
+    llm = chat(num_beams=3)
+    engine: Any = llm.runtime
+    expected = [said(llm.invoke(question)) for question in QUESTIONS[:4]]
+    with together(llm, 4) as meter:
+        tasks = [asyncio.ensure_future(llm.ainvoke(question)) for question in QUESTIONS[:4]]
+        while not meter.passes or len(engine._searches) < 4:
+            await asyncio.sleep(0.005)
+        # One runs, the others wait.
+        tasks[1].cancel()
+        replies = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(replies[1], asyncio.CancelledError)
+    for at in (0, 2, 3):
+        assert said(replies[at]) == expected[at]
 
 
 # ----------------------------------------------------------------------------------------- the ids, token by token
@@ -175,7 +207,7 @@ PLAN: Final = st.lists(
 
 @by_kind
 @given(PLAN)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_ids_are_those_of_generate_whoever_joins_when(kind: str, plan: list[Any]) -> None:
     model, _ = bare(kind)
     decoder = RowDecoder(model.get_base_model() if isinstance(model, PeftModel) else model, 0, computing)
@@ -224,7 +256,7 @@ def options_of(asked: dict[str, Any]) -> dict[str, Any]:
 
 @by_kind
 @given(st.lists(st.tuples(st.sampled_from(QUESTIONS), ASKED, st.integers(0, 8)), min_size=2, max_size=8))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_whatever_joins_and_leaves_an_answer_is_what_it_is_alone(
     kind: str, calls: list[tuple[str, dict[str, Any], int]]
 ) -> None:
@@ -336,14 +368,15 @@ def test_no_more_rows_than_the_memory_holds(monkeypatch: pytest.MonkeyPatch, fre
     llm = chat()
     expected = [alone(KINDS[0], question) for question in QUESTIONS]
     monkeypatch.setattr(memory, "available_bytes", lambda device: free)
-    with watched(KINDS[0], delay=0.002) as meter:
+    with together(llm) as meter:
         assert [said(reply) for reply in llm.batch(QUESTIONS)] == expected
-    assert max(meter.rows) == (len(QUESTIONS) if free else 1)
+    assert max(meter.rows) >= len(QUESTIONS) - 1 if free else max(meter.rows) == 1
 
 
 def test_no_more_rows_than_asked_for() -> None:
-    with watched(KINDS[0], delay=0.002) as meter:
-        replies = chat(batch_size=2).batch(QUESTIONS)
+    llm = chat(batch_size=2)
+    with together(llm, 2) as meter:
+        replies = llm.batch(QUESTIONS)
     assert [said(reply) for reply in replies] == [alone(KINDS[0], question) for question in QUESTIONS]
     assert max(meter.rows) == 2
 

@@ -139,12 +139,8 @@ class RowDecoder:
     def _work(self) -> None:
         try:
             while (joining := self._admit()) is not None:
-                ended: list[Row] = []
                 with self._computing():
-                    for group in _groups(joining):
-                        ended += self._guard(group, self._read, group)
-                    if self._rows:
-                        ended += self._guard(self._rows, self._step)
+                    ended = self._advance(joining)
                 # Not while it computes: who gets a result may fork this process.
                 for row in ended:
                     row.finish()
@@ -187,15 +183,16 @@ class RowDecoder:
         # The first row shows how much memory a token takes.
         return bool(self._token_bytes) and len(everyone) * max(each.longest for each in everyone) <= room
 
-    def _guard(self, rows: Sequence[Row], work: Callable[..., list[Row]], *args: Any) -> list[Row]:
-        """Do some work on rows and return those that have ended; an error is the result of all of them."""
+    def _advance(self, joining: Sequence[Row]) -> list[Row]:
+        """Let rows join, and compute one token of each row; return those that have ended."""
         try:
-            return work(*args)
+            ended = [row for group in _groups(joining) for row in self._read(group)]
+            return [*ended, *self._step()] if self._rows else ended
         except BaseException as error:
-            for row in rows:
+            # The cache may be broken.
+            for row in [*self._rows, *joining]:
                 row.finish(error)
-            if rows is self._rows:
-                self._rows, self._cache = [], None
+            self._rows, self._cache = [], None
             return []
 
     def _read(self, rows: Sequence[Row]) -> list[Row]:
@@ -205,7 +202,13 @@ class RowDecoder:
         longest = max(len(row.ids) for row in rows)
         padded = [[self._pad_id] * (longest - len(row.ids)) + list(row.ids) for row in rows]
         cache: Any = DynamicCache(config=self._model.config)
-        logits = self._forward(padded, [len(row.ids) for row in rows], cache)
+        try:
+            logits = self._forward(padded, [len(row.ids) for row in rows], cache)
+        except Exception as error:
+            # Such as too little memory for them; the others go on.
+            for row in rows:
+                row.finish(error)
+            return []
         ended = _take_tokens(rows, logits)
         self._token_bytes = sum(
             (layer.keys.nbytes + layer.values.nbytes) // (len(rows) * longest) for layer in cache.layers

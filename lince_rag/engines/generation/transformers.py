@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import wait
+from concurrent.futures import as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -43,9 +43,12 @@ class _Search:
         return self.settings.seed is not None and is_sampling(self.options)
 
     def joins(self, other: "_Search") -> bool:
-        """Return whether it can run in one batch with another search."""
+        """Return whether it waits for its turn and can run in one batch with another search."""
+        cancelled = self.settings.cancelled
+        if self is other or self.found is not None or (cancelled and cancelled.is_set()) or self.is_separate:
+            return False
         mine, its = ((each.options, each.settings, each.candidates) for each in (self, other))
-        return self is other or (self.found is None and mine == its and not self.is_separate)
+        return mine == its
 
 
 class TransformersEngine(TokenEngine):
@@ -210,7 +213,7 @@ class TransformersEngine(TokenEngine):
             with self._search_lock:
                 if search.found is None:
                     # If this fails, each of the others runs by itself.
-                    self._run_searches([each for each in self._searches if each.joins(search)])
+                    self._run_searches([search, *(each for each in self._searches if each.joins(search))])
                 assert search.found is not None
                 return search.found
         finally:
@@ -360,11 +363,14 @@ def _prepared(
 
 def _results(rows: Sequence[Row], interrupted: threading.Event) -> list[list[int]]:
     """Wait for the answers; if one fails, or at Ctrl-C, end the others before that is raised."""
+    futures = [row.future for row in rows]
     try:
-        return [row.future.result() for row in rows]
+        for future in as_completed(futures):
+            future.result()
+        return [future.result() for future in futures]
     finally:
         interrupted.set()
-        wait([row.future for row in rows])
+        wait(futures)
 
 
 @contextmanager
