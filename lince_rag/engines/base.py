@@ -1,6 +1,7 @@
 """What every engine is: something that turns a prompt into text, and the settings it generates with."""
 
 import asyncio
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,7 @@ from itertools import chain
 from threading import Event
 from typing import Any, Final, Literal
 
-from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
+from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError, check_process, require
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE
@@ -18,6 +19,12 @@ FinishReason = Literal["stop", "length"]
 
 # Maximum answer length in tokens if neither the caller nor the model's card sets one; the cards set 128 to 256.
 DEFAULT_ANSWER_TOKENS: Final = 256
+
+# The most answers at once if the caller does not say it.
+DEFAULT_BATCH_SIZE: Final = 32
+
+# By library, the process that used it first.
+_first_processes: dict[str, int] = {}
 
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
 
@@ -50,6 +57,8 @@ class GenerationSettings:
     # With a JSON schema of objects, the answer may also be text, which stop texts do cut; it is JSON if and only
     # if it begins with ``{``.
     text_allowed: bool = False
+    # The most answers that an engine in this process computes at once.
+    batch_size: int = DEFAULT_BATCH_SIZE
     # Set from another thread: the generation stops at its next token.
     cancelled: Event | None = field(default=None, compare=False, repr=False)
 
@@ -94,13 +103,20 @@ class Engine(ABC):
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that a tokenizer adds around it."""
 
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens that ``count_tokens`` counts; an engine without a tokenizer raises ``EngineError``."""
+        raise self._without_tokenizer()
+
     def measure(self, prompt: Prompt) -> Prompt:
         """Return the prompt with its length in tokens, as the model reads it; a measured prompt as it is."""
         return prompt if prompt.length is not None else replace(prompt, length=self.count_tokens(prompt.text))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads; an engine without a tokenizer raises ``EngineError``."""
-        raise EngineError(
+        raise self._without_tokenizer()
+
+    def _without_tokenizer(self) -> EngineError:
+        return EngineError(
             f"{type(self).__name__} has no tokenizer.", hint="Choose a model with weights to get token ids."
         )
 
@@ -139,6 +155,23 @@ class Engine(ABC):
     def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
         """Generate the whole answer."""
         return join_steps(list(self.stream(prompt, settings)))
+
+
+def check_fork(library: str) -> None:
+    """Raise ``ForkError`` in a fork of the process that used a library first.
+
+    Its threads are gone there, and the library would wait for them forever.
+    """
+    check_process(_first_processes.setdefault(library, os.getpid()), f"{library} was first used")
+
+
+def check_torch() -> None:
+    """Raise ``ForkError`` where PyTorch would wait for the threads of another process."""
+    require("models", "torch")
+    import torch
+
+    if torch.get_num_threads() > 1:
+        check_fork("PyTorch, with several threads,")
 
 
 def join_steps(steps: Sequence[Generation]) -> Generation:

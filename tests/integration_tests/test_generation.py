@@ -19,6 +19,7 @@ from lince_rag.engines import GenerationSettings
 from lince_rag.errors import ContextWindowError
 from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
 from tests.engines import ENGINES, SEEDED_ENGINES, engine_fields
+from tests.integration_tests.commands import in_a_fork
 from tests.watched_models import bare, dictated, watched
 
 QUESTION: Final = "Dame una lista de lugares que visitar en España."
@@ -553,3 +554,31 @@ def test_a_batch_keeps_to_the_window_of_each(engine, kind):
         (reply.text, reply.usage_metadata["output_tokens"]) for reply in singles
     ]
     assert [answer.output_tokens for (answer,) in generations] == [2, 8]
+
+
+# --------------------------------------------------------------------------------------------------------- forks
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [("transformers", "ForkError"), ("ctranslate2", "ForkError"), ("llama.cpp", None), ("server", None)],
+)
+def test_a_forked_process_answers_or_says_why_not(engine, expected):
+    kind = next(kind for each, kind in ENGINES if each == engine)
+    model = chat(kind, engine)
+    # The threads of PyTorch are what a fork lacks.
+    torch.set_num_threads(2)
+    try:
+        text = model.invoke(QUESTION, **GREEDY).text
+        assert in_a_fork(lambda: model.invoke(QUESTION, **GREEDY).text) == (expected or text)
+        assert in_a_fork(lambda: "".join(each.text for each in model.stream(QUESTION, **GREEDY))) == (
+            expected or text
+        )
+    finally:
+        torch.set_num_threads(1)
+    assert model.invoke(QUESTION, **GREEDY).text == text
+
+
+def test_a_fork_without_threads_shares_the_weights():
+    model = chat(KINDS[0])
+    assert in_a_fork(lambda: model.invoke(QUESTION, **GREEDY).text) == model.invoke(QUESTION, **GREEDY).text

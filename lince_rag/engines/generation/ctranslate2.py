@@ -9,6 +9,7 @@ from typing import Any, Final
 from lince_rag.engines.base import (
     Generation,
     GenerationSettings,
+    check_fork,
     is_beam_search,
     is_sampling,
 )
@@ -208,6 +209,7 @@ class CTranslate2Engine(TokenEngine):
             # A beam search cannot be told to end.
             search["callback"] = is_last
         with self._lock, engine_errors(self.checkpoint.label, "cannot generate"):
+            check_fork("CTranslate2")
             if cancelled and cancelled.is_set():
                 raise EngineError("The generation was cancelled before it began.")
             results = self.generator.generate_batch(

@@ -46,8 +46,13 @@ class PromptEngine(Engine):
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that the tokenizer adds around it."""
+        return len(self.token_ids(text))
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens that ``count_tokens`` counts."""
         # verbose: a text longer than the window is normal here and needs no warning.
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def measure(self, prompt: Prompt) -> Prompt:
         """Return the prompt with its token ids and their number; a measured prompt as it is."""
@@ -100,10 +105,16 @@ class TokenEngine(PromptEngine):
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
     ) -> list[list[Generation]]:
         """Generate answers to several prompts, in batches where that changes no answer and is faster."""
+        encoded, options = self._check_batch(prompts, settings, candidates)
+        return self._generate_encoded(encoded, options, settings, candidates)
+
+    def _check_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int
+    ) -> tuple[list[list[int]], dict[str, Any]]:
+        """Return the prompts as ids, and the options."""
         options = self._options(settings)
         check_candidates(options, candidates)
-        encoded = [self._encode_checked(prompt) for prompt in prompts]
-        return self._generate_encoded(encoded, options, settings, candidates)
+        return [self._encode_checked(prompt) for prompt in prompts], options
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Generate token by token, with one beam because a beam search cannot stream."""

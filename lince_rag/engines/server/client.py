@@ -8,6 +8,7 @@ it, when a server is first used.
 import asyncio
 import email.utils
 import json
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
@@ -71,11 +72,23 @@ class ServerClient:
         self._key = options.api_key.get_secret_value() if options.api_key else ""
         self._attempts = 1 + (DEFAULT_MAX_RETRIES if options.max_retries is None else options.max_retries)
         self._timeout = DEFAULT_TIMEOUT if options.timeout is None else options.timeout
-        self._client = httpx.AsyncClient(
+        self._trusts_environment = not is_local
+        self._clients: dict[int, httpx.AsyncClient] = {}
+
+    @property
+    def _client(self) -> httpx.AsyncClient:
+        """The connections of this process; a fork opens its own."""
+        process = os.getpid()
+        if process not in self._clients:
+            self._clients[process] = self._connect()
+        return self._clients[process]
+
+    def _connect(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_TIMEOUT), pool=None),
-            trust_env=not is_local,
+            trust_env=self._trusts_environment,
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=100, keepalive_expiry=_KEEPALIVE_SECONDS
             ),
@@ -262,6 +275,11 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     Thread(target=loop.run_forever, name="lince-requests", daemon=True).start()
     return loop
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork has no such thread.
+    os.register_at_fork(after_in_child=_event_loop.cache_clear)
 
 
 def start(coroutine: Coroutine[Any, Any, _Result]) -> "Future[_Result]":

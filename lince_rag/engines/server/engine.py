@@ -84,9 +84,9 @@ class ServerEngine(PromptEngine):
             )
         return tokenizer
 
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text, without those that the tokenizer adds around it."""
-        return self._remote.count(text) if self._remote else super().count_tokens(text)
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text, without those that the tokenizer adds around it."""
+        return self._remote.ids(text) if self._remote else super().token_ids(text)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads."""

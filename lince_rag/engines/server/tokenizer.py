@@ -30,9 +30,9 @@ class ServerTokenizer:
         self._splits_controls = splits_controls
         self._ids = lru_cache(_CACHE_SIZE)(self._request)
 
-    def count(self, text: str) -> int:
-        """Count the tokens of a text that holds no control tokens."""
-        return len(self._ids(text, False))
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of a text that holds no control tokens."""
+        return list(self._ids(text, False))
 
     def encode(self, prompt: Prompt, bos: str | None) -> list[int]:
         """Return the ids of a prompt; no content becomes a control token.
