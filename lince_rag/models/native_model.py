@@ -64,8 +64,8 @@ class NativeModel(BaseModel):
         tokenizer: Folder or hub id of the tokenizer, for a server or a GGUF file; ``None`` takes that of the file,
             or of ``model_path``, else of the server.
         base_url: Address of a model server with an OpenAI-compatible interface, with or without ``/v1``.
-        endpoint: What the server is sent: ``"completions"``, the native prompt, or ``"chat"``, messages that it
-            renders with the same template (``docs/engines.md`` says what is lost).
+        endpoint: What the server is sent: ``"completions"`` (``None``), the native prompt, or ``"chat"``, messages
+            that it renders with the same template (``docs/engines.md`` says what is lost).
         max_tokens: Maximum number of tokens in the answer; ``None`` takes the model card's.
         temperature: Sampling temperature; 0 decodes greedily; ``None`` follows the model card.
         top_p: Probability mass of nucleus sampling.
@@ -101,7 +101,7 @@ class NativeModel(BaseModel):
     engine: str = "auto"
     tokenizer: str | None = None
     base_url: str | None = None
-    endpoint: str = DEFAULT_ENDPOINT
+    endpoint: str | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0.0)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -210,12 +210,14 @@ class NativeModel(BaseModel):
     @property
     def _loading(self) -> LoadingOptions:
         server = None
-        if self.endpoint != DEFAULT_ENDPOINT and self.base_url is None:
+        if self.endpoint is not None and self.base_url is None:
             raise ConfigurationError(
                 f"endpoint={self.endpoint!r} is one of a server.", hint="Give its base_url, too."
             )
         if self.base_url is not None:
-            server = ServerOptions(self.base_url, self.api_key, self.timeout, self.max_retries, self.endpoint)
+            server = ServerOptions(
+                self.base_url, self.api_key, self.timeout, self.max_retries, self.endpoint or DEFAULT_ENDPOINT
+            )
         return LoadingOptions(
             model_path=self.model_path,
             base_model_path=self.base_model_path,
