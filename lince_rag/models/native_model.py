@@ -57,8 +57,8 @@ class NativeModel(CallSettings):
         tokenizer: Folder or hub id of the tokenizer, for a server or a GGUF file; ``None`` takes that of the file,
             or of ``model_path``, else of the server.
         base_url: Address of a model server with an OpenAI-compatible interface, with or without ``/v1``.
-        endpoint: What the server is sent: ``"completions"``, the native prompt, or ``"chat"``, messages that it
-            renders with the same template (``docs/engines.md`` says what is lost).
+        endpoint: What the server is sent: ``"completions"`` (``None``), the native prompt, or ``"chat"``, messages
+            that it renders with the same template (``docs/engines.md`` says what is lost).
         max_tokens: Maximum number of tokens in the answer; ``None`` takes the model card's.
         temperature: Sampling temperature; 0 decodes greedily; ``None`` follows the model card.
         top_p: Probability mass of nucleus sampling.
@@ -96,7 +96,7 @@ class NativeModel(CallSettings):
     engine: str = "auto"
     tokenizer: str | None = None
     base_url: str | None = None
-    endpoint: str = DEFAULT_ENDPOINT
+    endpoint: str | None = None
     n: int = Field(default=1, ge=1)
     batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1)
     timeout: float | None = Field(default=None, gt=0.0)
@@ -233,12 +233,14 @@ class NativeModel(CallSettings):
     @property
     def _loading(self) -> LoadingOptions:
         server = None
-        if self.endpoint != DEFAULT_ENDPOINT and self.base_url is None:
+        if self.endpoint is not None and self.base_url is None:
             raise ConfigurationError(
                 f"endpoint={self.endpoint!r} is one of a server.", hint="Give its base_url, too."
             )
         if self.base_url is not None:
-            server = ServerOptions(self.base_url, self.api_key, self.timeout, self.max_retries, self.endpoint)
+            server = ServerOptions(
+                self.base_url, self.api_key, self.timeout, self.max_retries, self.endpoint or DEFAULT_ENDPOINT
+            )
         return LoadingOptions(
             model_path=self.model_path,
             base_model_path=self.base_model_path,
