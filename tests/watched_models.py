@@ -2,9 +2,9 @@
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -25,14 +25,21 @@ class Meter:
 
     Attributes:
         passes: Forward passes.
+        rows: How many rows each pass computed.
     """
 
     passes: int = 0
+    rows: list[int] = field(default_factory=list)
 
 
 @contextmanager
 def watched(
-    kind: str, *, delay: float = 0.0, fail_at: int | None = None, script: Sequence[int] | None = None
+    kind: str,
+    *,
+    delay: float = 0.0,
+    fail_at: int | None = None,
+    script: Sequence[int] | None = None,
+    until: Callable[[], bool] = lambda: True,
 ) -> Iterator[Meter]:
     """Count the forward passes of every model of a kind; slow them down, break one, or dictate what they say.
 
@@ -41,6 +48,7 @@ def watched(
         delay: Seconds that a pass takes longer.
         fail_at: The pass that raises.
         script: Ids of one answer; each pass makes the next one certain.
+        until: The first pass waits for this, but not longer than ten seconds.
     """
     model_class = MODEL_CLASSES[kind]
     original = model_class.forward
@@ -49,6 +57,10 @@ def watched(
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         meter.passes += 1
+        meter.rows.append(len(kwargs["input_ids"]))
+        deadline = time.monotonic() + 10
+        while meter.passes == 1 and not until() and time.monotonic() < deadline:
+            time.sleep(0.001)
         if meter.passes == fail_at:
             raise RuntimeError("the model broke")
         time.sleep(delay)

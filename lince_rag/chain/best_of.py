@@ -25,8 +25,8 @@ from lince_rag.chain.grounding import attribute
 from lince_rag.engines import GenerationSettings
 from lince_rag.engines.base import generation_options, is_beam_search, is_sampling
 from lince_rag.engines.extractive import EXTRACTIVE
+from lince_rag.models.call_settings import CALL_SETTINGS
 from lince_rag.models.chat_model import ChatLince
-from lince_rag.models.native_model import CALL_SETTINGS
 from lince_rag.text.language import Language, detect_language, wording
 
 logger = logging.getLogger(__name__)
@@ -140,6 +140,29 @@ class BestOf(BaseChatModel):
             The number of tokens.
         """
         return self.llm.get_num_tokens(text)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text the way ``llm`` does.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The token ids.
+        """
+        return self.llm.get_token_ids(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Count the tokens of a conversation the way ``llm`` does.
+
+        Args:
+            messages: The messages.
+            tools: Tools that the prompt describes.
+
+        Returns:
+            The number of tokens.
+        """
+        return self.llm.get_num_tokens_from_messages(messages, tools)
 
     def _generate(
         self,

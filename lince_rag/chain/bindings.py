@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+from langchain_core.language_models import BaseLanguageModel, BaseLLM
+from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.configurable import DynamicRunnable
 
+from lince_rag.errors import ConfigurationError
 from lince_rag.models.chat_model import ChatLince
 
 AnyModel = Runnable[Any, Any]
@@ -78,7 +81,25 @@ def inner_runnables(runnable: AnyModel, config: RunnableConfig) -> list[AnyModel
 
 
 def check_model(llm: AnyModel) -> None:
-    """Raise the error of an unknown model or a missing engine now, not at the first question."""
+    """Raise the error of what is no chat model, of an unknown model or of a missing engine at once.
+
+    Otherwise it would come with the first question.
+    """
     llm = strip_bindings(llm)
+    if not isinstance(llm, Runnable) or isinstance(llm, BaseRetriever | BaseLLM):
+        raise ConfigurationError(
+            f"llm is {llm!r:.80}, which is not a chat model.",
+            hint="Give a ChatLince, or another LangChain chat model, before the retriever.",
+        )
     if isinstance(llm, ChatLince):
         llm.check()
+
+
+def check_retriever(retriever: RetrieverLike) -> None:
+    """Raise the error of what is no retriever at once."""
+    inner = strip_bindings(retriever)
+    if not isinstance(inner, Runnable) or isinstance(inner, BaseLanguageModel):
+        raise ConfigurationError(
+            f"retriever is {inner!r:.80}, which is not a retriever.",
+            hint="Give what as_retriever() of an Index or of a vector store returns.",
+        )

@@ -13,11 +13,21 @@ from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 
 from lince_rag.chain.answer import Answer
-from lince_rag.chain.bindings import AnyModel, check_model, inner_runnables, is_resolved, resolve_model, unwrap
+from lince_rag.chain.bindings import (
+    AnyModel,
+    check_model,
+    check_retriever,
+    inner_runnables,
+    is_resolved,
+    resolve_model,
+    unwrap,
+)
 from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, answer_flow, last_pieces
 from lince_rag.chain.grounding import OnUnsupported
+from lince_rag.chain.packing import native_model
 from lince_rag.chain.question import Conversation, RagInput, Rewriting
 from lince_rag.index.retriever import HybridRetriever
+from lince_rag.models.call_settings import batch_configs
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE
 from lince_rag.text.language import Language
 
@@ -96,6 +106,25 @@ class RagChain(Runnable[RagInput, Any]):
             chain = await run_in_executor(config, self._resolved, config)
             return cast(Answer, await chain.ainvoke(input, config, **kwargs))
         return cast(Answer, await self._acall_with_config(self._ainvoke, input, config, **kwargs))
+
+    def batch(
+        self, inputs: list[RagInput], config: RunnableConfig | list[RunnableConfig] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """Answer several questions; a ``ChatLince`` in this process decodes up to its ``batch_size`` at once.
+
+        Args:
+            inputs: What ``invoke`` takes.
+            config: LangChain's configuration, of all or of each. ``max_concurrency`` limits how many are asked at
+                once.
+            **kwargs: ``return_exceptions``.
+
+        Returns:
+            An answer for each question, in order.
+        """
+        models = map(native_model, inner_runnables(self.llm, ensure_config()))
+        if native := next(filter(None, models), None):
+            config = batch_configs(config, len(inputs), native.batch_size)
+        return super().batch(inputs, config, **kwargs)
 
     def stream(
         self,
@@ -278,7 +307,7 @@ def create_rag_chain(
         text as they are generated and, last, the ``Answer``.
 
     Raises:
-        ConfigurationError: A setting is out of its range.
+        ConfigurationError: A setting is out of its range, or one of the first two arguments is something else.
         UnknownModelError: The ``ChatLince`` names no known model.
         EngineError: No engine can run the ``ChatLince``.
 
@@ -296,4 +325,5 @@ def create_rag_chain(
         language, max_context_tokens, on_unsupported, minimum_confidence, rewriting, instructions
     )
     check_model(llm)
+    check_retriever(retriever)
     return RagChain(llm, retriever, settings)

@@ -75,6 +75,9 @@ class AnswerOptions:
         str,
         typer.Option(help="auto, transformers, ctranslate2, llama.cpp (a GGUF file) or server (with --base-url)."),
     ] = "auto"
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the tokenizer, for a GGUF file or a server.")
+    ] = None
     base_url: Annotated[
         str | None,
         typer.Option(metavar="URL", envvar="LINCE_BASE_URL", help="Address of a model server, such as vLLM's."),

@@ -42,6 +42,11 @@ def _new_engine(spec: ModelSpec, options: LoadingOptions) -> Engine:
         from lince_rag.engines.server.llama_cpp import LlamaCppEngine
 
         return LlamaCppEngine(spec, options)
+    if options.tokenizer:
+        raise ConfigurationError(
+            f"tokenizer={options.tokenizer!r} was given, but engine={chosen!r} reads the one beside its weights.",
+            hint="Leave tokenizer out, or give it with a GGUF file or base_url.",
+        )
     if chosen == "ctranslate2":
         from lince_rag.engines.generation.ctranslate2 import CTranslate2Engine
 

@@ -1,13 +1,15 @@
 """What every engine is: something that turns a prompt into text, and the settings it generates with."""
 
 import asyncio
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from threading import Event
 from typing import Any, Final, Literal
 
-from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
+from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError, check_process, require
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE
@@ -17,6 +19,12 @@ FinishReason = Literal["stop", "length"]
 
 # Maximum answer length in tokens if neither the caller nor the model's card sets one; the cards set 128 to 256.
 DEFAULT_ANSWER_TOKENS: Final = 256
+
+# The most answers at once if the caller does not say it.
+DEFAULT_BATCH_SIZE: Final = 32
+
+# By library, the process that used it first.
+_first_processes: dict[str, int] = {}
 
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
 
@@ -36,6 +44,9 @@ class GenerationSettings:
     # Texts that end the answer and are not part of it.
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    # Whether to say how likely each token of the answer was, and how many of the likeliest to list beside it.
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     # The reader's language, for an engine with messages of its own; ``None`` uses the question's.
     language: Language | None = None
     # An engine that measures the confidence of the documents (0 to 1) abstains below this.
@@ -46,8 +57,19 @@ class GenerationSettings:
     # With a JSON schema of objects, the answer may also be text, which stop texts do cut; it is JSON if and only
     # if it begins with ``{``.
     text_allowed: bool = False
+    # The most answers that an engine in this process computes at once.
+    batch_size: int = DEFAULT_BATCH_SIZE
     # Set from another thread: the generation stops at its next token.
     cancelled: Event | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many of the likeliest tokens to list beside each one; ``None`` if nothing is asked of them."""
+        if self.top_logprobs and not self.logprobs:
+            raise ConfigurationError(
+                f"top_logprobs={self.top_logprobs} needs logprobs=True.", hint="Set both, or leave both out."
+            )
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,9 @@ class Generation:
     finish_reason: FinishReason | None = None
     # Whether the engine says that the documents do not hold the answer.
     abstained: bool = False
+    # How likely each of its tokens was, if that was asked for: the objects in ``logprobs.content`` of OpenAI's
+    # interface for chats (https://platform.openai.com/docs/api-reference/chat/object).
+    logprobs: tuple[dict[str, Any], ...] | None = None
 
 
 class Engine(ABC):
@@ -78,13 +103,20 @@ class Engine(ABC):
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that a tokenizer adds around it."""
 
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens that ``count_tokens`` counts; an engine without a tokenizer raises ``EngineError``."""
+        raise self._without_tokenizer()
+
     def measure(self, prompt: Prompt) -> Prompt:
         """Return the prompt with its length in tokens, as the model reads it; a measured prompt as it is."""
         return prompt if prompt.length is not None else replace(prompt, length=self.count_tokens(prompt.text))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads; an engine without a tokenizer raises ``EngineError``."""
-        raise EngineError(
+        raise self._without_tokenizer()
+
+    def _without_tokenizer(self) -> EngineError:
+        return EngineError(
             f"{type(self).__name__} has no tokenizer.", hint="Choose a model with weights to get token ids."
         )
 
@@ -125,14 +157,33 @@ class Engine(ABC):
         return join_steps(list(self.stream(prompt, settings)))
 
 
+def check_fork(library: str) -> None:
+    """Raise ``ForkError`` in a fork of the process that used a library first.
+
+    Its threads are gone there, and the library would wait for them forever.
+    """
+    check_process(_first_processes.setdefault(library, os.getpid()), f"{library} was first used")
+
+
+def check_torch() -> None:
+    """Raise ``ForkError`` where PyTorch would wait for the threads of another process."""
+    require("models", "torch")
+    import torch
+
+    if torch.get_num_threads() > 1:
+        check_fork("PyTorch, with several threads,")
+
+
 def join_steps(steps: Sequence[Generation]) -> Generation:
     """Join all steps of a stream."""
+    logprobs = [step.logprobs for step in steps if step.logprobs is not None]
     return Generation(
         text="".join(step.text for step in steps),
         input_tokens=steps[-1].input_tokens,
         output_tokens=sum(step.output_tokens for step in steps),
         finish_reason=steps[-1].finish_reason,
         abstained=any(step.abstained for step in steps),
+        logprobs=tuple(chain.from_iterable(logprobs)) if logprobs else None,
     )
 
 

@@ -33,6 +33,7 @@ MODEL_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
     "dtype": str,
     "quantization": str,
     "engine": str,
+    "tokenizer": str,
     "base_url": str,
     "models_file": Path,
     "max_tokens": int,
@@ -48,7 +49,7 @@ INDEX_KEYS: Final[Mapping[str, Callable[[str], Any]]] = {"index": Path, "embeddi
 KEYS: Final = {**RETRIEVER_KEYS, **MODEL_KEYS, **CHAIN_KEYS, **INDEX_KEYS}
 
 # What belongs to one model and would be wrong for another.
-_WEIGHTS: Final = ("model_path", "base_model_path", "quantization", "engine", "base_url", "api_key")
+_WEIGHTS: Final = ("model_path", "base_model_path", "quantization", "engine", "tokenizer", "base_url", "api_key")
 
 # A path may contain commas; only a comma before "key=" separates two pairs.
 _SEPARATOR: Final = re.compile(r",(?=\s*\w+\s*=)")

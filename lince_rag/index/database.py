@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
+from lince_rag.errors import check_process
 from lince_rag.index.storage import StoreCopies, damaged_ledger, not_writable, reporting_ledger
 
 # The path of a database that is in no file.
@@ -30,6 +31,7 @@ class Database:
     def __init__(self, path: Path | str, tables: str, *, read_only: bool, new: bool) -> None:
         self.path = Path(path)
         self.read_only = read_only
+        self._process = os.getpid()
         # LangChain runs batches in threads; they share one connection, protected by a lock.
         self._lock = threading.RLock()
         self._copies = StoreCopies(self.path.parent)
@@ -117,6 +119,8 @@ class Database:
         return cast(str, rows[0][0]) if rows else None
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        # No store of an index may be used in two processes at once; SQLite's would be damaged.
+        check_process(self._process, f"The index {self.path.parent} was opened")
         with self._lock, reporting_ledger(self.path):
             return self._connection.execute(statement, values).fetchall()
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeGuard
 
 from langchain_core.embeddings import Embeddings
 
+from lince_rag.engines.base import check_torch
 from lince_rag.engines.encoder import PACKAGES as E5_PACKAGES
 from lince_rag.engines.encoder import load_encoder, weights_path
 from lince_rag.engines.reader import load_reader
@@ -195,6 +196,7 @@ class LinceEmbeddings(Embeddings):
     def _encode(self, texts: list[str], prompt: str) -> list[list[float]]:
         if self.model == PACKAGED_E5_SMALL:
             return load_encoder().embed([prompt + text for text in texts])
+        check_torch()
         vectors: list[list[float]] = self._sentence_transformer.encode(
             texts,
             prompt=prompt,

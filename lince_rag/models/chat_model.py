@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.base import BaseOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -25,6 +25,7 @@ from lince_rag.engines.checkpoints.files import ENGINES_WITHOUT_SCHEMAS
 from lince_rag.engines.extractive import EXTRACTIVE
 from lince_rag.errors import ConfigurationError
 from lince_rag.models.answer_formats import FORMAT_KEYWORDS, AnswerFormat, Tool, read_schema
+from lince_rag.models.call_settings import batch_configs
 from lince_rag.models.messages import ReplyReader, as_template_documents, last_question, read_reply
 from lince_rag.models.native_model import NativeModel
 from lince_rag.models.search_policy import next_search
@@ -212,6 +213,25 @@ class ChatLince(NativeModel, BaseChatModel):
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         failed = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answer several prompts; a model in this process decodes up to ``batch_size`` of them at once.
+
+        Args:
+            inputs: The prompts.
+            config: LangChain's configuration, of all or of each. ``max_concurrency`` limits how many are asked at
+                once.
+            **kwargs: ``return_exceptions``, and keywords of the calls.
+
+        Returns:
+            A message for each prompt, in order: what ``invoke`` returns.
+        """
+        return super().batch(inputs, batch_configs(config, len(inputs), self.batch_size), **kwargs)
 
     @property
     def _llm_type(self) -> str:

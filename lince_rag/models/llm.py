@@ -14,7 +14,9 @@ from pydantic import ConfigDict, PrivateAttr
 from lince_rag.engines import Generation as EngineGeneration
 from lince_rag.engines import GenerationSettings
 from lince_rag.models.answer_formats import AnswerFormat
-from lince_rag.models.native_model import CALL_SETTINGS, NativeModel
+from lince_rag.models.call_settings import CALL_SETTINGS
+from lince_rag.models.messages import logprobs_info, token_usage
+from lince_rag.models.native_model import NativeModel
 from lince_rag.models.native_prompt import Instruction
 from lince_rag.prompting.templates import Prompt
 from lince_rag.text.language import Language
@@ -84,10 +86,10 @@ class LinceLLM(NativeModel, BaseLLM):
             [Generation(text=candidate.text, generation_info=_info(candidate)) for candidate in candidates]
             for candidates in batch
         ]
-        usage = {
-            "input_tokens": sum(candidates[0].input_tokens for candidates in batch),
-            "output_tokens": sum(candidate.output_tokens for candidates in batch for candidate in candidates),
-        }
+        usage = token_usage(
+            sum(candidates[0].input_tokens for candidates in batch),
+            sum(candidate.output_tokens for candidates in batch for candidate in candidates),
+        )
         return LLMResult(generations=generations, llm_output={"model_name": self.model, "token_usage": usage})
 
     def _stream(
@@ -144,8 +146,9 @@ class LinceLLM(NativeModel, BaseLLM):
 
 
 def _info(generation: EngineGeneration) -> dict[str, Any]:
-    return {"finish_reason": generation.finish_reason, "abstained": generation.abstained}
+    ended = {"finish_reason": generation.finish_reason, "abstained": generation.abstained}
+    return (ended if generation.finish_reason else {}) | logprobs_info(generation)
 
 
 def _chunk(step: EngineGeneration) -> GenerationChunk:
-    return GenerationChunk(text=step.text, generation_info=_info(step) if step.finish_reason else None)
+    return GenerationChunk(text=step.text, generation_info=_info(step) or None)

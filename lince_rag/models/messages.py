@@ -127,6 +127,15 @@ def with_instructions(messages: Sequence[BaseMessage], instructions: SystemMessa
     return [*system, instructions, *messages[len(system) :]]
 
 
+def as_conversation(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Return messages in an order that formats can write: the system's first, and no reply first or last."""
+    system = [message for message in messages if isinstance(message, SystemMessage)]
+    turns = [message for message in messages if not isinstance(message, SystemMessage)]
+    before = [HumanMessage("")] if not turns or isinstance(turns[0], AIMessage) else []
+    after = [HumanMessage("")] if turns and isinstance(turns[-1], AIMessage) else []
+    return [*system, *before, *turns, *after]
+
+
 def join_turns(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Join consecutive turns of one role, with a blank line between their texts, so that roles alternate."""
     joined: list[dict[str, str]] = []
@@ -156,8 +165,8 @@ def read_reply(model: str, generation: Generation, *, may_call: bool) -> AIMessa
             for call in calls
             if not call.complete
         ],
-        response_metadata=_metadata(model, generation),
-        usage_metadata=_usage(generation.input_tokens, generation.output_tokens),
+        response_metadata=_metadata(model, generation) | logprobs_info(generation),
+        usage_metadata=token_usage(generation.input_tokens, generation.output_tokens),
     )
 
 
@@ -187,8 +196,8 @@ class ReplyReader:
         return AIMessageChunk(
             content=content,
             tool_call_chunks=calls,
-            response_metadata=_metadata(self._model, step) if step.finish_reason else {},
-            usage_metadata=_usage(input_tokens, step.output_tokens),
+            response_metadata=(_metadata(self._model, step) if step.finish_reason else {}) | logprobs_info(step),
+            usage_metadata=token_usage(input_tokens, step.output_tokens),
             chunk_position="last" if step.finish_reason else None,
         )
 
@@ -223,7 +232,13 @@ def _metadata(model: str, generation: Generation) -> dict[str, Any]:
     }
 
 
-def _usage(input_tokens: int, output_tokens: int) -> UsageMetadata:
+def logprobs_info(generation: Generation) -> dict[str, Any]:
+    """Return the logprobs of an answer, if there are any, under the name that langchain-openai gives them."""
+    return {} if generation.logprobs is None else {"logprobs": {"content": list(generation.logprobs)}}
+
+
+def token_usage(input_tokens: int, output_tokens: int) -> UsageMetadata:
+    """Return the usage of a call, with its total."""
     return UsageMetadata(
         input_tokens=input_tokens, output_tokens=output_tokens, total_tokens=input_tokens + output_tokens
     )

@@ -13,29 +13,32 @@ from langchain_core.messages import BaseMessage, SystemMessage, ToolMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableSerializable
 from langchain_core.runnables.utils import AnyConfigurableField
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
 
 from lince_rag.engines import Engine, Generation, GenerationSettings, LoadingOptions, create_engine
-from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS
-from lince_rag.engines.server.options import ServerOptions
+from lince_rag.engines.base import DEFAULT_ANSWER_TOKENS, DEFAULT_BATCH_SIZE
+from lince_rag.engines.server.options import DEFAULT_ENDPOINT, ServerOptions
 from lince_rag.errors import ConfigurationError, EngineError, TemplateError
-from lince_rag.models.answer_formats import AnswerFormat
-from lince_rag.models.messages import join_turns, last_question, read_results, to_template, with_instructions
+from lince_rag.models.answer_formats import AnswerFormat, Tool
+from lince_rag.models.call_settings import CALL_KEYWORDS, CALL_SETTINGS, CallSettings, merge_settings
+from lince_rag.models.messages import (
+    as_conversation,
+    join_turns,
+    last_question,
+    read_results,
+    to_template,
+    with_instructions,
+)
 from lince_rag.models.native_prompt import Instruction
 from lince_rag.prompting.content import find_open_string
 from lince_rag.prompting.registry import ModelSpec, get_model, load_registry
 from lince_rag.prompting.templates import ChatTemplate, Prompt
 from lince_rag.text.language import LANGUAGES, Language, detect_language
 
-# The generation settings that a call may override: `invoke(…, temperature=0)`.
-CALL_SETTINGS: Final = frozenset(
-    {"max_tokens", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty", "seed"}
-)
-
 _TEXT: Final = AnswerFormat()
 
 
-class NativeModel(BaseModel):
+class NativeModel(CallSettings):
     """A model of the registry, or a checkpoint with its own chat template, and how to run it.
 
     Args:
@@ -51,16 +54,25 @@ class NativeModel(BaseModel):
         engine: What runs the model: ``"transformers"``, ``"ctranslate2"`` (a folder of ``lince-rag convert``),
             ``"llama.cpp"`` (a GGUF file) or ``"server"``; ``"auto"`` takes the server of ``base_url``, else what
             fits the weights.
+        tokenizer: Folder or hub id of the tokenizer, for a server or a GGUF file; ``None`` takes that of the file,
+            or of ``model_path``, else of the server.
         base_url: Address of a model server with an OpenAI-compatible interface, with or without ``/v1``.
+        endpoint: What the server is sent: ``"completions"`` (``None``), the native prompt, or ``"chat"``, messages
+            that it renders with the same template (``docs/engines.md`` says what is lost).
         max_tokens: Maximum number of tokens in the answer; ``None`` takes the model card's.
         temperature: Sampling temperature; 0 decodes greedily; ``None`` follows the model card.
         top_p: Probability mass of nucleus sampling.
         top_k: Number of most probable tokens to sample from.
         num_beams: Number of beams in a beam search.
         repetition_penalty: Divides the scores of tokens that were already used.
-        stop: Strings that end the answer; they are not part of it.
+        stop: Strings that end the answer, or one; they are not part of it.
         seed: Random seed; the same seed gives the same text.
+        logprobs: Whether to say how likely each token of an answer was, as langchain-openai does: in
+            ``response_metadata["logprobs"]["content"]`` of a message, or in the ``generation_info`` of a text.
+        top_logprobs: Number of the likeliest tokens (0 to 20) to list beside each one; needs ``logprobs``.
         n: Number of candidate answers for each prompt.
+        batch_size: Maximum number of answers that transformers decodes at once (fewer, where the memory is too
+            small; the others wait), and that a ``batch`` asks for at once.
         api_key: Key of the server.
         timeout: Seconds to wait for a connection to the server, and for the next part of an answer; ``None`` for
             600. Like ``max_retries``, it is not used by a model that runs in this process.
@@ -82,16 +94,11 @@ class NativeModel(BaseModel):
     dtype: str = "auto"
     quantization: str | None = None
     engine: str = "auto"
+    tokenizer: str | None = None
     base_url: str | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0.0)
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    top_k: int | None = Field(default=None, ge=1)
-    num_beams: int | None = Field(default=None, ge=1)
-    repetition_penalty: float | None = Field(default=None, gt=0.0)
-    stop: list[str] | None = None
-    seed: int | None = None
+    endpoint: str | None = None
     n: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1)
     timeout: float | None = Field(default=None, gt=0.0)
     max_retries: int | None = Field(default=None, ge=0)
     api_key: SecretStr | None = None
@@ -151,6 +158,43 @@ class NativeModel(BaseModel):
         """
         return self.runtime.count_tokens(text)
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text, from the model's own tokenizer.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The token ids, without those that the tokenizer adds around a text.
+
+        Raises:
+            EngineError: The model has no tokenizer (the embedded engine), or it cannot be loaded.
+        """
+        return self.runtime.token_ids(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Tool] | None = None
+    ) -> int:
+        """Count the tokens of a conversation as the model reads it, in its native prompt.
+
+        Args:
+            messages: System, human, AI and tool messages. What is not a whole conversation, such as the parts that
+                ``trim_messages`` counts, is counted with its system messages first, and with empty questions where
+                the format needs one. So the count may be a few tokens higher than those parts add to a prompt.
+            tools: Tools that the prompt describes, as in ``ChatLince.bind_tools``.
+
+        Returns:
+            The number of tokens; 0 without messages.
+
+        Raises:
+            TemplateError: A message cannot be written in the model's format.
+            ConfigurationError: A tool is not valid.
+        """
+        if not messages:
+            return 0
+        prompt = self._render(as_conversation(messages), answer_format=AnswerFormat.of(tools))
+        return self.runtime.measure(prompt).length or 0
+
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[Any, Any]:
         """Make fields configurable in each call with ``config={"configurable": …}``.
 
@@ -189,8 +233,14 @@ class NativeModel(BaseModel):
     @property
     def _loading(self) -> LoadingOptions:
         server = None
+        if self.endpoint is not None and self.base_url is None:
+            raise ConfigurationError(
+                f"endpoint={self.endpoint!r} is one of a server.", hint="Give its base_url, too."
+            )
         if self.base_url is not None:
-            server = ServerOptions(self.base_url, self.api_key, self.timeout, self.max_retries)
+            server = ServerOptions(
+                self.base_url, self.api_key, self.timeout, self.max_retries, self.endpoint or DEFAULT_ENDPOINT
+            )
         return LoadingOptions(
             model_path=self.model_path,
             base_model_path=self.base_model_path,
@@ -200,6 +250,7 @@ class NativeModel(BaseModel):
             quantization=self.quantization,
             engine=self.engine,
             server=server,
+            tokenizer=self.tokenizer,
         )
 
     @property
@@ -213,7 +264,9 @@ class NativeModel(BaseModel):
             "dtype",
             "quantization",
             "engine",
+            "tokenizer",
             "base_url",
+            "endpoint",
         ]
         paths = {name: getattr(self, name) for name in ("models_file", "model_path", "base_model_path")}
         return {
@@ -236,13 +289,13 @@ class NativeModel(BaseModel):
         answer_format: AnswerFormat = _TEXT,
     ) -> GenerationSettings:
         """Merge the settings of a call into the fields."""
-        if unknown := overrides.keys() - CALL_SETTINGS - {"minimum_confidence"}:
+        if unknown := overrides.keys() - CALL_KEYWORDS:
             raise ConfigurationError(
                 f"{type(self).__name__} does not accept {', '.join(sorted(unknown))}.",
                 hint=f"It accepts {', '.join(sorted([*CALL_SETTINGS, *self._call_keywords]))}.",
             )
-        values = {name: getattr(self, name) for name in CALL_SETTINGS}
-        settings = GenerationSettings(**values, language=language, stop=tuple(stop or self.stop or ()))
+        settings = merge_settings(self, {**overrides, "language": language, "stop": stop or self.stop})
+        settings = replace(settings, batch_size=self.batch_size)
         if self.quotes and answer_format.schema is not None:
             raise EngineError(
                 "The embedded engine quotes documents and cannot write JSON for a schema.",
@@ -250,7 +303,12 @@ class NativeModel(BaseModel):
             )
         if not self.quotes and (schema := answer_format.json_schema()) is not None:
             settings = replace(settings, json_schema=schema, text_allowed=answer_format.text_allowed)
-        return replace(settings, **overrides)
+        if self.quotes and settings.alternatives is not None:
+            raise EngineError(
+                "The embedded engine quotes documents and has no probabilities of tokens.",
+                hint="Leave logprobs out, or choose a model with weights; lince-rag models lists them.",
+            )
+        return settings
 
     def _render(
         self,

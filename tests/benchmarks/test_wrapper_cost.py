@@ -1,20 +1,28 @@
 """What ChatLince costs beyond the model: time over bare ``model.generate``, and memory of whole processes."""
 
+import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import pytest
 import torch
+from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableLambda
 from transformers import AutoTokenizer
 
-from lince_rag import ChatLince
+from lince_rag import ChatLince, LinceLLM, NativePrompt, create_rag_chain
+from tests.benchmarks.giants import Giant, Load
 from tests.benchmarks.llamas import KIND, QUESTION, interleave, save_llama
 from tests.benchmarks.tables import table
+from tests.checkpoints import SENTENCES
 
 TOKENS: Final = 64
 
@@ -70,6 +78,68 @@ def test_time(tmp_path: Path, results: list[str]) -> None:
         "processor's time, which other work on the machine disturbs less, the median of each round's ratio."
     )
     results.append(f"## Wrapper: time\n\n{table(header, rows)}\n\n{note}")
+
+
+BATCH: Final = 32
+ANSWER: Final = 24
+
+
+def test_batches(tmp_path: Path, results: list[str]) -> None:
+    folder = save_llama(tmp_path / "llama", 12, 768)
+    fields = {"model": KIND, "model_path": str(folder), "device": "cpu", "temperature": 0, "max_tokens": ANSWER}
+    chat, llm = ChatLince(**fields), LinceLLM(**fields)
+    giant = Giant(KIND, folder, chat, llm, Load(tokens=ANSWER, long=0, prompt=0, batch=BATCH, rounds=3))
+    passages = [" ".join(SENTENCES[at : at + 1 + at % 4]) for at in range(BATCH)]
+    prompt = NativePrompt(instruction="{question}", context="{passage}")
+    questions = [f"{at}: {QUESTION}" for at in range(BATCH)]
+    prompts: list[Any] = [
+        prompt.format_prompt(question=question, passage=passage)
+        for question, passage in zip(questions, passages, strict=True)
+    ]
+    found = RunnableLambda(lambda question: [Document(passages[int(question.partition(":")[0])])])
+    chain = create_rag_chain(chat, found, rewriting="off", language="es")
+    said: dict[str, list[str]] = {}
+
+    async def at_once() -> list[Any]:
+        return await asyncio.gather(*map(chat.ainvoke, prompts))
+
+    ways: dict[str, Callable[[], list[Any]]] = {
+        "ChatLince, one by one": lambda: [chat.invoke(each) for each in prompts],
+        "ChatLince.batch": lambda: chat.batch(prompts),
+        "ChatLince.ainvoke, all at once": lambda: asyncio.run(at_once()),
+        "LinceLLM.batch": lambda: llm.batch(prompts),
+        "create_rag_chain, one by one": lambda: [chain.invoke(each) for each in questions],
+        "create_rag_chain(…).batch": lambda: chain.batch(questions),
+    }
+    with suppress(ImportError):
+        for size in (1, BATCH):
+            peer = giant.peer(ANSWER, size)
+            ways[f"HuggingFacePipeline.batch, batch_size={size}"] = partial(
+                peer.batch, list(map(giant.text, prompts))
+            )
+
+    def noting(way: str) -> None:
+        said[way] = [str(getattr(each, "text", each)) for each in ways[way]()]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        clock, processor = interleave([partial(noting, way) for way in ways], giant.load.rounds)
+    finally:
+        torch.set_num_threads(threads)
+    rows: list[list[object]] = []
+    for way, times, work in zip(ways, clock, processor, strict=True):
+        first = next(each for each in ways if ("rag_chain" in each) == ("rag_chain" in way))
+        same = sum(answer.strip() in text for answer, text in zip(said[first], said[way], strict=True))
+        rows.append([way, median(times) / 1000, median(work) / 1000, f"{same} of {BATCH}"])
+    lengths = sorted(len(giant.ids(each)) for each in prompts)
+    note = (
+        f"{BATCH} prompts of {lengths[0]} to {lengths[-1]} tokens, {ANSWER} tokens of answer each, greedy; a "
+        f"Llama of 12 layers of 768 (113 million weights) in float32, {os.cpu_count()} cores; medians of "
+        f"{giant.load.rounds} rounds in turns. Same answers: as one by one, in the chain as the chain's own."
+    )
+    header = ["by", "seconds", "seconds of the processor", "same answers"]
+    results.append(f"## Batches: time\n\n{table(header, rows)}\n\n{note}")
 
 
 PEAK = """

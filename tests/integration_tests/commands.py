@@ -8,9 +8,12 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from lince_rag.errors import LinceError
 
 COMMAND = [sys.executable, "-m", "lince_rag.cli.app"]
 
@@ -63,3 +66,23 @@ def run(
     assert process.exitcode == status, (process.exitcode, out, err)
     assert "Traceback" not in err or "--debug" in arguments
     return out, err
+
+
+def in_a_fork(function: Callable[[], str]) -> str:
+    """What a function returns in a fork of this process, or the name of the ``LinceError`` that it raises."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def work() -> None:
+        try:
+            sender.send(function())
+        except LinceError as error:
+            sender.send(type(error).__name__)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    try:
+        assert receiver.poll(30), "It waits for ever."
+        return str(receiver.recv())
+    finally:
+        process.kill()
+        process.join()

@@ -218,6 +218,9 @@ def test_a_chain_finds_the_native_model() -> None:
     for foreign in (other, BestOf(llm=other), other.bind(seed=1)):
         assert native_model(foreign) is None
     assert best.get_num_tokens(QUESTION) == llm.get_num_tokens(QUESTION)
+    question = [HumanMessage(QUESTION)]
+    assert best.get_num_tokens_from_messages(question) == llm.get_num_tokens_from_messages(question)
+    assert best.get_token_ids(QUESTION) == llm.get_token_ids(QUESTION)
 
 
 @pytest.mark.parametrize("native", [True, False])

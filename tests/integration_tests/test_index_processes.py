@@ -11,8 +11,9 @@ from collections.abc import Callable
 import pytest
 from langchain_core.documents import Document
 
-from lince_rag import Index
+from lince_rag import ChatLince, Index, create_rag_chain
 from lince_rag.errors import IndexLockedError
+from tests.integration_tests.commands import in_a_fork
 from tests.integration_tests.farm_files import CHUNKS, write_files
 
 # Three hundred files of four chunks: three commits.
@@ -263,6 +264,26 @@ def test_two_open_indexes_of_one_process_beside_another_process(tmp_path):
         report = index.verify()
         assert report.ok
         assert report.chunks == 2 * FILES * CHUNKS + 3
+
+
+@pytest.mark.parametrize("embeddings", ["embedded", "multilingual-e5-small"])
+def test_a_fork_opens_the_index_itself(tmp_path, embeddings):
+    question = "¿Cuánto es la fianza?"
+
+    def ask(index: Index) -> str:
+        return create_rag_chain(ChatLince(), index.as_retriever(k=2)).invoke(question).text
+
+    def open_and_ask() -> str:
+        with Index.open(tmp_path) as index:
+            return ask(index)
+
+    with Index.open(tmp_path, embeddings=embeddings) as index:
+        index.add_documents([Document("La fianza es de 815 euros.", metadata={"source": "contrato"})])
+        assert ask(index) == in_a_fork(open_and_ask) == "La fianza es de 815 euros."
+        assert in_a_fork(lambda: ask(index)) == "ForkError"
+        assert in_a_fork(lambda: str(index.add_documents([Document("x")]))) == "ForkError"
+        assert in_a_fork(lambda: index.text("contrato")) == "ForkError"
+        assert ask(index) == "La fianza es de 815 euros."
 
 
 def test_threads_ask_while_another_ingests(folder, tmp_path):

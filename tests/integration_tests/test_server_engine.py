@@ -3,16 +3,14 @@
 import asyncio
 import json
 import logging
-import os
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, reduce
-from typing import Any, Final
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from langchain_core.messages import HumanMessage
@@ -28,27 +26,8 @@ from tests.engines import EQUAL_ENGINES, engine_fields
 from tests.gguf_files import shared_gguf
 from tests.integration_tests.commands import run
 from tests.json_schemas import schemas
+from tests.server_models import GREEDY, KIND, MAX_TOKENS, QUESTION, SCHEMA, add, chat, stub_chat
 from tests.servers import API_KEY, Pause, Reply, completion, event, llama_server, stub_server
-
-KIND: Final = "llama-2-7b-spanish"
-QUESTION: Final = "Dame una lista de lugares que visitar en España."
-GREEDY: Final[dict[str, Any]] = {"temperature": 0}
-MAX_TOKENS: Final = 24
-SCHEMA: Final = {
-    "type": "object",
-    "properties": {"nombre": {"type": "string"}, "edad": {"type": "integer", "minimum": 0, "maximum": 120}},
-    "required": ["nombre", "edad"],
-    "additionalProperties": False,
-}
-
-
-@cache
-def chat(engine: str = "server", kind: str = KIND) -> ChatLince:
-    return ChatLince(**engine_fields(engine, kind), max_tokens=MAX_TOKENS)
-
-
-def stub_chat(stub: Any, **fields: Any) -> ChatLince:
-    return ChatLince(**{"model": KIND, "base_url": stub.base_url, "max_tokens": MAX_TOKENS, **fields})
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +113,7 @@ def test_tools_are_called_by_exact_names_or_not_at_all():
     assert [call["name"] for call in forced.tool_calls] == ["apuntar"]
     free = chat().bind_tools([tool])
     reply = free.invoke(QUESTION, max_tokens=120, **GREEDY)
-    streamed = reduce(lambda total, chunk: total + chunk, free.stream(QUESTION, max_tokens=120, **GREEDY))
+    streamed = add(free.stream(QUESTION, max_tokens=120, **GREEDY))
     assert (reply.text, bool(reply.tool_calls)) == (streamed.text, bool(streamed.tool_calls))
 
 
@@ -216,7 +195,7 @@ def test_a_stop_text_never_arrives_even_if_the_server_ignores_it(size):
         chunks = list(model.stream(QUESTION))
     assert whole.text == "".join(chunk.text for chunk in chunks) == "Uno dos"
     assert whole.response_metadata["finish_reason"] == "stop"
-    assert reduce(lambda total, chunk: total + chunk, chunks).response_metadata["finish_reason"] == "stop"
+    assert add(chunks).response_metadata["finish_reason"] == "stop"
 
 
 def test_characters_that_end_lines_elsewhere_stay_in_the_text():
@@ -229,16 +208,56 @@ def test_events_that_come_in_pieces():
     whole = event("Sí, ") + event("claro", "stop", usage={"completion_tokens": 2}) + "data: [DONE]\n\n"
     pieces = [whole[at : at + 7] for at in range(0, len(whole), 7)]
     with stub_server(lambda *_: Reply(pieces)) as stub:
-        total = reduce(lambda total, chunk: total + chunk, stub_chat(stub).stream(QUESTION))
+        total = add(stub_chat(stub).stream(QUESTION))
     assert total.text == "Sí, claro"
     assert total.usage_metadata["output_tokens"] == 2
 
 
 @pytest.mark.parametrize("usage", [None, "two", {"completion_tokens": -3}, {"completion_tokens": "2"}, {}, [1]])
-def test_a_usage_that_is_missing_or_wrong_is_counted_by_events(usage):
+def test_a_usage_that_is_missing_or_wrong_is_counted(usage):
     events = [event("Sí"), event(""), event(", claro", "stop", usage=usage)]
     with stub_server(lambda *_: Reply(events)) as stub:
-        assert stub_chat(stub).invoke(QUESTION).usage_metadata["output_tokens"] == 2
+        model = stub_chat(stub)
+        total = add(model.stream(QUESTION))
+        assert total.usage_metadata["output_tokens"] == 2
+        # In one piece, by the tokenizer: that of the stub counts bytes.
+        assert model.invoke(QUESTION).usage_metadata["output_tokens"] == len("Sí, claro".encode())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6), st.sampled_from(["", "x"])), max_size=4))
+# Both within one token, where the server looks only for the text that begins first.
+@example([(4, 4, ""), (6, 1, "")])
+def test_a_whole_answer_is_cut_as_a_stream(spans):
+    """Stop texts that overlap, contain each other, begin the answer, or are only begun at its end."""
+    free = chat().invoke(QUESTION, **GREEDY).text
+    stop = [free[start : start + length] + more for start, length, more in spans]
+    whole = chat().invoke(QUESTION, stop=stop, **GREEDY)
+    streamed = add(chat().stream(QUESTION, stop=stop, **GREEDY))
+    assert whole.text == streamed.text
+    assert whole.response_metadata["finish_reason"] == streamed.response_metadata["finish_reason"]
+
+
+@pytest.mark.parametrize("owner", ["llamacpp", "vllm", "sglang", "ollama"])
+def test_only_answers_that_must_be_streamed_are(owner):
+    fields = {"model_path": engine_fields("transformers", KIND)["model_path"]}
+    with stub_server(lambda *_: completion("x"), models=[{"id": "m", "owned_by": owner}]) as stub:
+        model = stub_chat(stub, **fields)
+        model.invoke(QUESTION, stop=["FIN", "un FIN.", "FIN"])
+        list(model.stream(QUESTION, stop=["FIN"]))
+        model.invoke(QUESTION, stop=["a", "b", "c"])
+        whole, stream, many = (received.payload for received in stub.received)
+        # vLLM accepts four stop texts.
+        assert many["stream"] is (owner != "llamacpp")
+        if owner in {"llamacpp", "vllm"}:
+            assert not whole["stream"]
+            # What contains another stop text before its end is never complete first.
+            assert whole["stop"] == ["FIN", "[INST]", "<<SYS>>"]
+            assert whole.get("include_stop_str_in_output", False) is (owner == "vllm")
+        else:
+            assert whole["stream"]
+        assert stream["stream"]
+        assert "stop" not in stream
 
 
 # ------------------------------------------------------------------------------------------------------ failures
@@ -404,7 +423,8 @@ def endless(*_: Any) -> Reply:
     return Reply(part for _ in range(10_000) for part in (event("y "), Pause(0.03)))
 
 
-async def test_cancelling_closes_the_request():
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_cancelling_closes_the_request(streamed):
     with stub_server(endless) as stub:
         model = stub_chat(stub)
 
@@ -412,7 +432,7 @@ async def test_cancelling_closes_the_request():
             async for _ in model.astream(QUESTION):
                 pass
 
-        task = asyncio.create_task(read())
+        task = asyncio.create_task(read() if streamed else model.ainvoke(QUESTION))
         while not stub.received:
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.1)
@@ -491,22 +511,6 @@ def test_the_key_is_nowhere_to_be_read(caplog):
         shown += [record.getMessage() for record in caplog.records]
     assert not [text for text in shown if API_KEY in text]
     assert SecretStr(API_KEY) == model.api_key
-
-
-# --------------------------------------------------------------------------------------------------------- vLLM
-
-
-@pytest.mark.skipif("LINCE_VLLM_URL" not in os.environ, reason="LINCE_VLLM_URL names no running vLLM server")
-def test_vllm():
-    model = ChatLince(
-        model=os.environ.get("LINCE_VLLM_MODEL", KIND),
-        base_url=os.environ["LINCE_VLLM_URL"],
-        max_tokens=MAX_TOKENS,
-    )
-    reply = model.invoke(QUESTION, **GREEDY)
-    assert reply.text == "".join(chunk.text for chunk in model.stream(QUESTION, **GREEDY))
-    assert reply.usage_metadata["input_tokens"] == len(model.encode([HumanMessage(QUESTION)]))
-    assert set(model.with_structured_output(SCHEMA).invoke(QUESTION, max_tokens=80)) == {"nombre", "edad"}
 
 
 # ---------------------------------------------------------------------------------------------- the command line

@@ -71,6 +71,52 @@ def test_settings_of_the_model_and_of_the_call_agree(bound: dict[str, object]) -
     assert by_field == by_call != ANSWER
 
 
+WRONG_VALUES: dict[str, list[object]] = {
+    "top_p": [2.0, 0.0],
+    "top_k": [0],
+    "temperature": [-0.1, "hot"],
+    "max_tokens": [0, 1.5],
+    "num_beams": [0],
+    "repetition_penalty": [0.0],
+    "seed": ["x"],
+    "stop": [3, [3]],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, each) for name, found in WRONG_VALUES.items() for each in found]
+)
+@pytest.mark.parametrize("kind", [ChatLince, LinceLLM])
+async def test_a_call_accepts_what_a_field_accepts(kind: type, name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        kind(**{name: value})
+    wrong = re.escape(f"{name}={value!r} is not valid in a call")
+    with pytest.raises(ConfigurationError, match=wrong):
+        kind().invoke(QUESTION, **{name: value})
+    with pytest.raises(ConfigurationError, match=wrong):
+        kind().bind(**{name: value}).batch([QUESTION])
+    with pytest.raises(ConfigurationError, match=wrong):
+        await kind().ainvoke(QUESTION, **{name: value})
+    with pytest.raises(ConfigurationError, match=wrong):
+        list(kind().stream(QUESTION, **{name: value}))
+
+
+@pytest.mark.parametrize(("name", "value"), [("minimum_confidence", 1.5), ("language", "fr")])
+def test_other_wrong_values_of_a_call(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}={value!r}"):
+        ChatLince().invoke(QUESTION, documents=DOCUMENTS, **{name: value})
+
+
+def test_a_text_is_one_stop() -> None:
+    expected = ChatLince(stop=["3 de"]).invoke(QUESTION, documents=DOCUMENTS).text
+    assert expected.rstrip() == "La reunión es el martes"
+    assert ChatLince(stop="3 de").invoke(QUESTION, documents=DOCUMENTS).text == expected
+    assert ChatLince().invoke(QUESTION, documents=DOCUMENTS, stop="3 de").text == expected
+    assert ChatLince().bind(stop="3 de").invoke(QUESTION, documents=DOCUMENTS).text == expected
+    said = LinceLLM().invoke(QUESTION)
+    assert LinceLLM().invoke(QUESTION, stop=said[3:6]) == said.partition(said[3:6])[0]
+
+
 def test_the_call_wins_over_the_field() -> None:
     assert len(ChatLince(max_tokens=1).invoke(QUESTION, documents=DOCUMENTS, max_tokens=3).text.split()) == 3
 

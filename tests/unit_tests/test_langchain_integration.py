@@ -3,9 +3,11 @@
 import pickle
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain.chat_models import init_chat_model
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler, get_usage_metadata_callback
 from langchain_core.documents import Document
@@ -232,6 +234,19 @@ def test_the_model_is_configurable() -> None:
     assert made.invoke(QUESTION).text == ANSWER
     with pytest.raises(EngineError, match="clibrain/lince-zero"):
         made.invoke(QUESTION, {"configurable": {"model": "lince-zero"}})
+
+
+def test_the_documented_way_instead_of_init_chat_model() -> None:
+    """LangChain's list of providers is closed; if it opens, `lince:…` can be said as everywhere else."""
+    with pytest.raises(ValueError, match="Unable to infer model provider"):
+        init_chat_model("lince:extractive")
+    guide = (Path(__file__).parents[2] / "docs" / "langchain.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(guide.partition("```python\n")[2].partition("```")[0], names)  # the guide's own code
+    with pytest.raises(EngineError, match="clibrain/lince-zero"):
+        names["llm"].invoke(QUESTION, {"configurable": {"model": "lince-zero"}})
+    with pytest.raises(ImportError, match="langchain-openai"):
+        names["llm"].invoke(QUESTION, {"configurable": {"provider": "openai"}})
 
 
 def test_alternatives_of_the_model_need_not_read_documents() -> None:

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -5,12 +6,13 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableLambda
 from pydantic import Field
 
-from lince_rag import Answer, ChatLince, create_rag_chain
+from lince_rag import Answer, ChatLince, Index, LinceLLM, create_rag_chain
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import wording
-from tests.unit_tests.chain_samples import QUESTION, TEXTS, Fixed, chain
+from tests.unit_tests.chain_samples import QUESTION, TEXTS, Fixed, chain, chunks
 
 
 def check(answer: Answer) -> None:
@@ -183,6 +185,22 @@ def test_callbacks_see_the_parts_as_children() -> None:
     list(chain().stream(QUESTION, config={"callbacks": [events]}))
     assert events.names[:3] == ["chain", "retriever True", "model True"]
     assert events.names.count("token") == 7
+
+
+@pytest.mark.parametrize("llm", ["lince-zero", ChatLince, LinceLLM(), LinceLLM().bind(n=2), Fixed(documents=[])])
+def test_what_is_no_chat_model_is_refused_at_once(llm: Any) -> None:
+    with pytest.raises(ConfigurationError, match="is not a chat model"):
+        create_rag_chain(llm, Fixed(documents=[]))
+
+
+def test_what_is_no_retriever_is_refused_at_once(tmp_path: Path) -> None:
+    with Index.open(tmp_path, embeddings="embedded") as index:
+        for wrong in (index, index.as_retriever, str(tmp_path), ChatLince(), None):
+            with pytest.raises(ConfigurationError, match="is not a retriever") as error:
+                create_rag_chain(ChatLince(), wrong)
+            assert "as_retriever()" in error.value.hint
+        create_rag_chain(ChatLince(), index.as_retriever().with_retry())
+    create_rag_chain(RunnableLambda(lambda _: AIMessage("Sí.")), RunnableLambda(lambda _: chunks()))
 
 
 def test_errors_reach_the_caller() -> None:

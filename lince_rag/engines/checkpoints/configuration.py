@@ -59,7 +59,9 @@ class TemplateText:
 def describe_checkpoint(model: str, options: LoadingOptions) -> ModelSpec:
     """Describe a hub id or folder that is not in a registry, but whose tokenizer has a chat template."""
     require("models", "transformers")
-    checkpoint = find_checkpoint(options.model_path or model, options.revision or DEFAULT_REVISION)
+    checkpoint = find_checkpoint(
+        options.tokenizer or options.model_path or model, options.revision or DEFAULT_REVISION
+    )
     base_model: str | None = checkpoint.read_json(ADAPTER_CONFIG).get("base_model_name_or_path")
     base = find_base(model, options.base_model_path or base_model, checkpoint)
     tokenizer = read_tokenizer(checkpoint, base)

@@ -73,6 +73,7 @@ class LoadingOptions:
             merged into a quantized base, whose weights could only hold it rounded.
         engine: One of ``ENGINES``, or ``"auto"``: a server if there is one, else what fits the weights.
         server: The server that runs the model, for ``engine="server"``.
+        tokenizer: Folder or hub id of the tokenizer for a server or a GGUF file, instead of their own.
     """
 
     model_path: str | None = None
@@ -84,6 +85,7 @@ class LoadingOptions:
     merge_adapter: bool = True
     engine: str = "auto"
     server: ServerOptions | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (

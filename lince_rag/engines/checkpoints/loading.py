@@ -15,12 +15,14 @@ from lince_rag.engines.checkpoints.configuration import (
 from lince_rag.engines.checkpoints.files import (
     ADAPTER_CONFIG,
     CONFIG,
+    DEFAULT_REVISION,
     DTYPES,
     Checkpoint,
     LoadingOptions,
     fetch_weights,
     find_base,
     find_both,
+    find_checkpoint,
     find_source,
 )
 from lince_rag.errors import EngineError, require
@@ -84,6 +86,8 @@ def load_causal_model(
 def load_tokenizer(spec: ModelSpec, options: LoadingOptions) -> Any:
     """Load a model's tokenizer without its weights: an adapter's own if it has one, else its base's."""
     require("models", "transformers")
+    if options.tokenizer:
+        return read_tokenizer(find_checkpoint(options.tokenizer, options.revision or DEFAULT_REVISION))
     checkpoint = find_source(spec, options)
     base_source = options.base_model_path or spec.base_model
     if checkpoint.has_tokenizer and not base_source:

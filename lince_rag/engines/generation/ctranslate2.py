@@ -9,6 +9,7 @@ from typing import Any, Final
 from lince_rag.engines.base import (
     Generation,
     GenerationSettings,
+    check_fork,
     is_beam_search,
     is_sampling,
 )
@@ -92,13 +93,22 @@ class CTranslate2Engine(TokenEngine):
         for group in self._groups(list(map(len, encoded)), options["max_new_tokens"]):
             answers = self._run([encoded[at] for at in group], options, settings, candidates)
             for at, ids_of_candidates in zip(group, answers, strict=True):
-                found[at] = [self._cut_answer(ids, len(encoded[at]), settings) for ids in ids_of_candidates]
+                found[at] = [self._cut_answer(ids, encoded[at], settings) for ids in ids_of_candidates]
         return [found[at] for at in range(len(encoded))]
 
     @property
     def _declared_ends(self) -> int | Sequence[int] | None:
         declared: int | Sequence[int] | None = self.checkpoint.read_json(GENERATION_CONFIG).get("eos_token_id")
         return declared
+
+    def _log_probabilities(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+        import numpy
+
+        tokens = self.tokenizer.convert_ids_to_tokens([*prompt, *answer][:-1])
+        with self._lock, engine_errors(self.checkpoint.label, "cannot read an answer"):
+            # Of shape [1, tokens, vocabulary].
+            scores = self.generator.forward_batch([tokens], return_log_probs=True)
+            return numpy.array(scores)[0, -len(answer) :]
 
     def _compute_type(self, supported: set[str]) -> str:
         """Return what to compute in: what the weights were converted to, unless the options say otherwise."""
@@ -199,6 +209,7 @@ class CTranslate2Engine(TokenEngine):
             # A beam search cannot be told to end.
             search["callback"] = is_last
         with self._lock, engine_errors(self.checkpoint.label, "cannot generate"):
+            check_fork("CTranslate2")
             if cancelled and cancelled.is_set():
                 raise EngineError("The generation was cancelled before it began.")
             results = self.generator.generate_batch(

@@ -131,6 +131,7 @@ def assemble(tokenizer: Any, ids: Sequence[int], stop: Sequence[str], uncut: str
 class StopTexts:
     """Stopping criterion: a row is done when its answer contains a stop text and does not begin with ``uncut``.
 
+    The answer begins after the tokens of the ``prompt``.
     ``token_texts`` caches the texts of single tokens; it belongs to the tokenizer and may be kept between calls.
     """
 
@@ -138,9 +139,10 @@ class StopTexts:
         self,
         tokenizer: Any,
         stop: Sequence[str],
-        prompt_length: int,
-        token_texts: dict[int, str],
         uncut: str = "",
+        *,
+        token_texts: dict[int, str],
+        prompt: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
         self._stop = [text for text in stop if text]
@@ -148,7 +150,7 @@ class StopTexts:
         # Some tokenizers drop white space at the beginning of a text, and so that of a single token.
         self._ends_anywhere = any(character.isspace() for character in self._last_characters)
         self._token_texts = token_texts
-        self._prompt_length = prompt_length
+        self._prompt = prompt
         self._uncut = uncut
         self._tail = max((len(text.encode()) for text in self._stop), default=0) + _STOP_MARGIN
 
@@ -160,8 +162,12 @@ class StopTexts:
         if self._stop:
             # Decoding is slow, and most tokens cannot be the end of a stop text.
             for row, token in enumerate(input_ids[:, -1].tolist()):
-                done[row] = self._may_end(token) and self._has_stop(input_ids[row])
+                done[row] = self._may_end(token) and self._has_stop(input_ids[row, self._prompt :].tolist())
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+    def end(self, answer: Sequence[int]) -> bool:
+        """Return whether the newest token of an answer ends it."""
+        return bool(self._stop) and self._may_end(answer[-1]) and self._has_stop(answer)
 
     def _may_end(self, token: int) -> bool:
         """Return whether a stop text may end in a token, or in a character that the token completes."""
@@ -170,8 +176,7 @@ class StopTexts:
         text = self._token_texts[token]
         return self._ends_anywhere or _INCOMPLETE in text or not self._last_characters.isdisjoint(text)
 
-    def _has_stop(self, row: Any) -> bool:
-        answer = row[self._prompt_length :].tolist()
+    def _has_stop(self, answer: Sequence[int]) -> bool:
         text = _decode(self._tokenizer, answer[-self._tail :])
         if not any(stop in text for stop in self._stop):
             return False
@@ -179,16 +184,17 @@ class StopTexts:
 
 
 class Cancellation:
-    """Stopping criterion: every row is done once an event is set."""
+    """Stopping criterion: the rows of a prompt are done once its event, if it has one, is set."""
 
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
+    def __init__(self, events: Sequence[threading.Event | None]) -> None:
+        self._events = events
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         """Return which rows are done, as a tensor of booleans."""
         import torch
 
-        return torch.full((input_ids.shape[0],), self._event.is_set(), dtype=torch.bool, device=input_ids.device)
+        done = torch.tensor([bool(event and event.is_set()) for event in self._events], device=input_ids.device)
+        return done.repeat_interleave(len(input_ids) // len(self._events))
 
 
 class TokenQueue:

@@ -23,7 +23,8 @@ from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import load_tokenizer
 from lince_rag.engines.generation.decoding import TextAssembler, TokenQueue, assemble
 from lince_rag.engines.generation.encoding import encode_prompt
-from lince_rag.engines.json_schema.constraints import OBJECT_START
+from lince_rag.engines.json_schema.constraints import OBJECT_START, Constraints
+from lince_rag.engines.logprobs import describe
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 
@@ -45,8 +46,13 @@ class PromptEngine(Engine):
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without those that the tokenizer adds around it."""
+        return len(self.token_ids(text))
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens that ``count_tokens`` counts."""
         # verbose: a text longer than the window is normal here and needs no warning.
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def measure(self, prompt: Prompt) -> Prompt:
         """Return the prompt with its token ids and their number; a measured prompt as it is."""
@@ -89,14 +95,26 @@ class PromptEngine(Engine):
 class TokenEngine(PromptEngine):
     """An engine whose answers are token ids, too: a model in this process."""
 
+    def _options(self, settings: GenerationSettings) -> dict[str, Any]:
+        if settings.alternatives is not None:
+            # If the tokenizer cannot say what its tokens are, that is known before the answer.
+            _ = self._constraints
+        return super()._options(settings)
+
     def generate_batch(
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
     ) -> list[list[Generation]]:
         """Generate answers to several prompts, in batches where that changes no answer and is faster."""
+        encoded, options = self._check_batch(prompts, settings, candidates)
+        return self._generate_encoded(encoded, options, settings, candidates)
+
+    def _check_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int
+    ) -> tuple[list[list[int]], dict[str, Any]]:
+        """Return the prompts as ids, and the options."""
         options = self._options(settings)
         check_candidates(options, candidates)
-        encoded = [self._encode_checked(prompt) for prompt in prompts]
-        return self._generate_encoded(encoded, options, settings, candidates)
+        return [self._encode_checked(prompt) for prompt in prompts], options
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Generate token by token, with one beam because a beam search cannot stream."""
@@ -108,11 +126,12 @@ class TokenEngine(PromptEngine):
             target=self._run_streamed, args=(ids, options, settings, streamer), name="lince-stream", daemon=True
         )
         worker.start()
-        counted, ended = 0, False
+        counted, ended, answer = 0, False, []
         try:
             for token in streamer:
                 ended = token in self._end_ids
                 counted += not ended
+                answer += [] if ended else [token]
                 if text := assembler.add([] if ended else [token]):
                     yield Generation(text, len(ids), counted)
                     counted = 0
@@ -122,7 +141,8 @@ class TokenEngine(PromptEngine):
             streamer.cancelled.set()
             worker.join()
         reason: FinishReason = "stop" if ended or assembler.stopped else "length"
-        yield Generation(assembler.finish(), len(ids), counted, reason)
+        scored = self._logprobs(ids, answer, settings)
+        yield Generation(assembler.finish(), len(ids), counted, reason, logprobs=scored)
 
     def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
         """Generate the whole answer."""
@@ -134,6 +154,10 @@ class TokenEngine(PromptEngine):
         declared = self._declared_ends
         ends = {declared} if isinstance(declared, int) else set(declared or ())
         return ends | {self.tokenizer.eos_token_id} - {None}
+
+    @cached_property
+    def _constraints(self) -> Constraints:
+        return Constraints(self.tokenizer, sorted(self._end_ids))
 
     @property
     @abstractmethod
@@ -167,10 +191,28 @@ class TokenEngine(PromptEngine):
         else:
             streamer.end()
 
-    def _cut_answer(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
-        """Cut an answer at its end token or stop text."""
+    def _cut_answer(self, ids: list[int], prompt: Sequence[int], settings: GenerationSettings) -> Generation:
+        """Cut an answer to a prompt at its end token or stop text."""
         end = next((at for at, token in enumerate(ids) if token in self._end_ids), None)
         answer = ids if end is None else ids[:end]
         text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
         reason: FinishReason = "length" if end is None and not stopped else "stop"
-        return Generation(text, input_tokens, len(answer), reason)
+        scored = self._logprobs(prompt, answer, settings)
+        return Generation(text, len(prompt), len(answer), reason, logprobs=scored)
+
+    def _logprobs(
+        self, prompt: Sequence[int], answer: Sequence[int], settings: GenerationSettings
+    ) -> tuple[dict[str, Any], ...] | None:
+        """Return how likely the tokens of an answer were, if that is asked for.
+
+        They are read once more, in one pass, with what the model itself computes: before temperature, penalties
+        and grammars change it, as servers do.
+        """
+        if settings.alternatives is None:
+            return None
+        scores = self._log_probabilities(prompt, answer) if answer else ()
+        return describe(scores, answer, settings.alternatives, self._constraints.vocabulary)
+
+    @abstractmethod
+    def _log_probabilities(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+        """Return the logarithms of probabilities as an array of shape [tokens of the answer, vocabulary]."""

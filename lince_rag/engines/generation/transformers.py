@@ -1,19 +1,24 @@
 """The engine that runs models in this process, through transformers."""
 
+import asyncio
+import os
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed, wait
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
-from lince_rag.engines.base import Generation, GenerationSettings, is_sampling
+from lince_rag.engines.base import Generation, GenerationSettings, check_torch, is_beam_search, is_sampling
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import LoadedModel, load_model
+from lince_rag.engines.generation.batches import Row, RowDecoder, can_join, cancelled_before
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TokenQueue
 from lince_rag.engines.generation.tokens import TokenEngine
-from lince_rag.engines.json_schema.constraints import Constraints
-from lince_rag.errors import ConfigurationError, ContextWindowError, EngineError
+from lince_rag.errors import ConfigurationError, ContextWindowError
 from lince_rag.prompting.registry import ModelSpec
+from lince_rag.prompting.templates import Prompt
 
 _cudnn_lock = threading.Lock()
 # Generations that keep cuDNN out now, and what the process had set before the first of them.
@@ -21,24 +26,74 @@ _without_cudnn = 0
 _cudnn_before = True
 
 
+@dataclass(eq=False)
+class _Search:
+    """A call of ``model.generate`` that waits for its turn."""
+
+    encoded: Sequence[Sequence[int]]
+    options: dict[str, Any]
+    settings: GenerationSettings
+    candidates: int
+    found: list[list[Generation]] | None = None
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether each of its prompts must run alone, to be reproducible by itself."""
+        return self.settings.seed is not None and is_sampling(self.options)
+
+    def joins(self, other: "_Search") -> bool:
+        """Return whether it waits for its turn and can run in one batch with another search."""
+        cancelled = self.settings.cancelled
+        if self is other or self.found is not None or (cancelled and cancelled.is_set()) or self.is_separate:
+            return False
+        mine, its = ((each.options, each.settings, each.candidates) for each in (self, other))
+        return mine == its
+
+
 class TransformersEngine(TokenEngine):
-    """Runs a model in this process."""
+    """Runs a model in this process.
+
+    Answers are decoded together, whoever asks for them: see ``batches.RowDecoder``. Beam searches, and models
+    whose state is not only keys and values, run in ``model.generate``, where equal calls that wait share a batch.
+    """
 
     def __init__(self, spec: ModelSpec, options: LoadingOptions) -> None:
         super().__init__(spec, options)
-        # One generation at a time, because they share the random state and the memory.
+        # One pass or search at a time, because they share the memory.
         self._lock = threading.Lock()
         self._token_texts: dict[int, str] = {}
+        # By process, because a fork has no threads.
+        self._decoders: dict[int, RowDecoder] = {}
+        self._searches: list[_Search] = []
+        self._search_lock = threading.Lock()
 
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model, loaded with its weights when it is first needed."""
+        check_torch()
         return load_model(self.spec, self.options)
 
     @property
     def context_window(self) -> int:  # type: ignore[override]
         """Maximum tokens of prompt and answer together."""
         return self.loaded.context_window
+
+    async def agenerate_batch(
+        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
+    ) -> list[list[Generation]]:
+        """Generate without blocking, and without a thread for each call that waits."""
+        cancelled = threading.Event()
+        settings = replace(settings, cancelled=cancelled)
+        try:
+            encoded, options = await asyncio.to_thread(self._check_batch, prompts, settings, candidates)
+            if not await asyncio.to_thread(self._decodes_rows, options):
+                return await asyncio.to_thread(self._generate_encoded, encoded, options, settings, candidates)
+            rows = await asyncio.to_thread(self._submit, encoded, options, settings, candidates)
+            answers = await asyncio.gather(*(asyncio.wrap_future(row.future) for row in rows))
+            return await asyncio.to_thread(self._cut_rows, answers, encoded, settings, candidates)
+        finally:
+            # If the caller is cancelled, or one answer fails, the others are not needed.
+            cancelled.set()
 
     def _generate_encoded(
         self,
@@ -47,27 +102,147 @@ class TransformersEngine(TokenEngine):
         settings: GenerationSettings,
         candidates: int,
     ) -> list[list[Generation]]:
-        # With a seed, each answer must be reproducible by itself, so seeded sampling runs prompt by prompt. So
-        # does a prompt whose answer would be cut earlier by the window if it were padded to the length of a
-        # longer one.
-        separate = settings.seed is not None and is_sampling(options)
-        longest = self.context_window - options["max_new_tokens"]
-        batched = [at for at, ids in enumerate(encoded) if not separate and len(ids) <= longest]
-        generations = self._run_batch([encoded[at] for at in batched], options, settings, candidates)
-        found = dict(zip(batched, generations, strict=True))
-        for at, ids in enumerate(encoded):
-            if at not in found:
-                (found[at],) = self._run_batch([ids], options, settings, candidates)
-        return [found[at] for at in range(len(encoded))]
+        if not self._decodes_rows(options):
+            return self._search(_Search(encoded, options, settings, candidates))
+        interrupted = threading.Event()
+        rows = self._submit(encoded, options, settings, candidates, [interrupted])
+        return self._cut_rows(_results(rows, interrupted), encoded, settings, candidates)
+
+    def _generate_streamed(
+        self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
+    ) -> None:
+        if not self._decodes_rows(options):
+            self._generate_ids([ids], options, settings, [Cancellation([streamer.cancelled])], streamer)
+            return
+        row = self._row(ids, options, settings, [streamer.cancelled], on_token=streamer.add)
+        self._decoder.submit([row])
+        _results([row], streamer.cancelled)
+
+    def _decodes_rows(self, options: dict[str, Any]) -> bool:
+        """Return whether answers are decoded together by a ``RowDecoder``."""
+        return self._can_join and not is_beam_search(options)
+
+    @cached_property
+    def _can_join(self) -> bool:
+        return can_join(self._base_model)
+
+    @property
+    def _base_model(self) -> Any:
+        """The model that computes: an adapter that is not merged is inside of it."""
+        model = self.loaded.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def _decoder(self) -> RowDecoder:
+        process = os.getpid()
+        if process not in self._decoders:
+            # It does not know the engine, so that the weights are freed with the engine.
+            computing = partial(_computing, self._lock, self.loaded.model.device.type)
+            made = RowDecoder(self._base_model, self.tokenizer.pad_token_id, computing)
+            return self._decoders.setdefault(process, made)
+        return self._decoders[process]
+
+    def _submit(
+        self,
+        encoded: Sequence[Sequence[int]],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        candidates: int,
+        cancelled: Sequence[threading.Event] = (),
+    ) -> list[Row]:
+        """Begin to decode the candidates of some prompts, each with a seed of its own."""
+        rows = []
+        for ids in encoded:
+            for number in range(candidates):
+                seed = None if settings.seed is None else settings.seed + number
+                rows.append(self._row(ids, options, replace(settings, seed=seed), cancelled))
+        self._decoder.submit(rows)
+        return rows
+
+    def _row(
+        self,
+        ids: Sequence[int],
+        options: dict[str, Any],
+        settings: GenerationSettings,
+        cancelled: Sequence[threading.Event],
+        **more: Any,
+    ) -> Row:
+        """Prepare an answer as ``model.generate`` would."""
+        import torch
+
+        check_torch()
+        model = self._base_model
+        processors, config = model.generate(
+            input_ids=torch.tensor([list(ids)], device=model.device),
+            attention_mask=torch.ones((1, len(ids)), dtype=torch.long, device=model.device),
+            custom_generate=_prepared,
+            **self._generation(len(ids), options, settings),
+        )
+        generator = None
+        if settings.seed is not None and config.do_sample:
+            generator = torch.Generator(model.device).manual_seed(settings.seed)
+        stops = StopTexts(self.tokenizer, *self._stops(settings), token_texts=self._token_texts)
+        return Row(
+            ids=ids,
+            limit=config.max_new_tokens,
+            end_ids=self._end_ids,
+            processors=processors,
+            samples=config.do_sample,
+            generator=generator,
+            batch_size=settings.batch_size,
+            is_stopped=stops.end,
+            cancelled=[*cancelled, *([settings.cancelled] if settings.cancelled else [])],
+            **more,
+        )
+
+    def _cut_rows(
+        self,
+        answers: Sequence[list[int]],
+        encoded: Sequence[Sequence[int]],
+        settings: GenerationSettings,
+        candidates: int,
+    ) -> list[list[Generation]]:
+        cut = [self._cut_answer(ids, encoded[at // candidates], settings) for at, ids in enumerate(answers)]
+        return [cut[first : first + candidates] for first in range(0, len(cut), candidates)]
+
+    def _search(self, search: _Search) -> list[list[Generation]]:
+        """Run a search as soon as no other one runs, together with equal ones that wait."""
+        self._searches.append(search)
+        try:
+            with self._search_lock:
+                if search.found is None:
+                    # If this fails, each of the others runs by itself.
+                    self._run_searches([search, *(each for each in self._searches if each.joins(search))])
+                assert search.found is not None
+                return search.found
+        finally:
+            self._searches.remove(search)
+
+    def _run_searches(self, searches: Sequence[_Search]) -> None:
+        """Run equal searches in batches of similar length."""
+        first = searches[0]
+        prompts = [(search, at) for search in searches for at in range(len(search.encoded))]
+        prompts.sort(key=lambda each: len(each[0].encoded[each[1]]))
+        # A prompt whose answer would be cut earlier by the window if it were padded to a longer one runs alone.
+        longest = self.context_window - first.options["max_new_tokens"]
+        size = 1 if first.is_separate else first.settings.batch_size
+        fitting = [each for each in prompts if len(each[0].encoded[each[1]]) <= longest]
+        batches = [fitting[start : start + size] for start in range(0, len(fitting), size)]
+        batches += [[each] for each in prompts[len(fitting) :]]
+        found: dict[int, list[list[Generation]]] = {id(search): [[]] * len(search.encoded) for search in searches}
+        for batch in batches:
+            encoded = [search.encoded[at] for search, at in batch]
+            cancelled = [search.settings.cancelled for search, _ in batch]
+            answers = self._run_batch(encoded, first.options, first.settings, first.candidates, cancelled)
+            for (search, at), answer in zip(batch, answers, strict=True):
+                found[id(search)][at] = answer
+        for search in searches:
+            search.found = found[id(search)]
 
     @property
     def _declared_ends(self) -> int | Sequence[int] | None:
         declared: int | Sequence[int] | None = self.loaded.model.generation_config.eos_token_id
         return declared
-
-    @cached_property
-    def _constraints(self) -> Constraints:
-        return Constraints(self.tokenizer, sorted(self._end_ids))
 
     def _processors(self, settings: GenerationSettings, limit: int, asked: int) -> list[Any]:
         """Return the logits processors; ``limit`` is what the window leaves of the ``asked`` tokens of answer."""
@@ -94,77 +269,112 @@ class TransformersEngine(TokenEngine):
         options: dict[str, Any],
         settings: GenerationSettings,
         candidates: int,
+        cancelled: Sequence[threading.Event | None],
     ) -> list[list[Generation]]:
         """Run one batch and return the candidates of each prompt."""
-        if not encoded:
-            return []
         longest = max(map(len, encoded))
-        stop, uncut = self._stops(settings)
-        criterion = StopTexts(self.tokenizer, stop, longest, self._token_texts, uncut)
+        stops = StopTexts(self.tokenizer, *self._stops(settings), token_texts=self._token_texts, prompt=longest)
         options = {**options, "num_return_sequences": candidates}
-        output = self._generate_ids(encoded, options, settings, criterion)
+        output = self._generate_ids(encoded, options, settings, [stops, Cancellation(cancelled)])
         generations = [
-            self._cut_padded(answer, len(encoded[row // candidates]), settings)
+            self._cut_padded(answer, encoded[row // candidates], settings)
             for row, answer in enumerate(output[:, longest:].tolist())
         ]
         return [generations[first : first + candidates] for first in range(0, len(generations), candidates)]
 
-    def _cut_padded(self, ids: list[int], input_tokens: int, settings: GenerationSettings) -> Generation:
+    def _cut_padded(self, ids: list[int], prompt: Sequence[int], settings: GenerationSettings) -> Generation:
         """Cut an answer of a batch, where padding follows an answer that a stop text ended."""
         if not self._end_ids.intersection(ids):
             pad = self.tokenizer.pad_token_id
             while ids and ids[-1] == pad:
                 ids = ids[:-1]
-        return self._cut_answer(ids, input_tokens, settings)
+        return self._cut_answer(ids, prompt, settings)
 
-    def _generate_streamed(
-        self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
-    ) -> None:
-        self._generate_ids([ids], options, settings, Cancellation(streamer.cancelled), streamer)
+    def _log_probabilities(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+        import torch
+
+        model = self.loaded.model
+        read = torch.tensor([[*prompt, *answer][:-1]], device=model.device)
+        with _computing(self._lock, model.device.type):
+            logits = model(input_ids=read, logits_to_keep=len(answer), use_cache=False).logits[0]
+            return logits.float().log_softmax(dim=-1).cpu().numpy()
+
+    def _generation(self, longest: int, options: dict[str, Any], settings: GenerationSettings) -> dict[str, Any]:
+        """Return what ``model.generate`` is told about answers to prompts of at most ``longest`` tokens."""
+        from transformers import GenerationConfig
+        from transformers.generation.logits_process import LogitsProcessorList
+
+        limit = min(options["max_new_tokens"], self.context_window - longest)
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
+            **{**options, "max_new_tokens": limit},
+            eos_token_id=sorted(self._end_ids),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        processors = self._processors(settings, limit, options["max_new_tokens"])
+        return {"generation_config": config, "logits_processor": LogitsProcessorList(processors)}
 
     def _generate_ids(
         self,
         encoded: Sequence[Sequence[int]],
         options: dict[str, Any],
         settings: GenerationSettings,
-        criterion: Any,
+        criteria: Sequence[Any],
         streamer: Any = None,
     ) -> Any:
         """Call ``model.generate`` on a left-padded batch; with a seed, the global random state does not change."""
         import torch
-        from transformers import GenerationConfig
-        from transformers.generation.logits_process import LogitsProcessorList
         from transformers.generation.stopping_criteria import StoppingCriteriaList
 
-        model, tokenizer = self.loaded.model, self.tokenizer
-        batch = tokenizer.pad(
+        check_torch()
+        model = self.loaded.model
+        batch = self.tokenizer.pad(
             {"input_ids": [list(ids) for ids in encoded]}, padding_side="left", return_tensors="pt"
         )
-        longest = batch["input_ids"].shape[1]
-        limit = min(options["max_new_tokens"], self.loaded.context_window - longest)
-        processors = self._processors(settings, limit, options["max_new_tokens"])
-        config = GenerationConfig(  # type: ignore[no-untyped-call]
-            **{**options, "max_new_tokens": limit},
-            eos_token_id=sorted(self._end_ids),
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        cancelled = settings.cancelled
-        criteria = [criterion, *([Cancellation(cancelled)] if cancelled else [])]
+        generation = self._generation(batch["input_ids"].shape[1], options, settings)
         devices = [model.device] if model.device.type == "cuda" else []
-        seeded = torch.random.fork_rng(devices=devices, enabled=settings.seed is not None)
-        with self._lock, torch.inference_mode(), seeded, without_cudnn_attention(model.device.type):
-            if cancelled and cancelled.is_set():
-                raise EngineError("The generation was cancelled before it began.")
+        with (
+            _computing(self._lock, model.device.type),
+            torch.random.fork_rng(devices=devices, enabled=settings.seed is not None),
+        ):
+            if settings.cancelled and settings.cancelled.is_set():
+                raise cancelled_before()
             if settings.seed is not None:
                 torch.manual_seed(settings.seed)
             return model.generate(
                 input_ids=batch["input_ids"].to(model.device),
                 attention_mask=batch["attention_mask"].to(model.device),
-                generation_config=config,
-                logits_processor=LogitsProcessorList(processors),
                 stopping_criteria=StoppingCriteriaList(criteria),
+                **generation,
                 **({"streamer": streamer} if streamer else {}),
             )
+
+
+@contextmanager
+def _computing(lock: threading.Lock, device_type: str) -> Iterator[None]:
+    """Compute one at a time and without gradients."""
+    import torch
+
+    with lock, torch.inference_mode(), without_cudnn_attention(device_type):
+        yield
+
+
+def _prepared(
+    model: Any, input_ids: Any, logits_processor: Any, generation_config: Any, **others: Any
+) -> tuple[Any, Any]:
+    """Return what ``model.generate`` has prepared, instead of generating."""
+    return logits_processor, generation_config
+
+
+def _results(rows: Sequence[Row], interrupted: threading.Event) -> list[list[int]]:
+    """Wait for the answers; if one fails, or at Ctrl-C, end the others before that is raised."""
+    futures = [row.future for row in rows]
+    try:
+        for future in as_completed(futures):
+            future.result()
+        return [future.result() for future in futures]
+    finally:
+        interrupted.set()
+        wait(futures)
 
 
 @contextmanager

@@ -36,11 +36,11 @@ class Constraints:
 
         if not tokenizer.is_fast:
             raise ConfigurationError(
-                f"A tokenizer of type {type(tokenizer).__name__} does not support constrained decoding.",
+                f"A tokenizer of type {type(tokenizer).__name__} allows neither schemas nor logprobs.",
                 hint="Use a checkpoint with a tokenizer.json.",
             )
         self.end_ids = sorted(end_ids)
-        self._tokens = from_tokenizer(tokenizer, eos_token=self.end_ids)
+        self.vocabulary = from_tokenizer(tokenizer, eos_token=self.end_ids)
         self._compiled: Callable[..., Any] = lru_cache(_CACHE_SIZE)(self._compile)
 
     def processor(
@@ -60,7 +60,7 @@ class Constraints:
         # Ten times the usual limits: waiting for a token is better than giving up in the middle of an answer.
         limits = LLParserLimits(step_lexer_fuel=2_000_000, step_max_items=500_000)
         grammar = schema_grammar(schema, limit, forbidden, text_allowed=text_allowed)
-        matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=limits)
+        matcher = LLMatcher(self.vocabulary, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise ConfigurationError(
                 f"The JSON schema {schema[:80]!r} cannot be enforced within {limit} tokens: {_reason(matcher)}.",

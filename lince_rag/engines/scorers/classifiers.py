@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+from lince_rag.engines.base import check_torch
 from lince_rag.engines.checkpoints.configuration import engine_errors, load_configuration, read_tokenizer
 from lince_rag.engines.checkpoints.loading import load_weights
 from lince_rag.engines.scorers.encoders import (
@@ -118,6 +119,7 @@ class SequenceClassifier:
                 this machine lacks the device.
         """
         parts = columns(inputs)
+        check_torch()
         with self._lock:
             loaded = self._loaded
             log_truncation(self.options.model, loaded.tokenizer, inputs, loaded.length)

@@ -6,6 +6,7 @@ from typing import Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 
+from lince_rag.engines.base import check_torch
 from lince_rag.engines.checkpoints.configuration import engine_errors
 from lince_rag.engines.checkpoints.memory import read_tensors
 from lince_rag.engines.scorers.encoders import (
@@ -77,6 +78,7 @@ class LinceReranker(BaseCrossEncoder):
         """
         if not text_pairs:
             return []
+        check_torch()
         with self._lock:
             encoder = self._cross_encoder
             log_truncation(self.options.model, encoder.tokenizer, text_pairs, encoder.max_seq_length)

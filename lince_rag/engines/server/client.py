@@ -8,11 +8,13 @@ it, when a server is first used.
 import asyncio
 import email.utils
 import json
+import os
 import time
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import aclosing
 from functools import cache
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final, TypeVar
 
@@ -35,6 +37,7 @@ _KEEPALIVE_SECONDS: Final = 3.0
 _MESSAGE_LENGTH: Final = 240
 
 _DATA: Final = b"data:"
+_OBJECT: Final = b"{"
 _END: Final = b"[DONE]"
 
 _Result = TypeVar("_Result")
@@ -69,11 +72,23 @@ class ServerClient:
         self._key = options.api_key.get_secret_value() if options.api_key else ""
         self._attempts = 1 + (DEFAULT_MAX_RETRIES if options.max_retries is None else options.max_retries)
         self._timeout = DEFAULT_TIMEOUT if options.timeout is None else options.timeout
-        self._client = httpx.AsyncClient(
+        self._trusts_environment = not is_local
+        self._clients: dict[int, httpx.AsyncClient] = {}
+
+    @property
+    def _client(self) -> httpx.AsyncClient:
+        """The connections of this process; a fork opens its own."""
+        process = os.getpid()
+        if process not in self._clients:
+            self._clients[process] = self._connect()
+        return self._clients[process]
+
+    def _connect(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_TIMEOUT), pool=None),
-            trust_env=not is_local,
+            trust_env=self._trusts_environment,
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=100, keepalive_expiry=_KEEPALIVE_SECONDS
             ),
@@ -87,8 +102,13 @@ class ServerClient:
         """Return the JSON that a path answers to a payload."""
         return await self._with_retries(self._send, "POST", path, payload)
 
-    async def events(self, path: str, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the events of a streamed answer; closing the generator closes the request."""
+    async def events(
+        self, path: str, payload: dict[str, Any], *, streamed: bool
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the events of an answer, or its only reply; closing the generator closes the request."""
+        if not streamed:
+            yield await self.post(path, payload)
+            return
         response, events, first = await self._with_retries(self._open, path, payload)
         try:
             if first is not None:
@@ -126,13 +146,7 @@ class ServerClient:
     async def _send(self, method: str, path: str, payload: dict[str, Any] | None) -> Any:
         response = await self._client.request(method, path, json=payload)
         self._check(response, path)
-        try:
-            return response.json()
-        except ValueError as error:
-            raise EngineError(
-                f"{self.base_url}{path} answers with something else than JSON.",
-                hint="Check that base_url is the address of a model server.",
-            ) from error
+        return self._read_event(response.content)
 
     async def _open(self, path: str, payload: dict[str, Any]) -> tuple[httpx.Response, Any, dict[str, Any] | None]:
         """Send a request and wait for the first event of its answer."""
@@ -148,14 +162,14 @@ class ServerClient:
             raise
 
     async def _read_events(self, response: httpx.Response) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the JSON objects of a stream of server-sent events."""
+        """Yield the JSON objects of a stream of server-sent events, or of one with an object in each line."""
         # httpx's own iterator over lines also ends them at characters like U+2028, which JSON may contain.
         rest = b""
         async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    if line.startswith(_DATA) and (data := line.removeprefix(_DATA).strip()) != _END:
+                    if line.startswith((_DATA, _OBJECT)) and (data := line.removeprefix(_DATA).strip()) != _END:
                         yield self._read_event(data)
 
     def _read_event(self, data: bytes) -> dict[str, Any]:
@@ -263,6 +277,11 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+if hasattr(os, "register_at_fork"):
+    # A fork has no such thread.
+    os.register_at_fork(after_in_child=_event_loop.cache_clear)
+
+
 def start(coroutine: Coroutine[Any, Any, _Result]) -> "Future[_Result]":
     """Run a coroutine in the loop of all requests; cancelling its future cancels it there."""
     return asyncio.run_coroutine_threadsafe(coroutine, _event_loop())
@@ -280,22 +299,40 @@ def wait_for(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
 
 
 def iterate(steps: AsyncGenerator[_Result, None]) -> Generator[_Result, None, None]:
-    """Iterate over steps that are generated in the loop of all requests."""
+    """Iterate over steps that are generated in the loop of all requests; closing this closes them."""
+    received: SimpleQueue[_Result | None] = SimpleQueue()
+    generated = start(_pass_on(steps, received.put))
     try:
-        while (step := wait_for(_next(steps))) is not None:
+        while (step := received.get()) is not None:
             yield step
+        generated.result()
     finally:
-        start(steps.aclose())
+        generated.cancel()
 
 
 async def aiterate(steps: AsyncGenerator[_Result, None]) -> AsyncGenerator[_Result, None]:
     """Do the same in another event loop."""
+    received: asyncio.Queue[_Result | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    generated = start(_pass_on(steps, lambda step: loop.call_soon_threadsafe(received.put_nowait, step)))
     try:
-        while (step := await asyncio.wrap_future(start(_next(steps)))) is not None:
+        while (step := await received.get()) is not None:
             yield step
+        await asyncio.wrap_future(generated)
     finally:
-        start(steps.aclose())
+        generated.cancel()
 
 
-async def _next(steps: AsyncGenerator[_Result, None]) -> _Result | None:
-    return await anext(steps, None)
+async def _pass_on(steps: AsyncGenerator[_Result, None], put: Callable[[_Result | None], Any]) -> None:
+    """Put each step as soon as it is there, and then ``None``, also before an error; a reader need not ask for it.
+
+    A thread that asks for every step and waits for it takes as long as a fast model for a token.
+    """
+    try:
+        async with aclosing(steps):
+            async for step in steps:
+                put(step)
+    except Exception:
+        put(None)
+        raise
+    put(None)

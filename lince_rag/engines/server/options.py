@@ -14,6 +14,10 @@ DEFAULT_MAX_RETRIES: Final = 2
 
 _VERSION_PATH: Final = "/v1"
 
+# Where prompts are posted to, by what is posted: native prompts, or messages that the server renders itself.
+PATHS: Final = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+DEFAULT_ENDPOINT: Final = "completions"
+
 
 @dataclass(frozen=True)
 class ServerOptions:
@@ -24,14 +28,20 @@ class ServerOptions:
         api_key: Its key, which is sent as a bearer token.
         timeout: Seconds to wait for a connection or for the next part of an answer; ``None`` for 600.
         max_retries: How many times a request is sent again that failed before the first token; ``None`` for 2.
+        endpoint: One of ``PATHS``.
     """
 
     base_url: str
     api_key: SecretStr | None = field(default=None, repr=False)
     timeout: float | None = None
     max_retries: int | None = None
+    endpoint: str = DEFAULT_ENDPOINT
 
     def __post_init__(self) -> None:
+        if self.endpoint not in PATHS:
+            raise ConfigurationError(
+                f"endpoint={self.endpoint!r} is not known.", hint=f"Use one of {', '.join(PATHS)}."
+            )
         try:
             parts = urlsplit(self.base_url)
             is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname)

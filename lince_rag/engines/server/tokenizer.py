@@ -1,5 +1,6 @@
 """Token ids from a server's ``/tokenize``, for a model whose tokenizer is not on this machine."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
@@ -29,9 +30,9 @@ class ServerTokenizer:
         self._splits_controls = splits_controls
         self._ids = lru_cache(_CACHE_SIZE)(self._request)
 
-    def count(self, text: str) -> int:
-        """Count the tokens of a text that holds no control tokens."""
-        return len(self._ids(text, False))
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of a text that holds no control tokens."""
+        return list(self._ids(text, False))
 
     def encode(self, prompt: Prompt, bos: str | None) -> list[int]:
         """Return the ids of a prompt; no content becomes a control token.
@@ -66,8 +67,5 @@ class ServerTokenizer:
 
 
 def _pieces(text: str, bos: str | None) -> list[str]:
-    """Split a text before each BOS."""
-    if not bos:
-        return [text]
-    first, *others = text.split(bos)
-    return [first, *(bos + other for other in others)]
+    """Split a text before and after each BOS."""
+    return re.split(f"({re.escape(bos)})", text) if bos else [text]
