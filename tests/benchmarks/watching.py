@@ -4,12 +4,14 @@ import asyncio
 import gc
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from lince_rag.engines.generation.batches import Row, RowDecoder
 
 
 class Passes:
@@ -31,20 +33,26 @@ class Passes:
 
 @contextmanager
 def recorded(model: Any) -> Iterator[list[list[int]]]:
-    """Note the answers' ids of every ``model.generate``, in whatever thread."""
+    """Note the answers' ids, of ``model.generate`` and of what is decoded together, which are still growing."""
     answers: list[list[int]] = []
-    generate = model.generate
+    generate, submit = model.generate, RowDecoder.submit
 
     def noted(*args: Any, **kwargs: Any) -> Any:
         found = generate(*args, **kwargs)
-        answers.extend(found[:, kwargs["input_ids"].shape[1] :].tolist())
+        if "custom_generate" not in kwargs:
+            answers.extend(found[:, kwargs["input_ids"].shape[1] :].tolist())
         return found
 
-    model.generate = noted
+    def noting(decoder: RowDecoder, submitted: Sequence[Row]) -> None:
+        answers.extend(row.answer for row in submitted)
+        submit(decoder, submitted)
+
+    model.generate, RowDecoder.submit = noted, noting  # type: ignore[method-assign]
     try:
         yield answers
     finally:
         del model.generate
+        RowDecoder.submit = submit  # type: ignore[method-assign]
 
 
 def free_memory() -> None:
