@@ -29,7 +29,7 @@ from lince_rag.index.ranking import (
 from lince_rag.index.stores import ChunkStores
 from lince_rag.text.evidence import Evidence
 from lince_rag.text.language import detect_language
-from lince_rag.text.questions import function_words, spell_out
+from lince_rag.text.questions import asks_for, function_words, spell_out
 from lince_rag.text.sentences import remember_sentences, split_sentences
 from lince_rag.text.words import cognate, differs_in_one_letter, words
 
@@ -135,7 +135,9 @@ class HybridRetriever(BaseRetriever):
         if query != given:
             for document in documents:
                 document.metadata["query"] = query
-        self._add_confidence(query, documents)
+        evidence = self._add_confidence(query, documents)
+        if evidence and selection is None and asks_for("comparisons", query, evidence.language):
+            documents = self._with_other_side(evidence, documents)
         return self._rerank(query, documents)[:count]
 
     def _find(self, query: str, candidates: int, selection: Selection | None) -> list[Document]:
@@ -228,23 +230,49 @@ class HybridRetriever(BaseRetriever):
                     remember_sentences(chunk.page_content, chunk.metadata["language"], lines[chunk.id])
                 yield chunk
 
-    def _add_confidence(self, query: str, documents: list[Document]) -> None:
+    def _add_confidence(self, query: str, documents: list[Document]) -> Evidence | None:
         """Add the confidence to every document; it cannot be measured without BM25."""
         best = documents[:MEASURED_CHUNKS]
-        if best and "relevance" in best[0].metadata:
-            spread = self.stores.similarity_spread
-            if spread is not None:
-                for each in best:
-                    each.metadata["passages"] = []
-            # They share the lists of passages.
-            measured = [{"text": each.page_content, **each.metadata} for each in best]
-            evidence = Evidence(query, detect_language(query), measured, spread or 1.0)
-            if spread is not None:
-                self._compare_passages(query, evidence, best)
-                self._read_passages(query, evidence, best)
-            for document in documents:
-                document.metadata["confidence"] = evidence.confidence
-                document.metadata["confidence_unread"] = evidence.confidence_unread
+        if not best or "relevance" not in best[0].metadata:
+            return None
+        spread = self.stores.similarity_spread
+        if spread is not None:
+            for each in best:
+                each.metadata["passages"] = []
+        # They share the lists of passages.
+        measured = [{"text": each.page_content, **each.metadata} for each in best]
+        evidence = Evidence(query, detect_language(query), measured, spread or 1.0)
+        if spread is not None:
+            self._compare_passages(query, evidence, best)
+            self._read_passages(query, evidence, best)
+        for document in documents:
+            document.metadata["confidence"] = evidence.confidence
+            document.metadata["confidence_unread"] = evidence.confidence_unread
+        return evidence
+
+    def _with_other_side(self, evidence: Evidence, documents: list[Document]) -> list[Document]:
+        """Put beside the chunk that answers a comparison the one of another document with the likest sentence.
+
+        What is compared is described with the same words in both, and only one of them may be near the question.
+        """
+        if not evidence.chosen:
+            return documents
+        chosen = evidence.candidates[evidence.chosen[0]]
+        place, chunk = chosen.document, documents[chosen.document]
+        sources = [str(each.metadata["source"]) for each in documents]
+        other_source = next((each for each in sources if each != sources[place]), None)
+        ids = sorted(self.stores.ledger.chunk_ids(other_source)) if other_source else []
+        language = chunk.metadata.get("language") or evidence.language
+        hits = self.stores.lexical.search(chosen.sentence.text, language, 1, ids)
+        for other in self.stores.ledger.chunks(hit.id for hit in hits).values():
+            if all(other.id != document.id for document in documents):
+                # The question itself did not find it, so it has the measures of the chunk that did.
+                measures = {"score", "relevance", "confidence", "confidence_unread"} & chunk.metadata.keys()
+                other.metadata |= {name: chunk.metadata[name] for name in measures}
+                # In the place of the last of the others.
+                last = place == len(documents) - 1
+                return [*documents[: place - last], chunk, other, *documents[place + 1 : -1]]
+        return documents
 
     def _compare_passages(self, query: str, evidence: Evidence, documents: list[Document]) -> None:
         """Compare the question with the likeliest passages by their vectors, and note how near they are."""

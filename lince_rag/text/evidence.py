@@ -50,6 +50,9 @@ NEIGHBOUR_BONUS: Final = 3.0
 COVERED_SHARE: Final = 0.5
 FURTHER_SHARE: Final = 0.33
 
+# The share of words that two sentences have in common if they say the same about two things.
+LIKE_SHARE: Final = 0.3
+
 # Shorter words say little about what is new in a sentence.
 NEW_WORD_LETTERS: Final = 4
 
@@ -312,7 +315,21 @@ class Evidence:
                 neighbour = places.get((candidate.document, position))
                 if neighbour in wanted:
                     wanted[neighbour] = self.chances[neighbour] * NEIGHBOUR_BONUS
-        return [*found, *self._further(found)]
+        return [*found, *self._other_side(found), *self._further(found)]
+
+    def _other_side(self, found: Sequence[int]) -> list[int]:
+        """Return the sentence of another document that is most like the first found, if the question compares."""
+        if not asks_for("comparisons", self.question, self.language):
+            return []
+        sources = [self.documents[each.document].get("source", each.document) for each in self.candidates]
+        first = set(self.candidates[found[0]].sentence.stems)
+        shared = {
+            number: len(first & stems) / len(first | stems)
+            for number, stems in enumerate(set(each.sentence.stems) for each in self.candidates)
+            if sources[number] != sources[found[0]]
+        }
+        best = max(shared, key=lambda each: shared[each], default=None)
+        return [best] if best is not None and shared[best] >= LIKE_SHARE and best not in found else []
 
     def _further(self, found: Sequence[int]) -> list[int]:
         """Return the sentence for what the found ones leave out, if that is a large part of the question."""

@@ -55,11 +55,11 @@ def kind_of(question: str, language: Language) -> QuestionKind | None:
     return next((kind for kind in question_kinds() if kind.cues[language].search(question)), None)
 
 
-Wanted = Literal["lists", "instructions", "reasons", "definitions", "summaries"]
+Wanted = Literal["lists", "instructions", "reasons", "definitions", "comparisons", "summaries"]
 
 
 def asks_for(wanted: Wanted, question: str, language: Language) -> bool:
-    """Return whether a question asks for several things, a way, a reason, what something is, or a summary."""
+    """Return whether a question asks for several things, a way, a reason, what something is, and so on."""
     return _cues(wanted, language).search(question) is not None
 
 

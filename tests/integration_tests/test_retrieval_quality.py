@@ -84,3 +84,27 @@ async def test_the_index_is_a_tool(index: Index) -> None:
             assert said.content == "[notas {x}]\nLa clave {secreta} del {{armario}} es azul."
             assert [each.metadata["source"] for each in said.artifact] == ["notas {x}"]
         assert list(tool.args) == ["query"]
+
+
+@pytest.mark.parametrize(
+    ("question", "both"),
+    [
+        ("¿Qué cafetera tiene más presión, la C200 o la C500?", True),
+        ("¿Qué presión tiene la cafetera C200?", False),
+    ],
+)
+def test_a_comparison_finds_the_same_part_of_another_document(tmp_path: Path, question: str, both: bool) -> None:
+    filling = "Guarde el manual con la factura y la garantía. " * 20
+    advice = [f"La presión de la C500 está en la parte {number}. {filling}" for number in range(6)]
+    documents = {
+        "C200": f"La presión de la cafetera C200 es de 15 bar, con 1350 vatios. {filling}",
+        "C500": "\n\n".join([*advice, f"Es de 19 bar, con 1500 vatios. {filling}"]),
+    }
+    with Index.open(tmp_path / "index", embeddings="embedded") as opened:
+        opened.ingest(Document(text, metadata={"source": name}) for name, text in documents.items())
+        found = opened.as_retriever().invoke(question)
+        answer = create_rag_chain(ChatLince(), opened.as_retriever()).invoke(question)
+    assert len(found) == 5
+    assert any("19 bar" in each.page_content for each in found) is both
+    assert "15 bar" in answer.text
+    assert ("19 bar" in answer.text) is both

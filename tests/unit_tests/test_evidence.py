@@ -176,6 +176,28 @@ def test_the_best_read_passage_is_chosen_and_what_was_compared_is_not_chosen_ane
         assert evidence.likeliest_compared(2) == unread == [(0, 0), (0, 1)]
 
 
+@pytest.mark.parametrize(
+    ("question", "both"),
+    [
+        ("¿Cuál de los dos lavavajillas hace menos ruido?", True),
+        ("¿Qué lavavajillas es mejor, el Uno o el Dos?", True),
+        ("¿Cuánto ruido hace el lavavajillas?", False),
+    ],
+)
+def test_a_comparison_quotes_what_another_document_says_of_the_same(question: str, both: bool) -> None:
+    one = "El lavavajillas es blanco. Ruido: 46 decibelios, consumo: 9 litros."
+    two = "Se vende en gris. Ruido: 42 decibelios, consumo: 8 litros. Gracias por su compra. Guarde la factura."
+    passages = [[0, 26, 40.0, -6.0], [27, len(one), 60.0, 9.0]]
+    documents = [
+        {"text": one, "language": "es", "source": "uno", "passages": passages},
+        {"text": two, "language": "es", "source": "dos", "passages": []},
+    ]
+    evidence = Evidence(question, "es", documents)
+    quoted = [documents[span.document]["text"][span.start : span.end] for span in evidence.passages()]
+    assert any("46 decibelios" in text for text in quoted)
+    assert any("42 decibelios" in text for text in quoted) is both
+
+
 def test_the_likeliest_compared_passages_are_read() -> None:
     text = "El gato duerme. La presión es de 1,5 bar. El perro ladra."
     passages = [[0, 15, 50.0], [16, 41, 50.0], [42, 57, 50.0], [3, 9, 50.0]]
