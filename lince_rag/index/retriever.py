@@ -209,7 +209,7 @@ class HybridRetriever(BaseRetriever):
             add_origins(fused, origins, language)
             lift_nearest(fused, vectors, MEASURED_CHUNKS)
         found: dict[str, dict[str, float | None]] = {
-            each: {"score": fused[each]} for each in sorted(fused, key=lambda each: (-fused[each], each))
+            each: {"score": fused[each]} for each in sorted(origins, key=lambda each: (-fused[each], each))
         }
         relevance = {hit.id: hit.relevance for hit in hits}
         for chunk_id, measures in found.items():
@@ -217,7 +217,7 @@ class HybridRetriever(BaseRetriever):
                 measures["relevance"] = relevance.get(chunk_id, 0.0)
             if chunk_id in vectors or chunk_id in waiting:
                 measures["similarity"] = vectors.get(chunk_id)
-        return _Ranking({each: found[each] for each in found if each in origins}, exhausted)
+        return _Ranking(found, exhausted)
 
     def _read(self, ranking: "_Ranking") -> Iterator[Document]:
         """Read the ranked chunks from the ledger, a few at a time: the first few are nearly always enough."""

@@ -61,6 +61,9 @@ _QUANTITIES: Final = frozenset({"number", "duration", "amount", "date"})
 
 Shares = tuple[float, ...]
 
+# The document of a window, its character offsets [start, end), and its similarity to the question or its score.
+Window = tuple[int, int, int, float]
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -215,7 +218,7 @@ class Evidence:
         return found
 
     @cached_property
-    def _known(self) -> list[tuple[int, int, int, float]]:
+    def _known(self) -> list[Window]:
         """The document, the offsets and the similarity of each compared window."""
         return [
             (number, start, end, similarity)
@@ -239,7 +242,7 @@ class Evidence:
         }
         return sorted(scores, key=lambda each: -scores[each])[:count]
 
-    def _read(self) -> list[tuple[int, int, int, float]]:
+    def _read(self) -> list[Window]:
         """The document, the offsets and the score of each window that was read with the question."""
         return [
             (number, start, end, scores[0])
@@ -248,41 +251,43 @@ class Evidence:
             if scores
         ]
 
-    def _choice_rows(self) -> list[dict[str, float]]:
-        """The features of each candidate."""
+    @cached_property
+    def _unread_rows(self) -> list[dict[str, float]]:
+        """The features of each candidate before windows are read."""
         if not self._known:
             return [candidate.features for candidate in self.candidates]
         return [candidate.features | self.similarities(candidate) for candidate in self.candidates]
 
+    @property
+    def choice_rows(self) -> list[dict[str, float]]:
+        """The features of each candidate that its score depends on."""
+        read = self._read()
+        if not read:
+            return self._unread_rows
+        pairs = zip(self.candidates, self._unread_rows, strict=True)
+        return [row | {"read": _score_around(candidate, read)} for candidate, row in pairs]
+
     @cached_property
     def _unread_scores(self) -> list[float]:
         """The score of each candidate without those of windows that were read."""
-        return _weighted("choice_vectors" if self._known else "choice_words", self._choice_rows())
+        return _weighted("choice_vectors" if self._known else "choice_words", self._unread_rows)
 
     @cached_property
     def scores(self) -> list[float]:
         """The score of each candidate; only differences mean something."""
-        return _weighted("choice_reader", self._choice_rows()) if self._read() else self._unread_scores
+        return _weighted("choice_reader", self.choice_rows) if self._read() else self._unread_scores
 
     def similarities(self, candidate: Candidate) -> dict[str, float]:
-        """The similarities of the windows that a sentence is in, relative to the largest of all, and their score.
-
-        The score is there if windows were read; of a sentence that was not read, it is the lowest.
-        """
+        """The similarities of the windows that a sentence is in, relative to the largest of all."""
         top, lowest = (chosen(known[3] for known in self._known) for chosen in (max, min))
-        start, end = candidate.sentence.start, candidate.sentence.end
-        around = [
-            known
-            for known in self._known
-            if known[0] == candidate.document and known[1] <= start and end <= known[2]
-        ]
+        around = _windows_around(candidate, self._known)
         values = [known[3] for known in around] or [lowest]
-        first = next((known[3] for known in around if known[1] == start), lowest)
+        first = next((known[3] for known in around if known[1] == candidate.sentence.start), lowest)
         return {
             "similarity": first - top,
             "largest_similarity": max(values) - top,
             "mean_similarity": sum(values) / len(values) - top,
-        } | ({"read": _score_around(candidate, read)} if (read := self._read()) else {})
+        }
 
     @cached_property
     def chances(self) -> list[float]:
@@ -492,13 +497,16 @@ def strongest_confidence(entries: Iterable[Mapping[str, Any]], key: str = "confi
     return max(measured, default=None)
 
 
-def _score_around(candidate: Candidate, read: Sequence[tuple[int, int, int, float]]) -> float:
-    """Return the best score of the read windows that a sentence is in; without one, the lowest of all."""
+def _windows_around(candidate: Candidate, windows: Sequence[Window]) -> list[Window]:
+    """Return the windows that a sentence is in."""
     start, end = candidate.sentence.start, candidate.sentence.end
-    around = [
-        known[3] for known in read if known[0] == candidate.document and known[1] <= start and end <= known[2]
-    ]
-    return max(around or [min(known[3] for known in read)])
+    return [each for each in windows if each[0] == candidate.document and each[1] <= start and end <= each[2]]
+
+
+def _score_around(candidate: Candidate, read: Sequence[Window]) -> float:
+    """Return the best score of the read windows that a sentence is in; without one, the lowest of all."""
+    scores = [each[3] for each in _windows_around(candidate, read)]
+    return max(scores or [min(each[3] for each in read)])
 
 
 def _titles(document: Mapping[str, Any]) -> str:

@@ -229,21 +229,18 @@ def fit_choice(rows: Sequence[Any], wanted: Sequence[Any], weights: Sequence[flo
     return minimize(loss, np.zeros(scaled.shape[1]), jac=True, method="L-BFGS-B").x / deviation
 
 
-def choice_rows(asked: Asked, *, vectors: bool, left_out: Set[str]) -> tuple[list[str], Any]:
-    evidence = asked.evidence
-    rows = [each.features | (evidence.similarities(each) if vectors else {}) for each in evidence.candidates]
+def choice_rows(asked: Asked, left_out: Set[str]) -> tuple[list[str], Any]:
+    rows = asked.evidence.choice_rows
     names = [name for name in rows[0] if name not in left_out]
     return names, np.array([[row[name] for name in names] for row in rows])
 
 
-def train_choice(
-    questions: Sequence[Asked], *, vectors: bool, left_out: Set[str] = frozenset()
-) -> dict[str, float]:
+def train_choice(questions: Sequence[Asked], left_out: Set[str] = frozenset()) -> dict[str, float]:
     rows, wanted, weights, names = [], [], [], []
     for asked in questions:
         if not asked.answers:
             continue
-        names, found = choice_rows(asked, vectors=vectors, left_out=left_out)
+        names, found = choice_rows(asked, left_out)
         known = labels(asked)
         kept = [number for number, label in enumerate(known) if label is not None]
         values = np.array([known[number] for number in kept])
@@ -345,13 +342,13 @@ FEATURES = {
 }
 
 
-def report_features(suffix: str, questions: Sequence[Asked], folds: Sequence[Any], *, vectors: bool) -> None:
+def report_features(suffix: str, questions: Sequence[Asked], folds: Sequence[Any]) -> None:
     """Print what the choice is without each group of features."""
     for left_out, names in FEATURES.items():
         right = np.zeros(len(questions))
         for train, test in folds:
             known = [questions[number] for number in train]
-            use(f"choice_{suffix}", train_choice(known, vectors=vectors, left_out=names))
+            use(f"choice_{suffix}", train_choice(known, names))
             for number in test:
                 refresh(questions[number])
                 right[number] = is_right(questions[number])
@@ -365,7 +362,7 @@ def report_features(suffix: str, questions: Sequence[Asked], folds: Sequence[Any
 
 def learn(questions: Sequence[Asked], suffix: str) -> None:
     """Learn both models and use them."""
-    use(f"choice_{suffix}", train_choice(questions, vectors=suffix != "words"))
+    use(f"choice_{suffix}", train_choice(questions))
     for asked in questions:
         refresh(asked)
     use(f"confidence_{suffix}", train_confidence(questions, [is_right(asked) for asked in questions]))
@@ -385,13 +382,13 @@ def main(arguments: Sequence[str]) -> None:
     for embedder, suffix in PARTS:
         if options.only not in (None, suffix):
             continue
-        reader, vectors = suffix == "reader", embedder == VECTORS
+        reader = suffix == "reader"
         questions = collect(options, embedder, reader=reader)
         right, confidence = [False] * len(questions), [0.0] * len(questions)
         groups = [asked.group for asked in questions]
         folds = list(GroupKFold(FOLDS).split(questions, groups=groups))
         if options.features and not reader:
-            report_features(suffix, questions, folds, vectors=vectors)
+            report_features(suffix, questions, folds)
         for train, test in folds:
             known = [questions[number] for number in train]
             learn(known, suffix)

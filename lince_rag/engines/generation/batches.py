@@ -14,7 +14,7 @@ from inspect import signature
 from typing import Any, Final
 
 from lince_rag.engines.checkpoints import memory
-from lince_rag.errors import EngineError
+from lince_rag.engines.generation.decoding import cancelled_before
 
 # The most tokens, padding included, that are read in one pass; a longer prompt is read alone.
 _READ_TOKENS: Final = 2048
@@ -279,11 +279,6 @@ class RowDecoder:
             chosen = torch.tensor(kept, device=layer.keys.device)
             layer.keys, layer.values = layer.keys[chosen, :, padding:], layer.values[chosen, :, padding:]
         return ended
-
-
-def cancelled_before() -> EngineError:
-    """Return the error of an answer that nobody waited for any more when its turn came."""
-    return EngineError("The generation was cancelled before it began.")
 
 
 def can_join(model: Any) -> bool:

@@ -22,7 +22,7 @@ from lince_rag.engines.checkpoints.files import (
     LoadingOptions,
     find_both,
 )
-from lince_rag.engines.generation.decoding import TextAssembler, TokenQueue
+from lince_rag.engines.generation.decoding import TextAssembler, TokenQueue, cancelled_before
 from lince_rag.engines.generation.tokens import TokenEngine, logger
 from lince_rag.errors import ConfigurationError, EngineError, require
 from lince_rag.prompting.registry import ModelSpec
@@ -211,7 +211,7 @@ class CTranslate2Engine(TokenEngine):
         with self._lock, engine_errors(self.checkpoint.label, "cannot generate"):
             check_fork("CTranslate2")
             if cancelled and cancelled.is_set():
-                raise EngineError("The generation was cancelled before it began.")
+                raise cancelled_before()
             results = self.generator.generate_batch(
                 [self.tokenizer.convert_ids_to_tokens(list(ids)) for ids in encoded],
                 **search,

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from lince_rag.errors import EngineError
+
 # What a tokenizer decodes incomplete characters to.
 _INCOMPLETE: Final = "\ufffd"
 
@@ -181,6 +183,11 @@ class StopTexts:
         if not any(stop in text for stop in self._stop):
             return False
         return not (self._uncut and _decode(self._tokenizer, answer).lstrip().startswith(self._uncut))
+
+
+def cancelled_before() -> EngineError:
+    """Return the error of an answer that nobody waited for any more when its turn came."""
+    return EngineError("The generation was cancelled before it began.")
 
 
 class Cancellation:

@@ -13,8 +13,8 @@ from typing import Any
 from lince_rag.engines.base import Generation, GenerationSettings, check_torch, is_beam_search, is_sampling
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import LoadedModel, load_model
-from lince_rag.engines.generation.batches import Row, RowDecoder, can_join, cancelled_before
-from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TokenQueue
+from lince_rag.engines.generation.batches import Row, RowDecoder, can_join
+from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TokenQueue, cancelled_before
 from lince_rag.engines.generation.tokens import TokenEngine
 from lince_rag.errors import ConfigurationError, ContextWindowError
 from lince_rag.prompting.registry import ModelSpec
