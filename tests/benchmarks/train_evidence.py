@@ -32,7 +32,7 @@ from lince_rag import Index, LinceEmbeddings
 from lince_rag.chain.question import read_request, rewrite_by_rules
 from lince_rag.text import evidence as evidence_module
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence
-from lince_rag.text.language import fold
+from lince_rag.text.language import fold, load_table
 from tests.benchmarks.train_reader import is_held_back
 
 WORDS, VECTORS = "embedded", "multilingual-e5-small"
@@ -253,7 +253,7 @@ def train_choice(questions: Sequence[Asked], left_out: Set[str] = frozenset()) -
 
 def use(name: str, weights: dict[str, float]) -> None:
     """Make the package use some weights from now on."""
-    evidence_module.load_table("evidence")[name] = weights
+    load_table("evidence")[name] = weights
 
 
 def answer_of(asked: Asked) -> str:
@@ -404,7 +404,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def write() -> None:
-    table = evidence_module.load_table("evidence")
+    table = load_table("evidence")
     text = "\n".join(
         f"[{name}]\n" + "".join(f"{feature} = {weight:.4f}\n" for feature, weight in row.items())
         for name, row in table.items()

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lince_rag.text.evidence import ANSWER_CHARACTERS, Evidence
+from lince_rag.text.choice import ANSWER_CHARACTERS
+from lince_rag.text.evidence import Evidence
 from lince_rag.text.language import LANGUAGES, Language, load_table
 from lince_rag.text.passages import LIST_CHARACTERS, WINDOW_CHARACTERS, Reading
 
