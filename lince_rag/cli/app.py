@@ -56,11 +56,15 @@ def ask(
     options: AnswerOptions,
 ) -> None:
     """Answer a question from the documents of an index, with sources; abstain if they do not hold the answer."""
-    from lince_rag.chain.packing import only_quotes
-    from lince_rag.cli.terminal import print_answer, print_json, print_waiting
+    from lince_rag.index.embeddings import warm_up
     from lince_rag.index.index import Index
 
     with Index.open(index, embeddings=embeddings, create=False) as opened:
+        # The weights are loaded while the packages that the answer needs are imported.
+        warm_up(opened.embeddings)
+        from lince_rag.chain.packing import only_quotes
+        from lince_rag.cli.terminal import print_answer, print_json, print_waiting
+
         chain = options.make_chain(opened)
         if json_:
             print_json(chain.invoke(question).model_dump(mode="json"))

@@ -6,9 +6,11 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final, TypeGuard
 
 from langchain_core.embeddings import Embeddings
@@ -17,7 +19,7 @@ from lince_rag.engines.base import check_torch
 from lince_rag.engines.encoder import PACKAGES as E5_PACKAGES
 from lince_rag.engines.encoder import load_encoder, weights_path
 from lince_rag.engines.reader import load_reader
-from lince_rag.errors import ConfigurationError, require
+from lince_rag.errors import ConfigurationError, LinceError, require
 from lince_rag.text.language import load_table
 from lince_rag.text.words import terms
 
@@ -262,6 +264,18 @@ def check_loading(embeddings: Embeddings) -> None:
         weights_path()
     elif not hashes_terms(embeddings):
         embeddings.embed_documents([TRIAL_TEXT])
+
+
+def warm_up(embeddings: Embeddings) -> None:
+    """Load the packaged weights in another thread, so that the first question need not wait for all of it."""
+
+    def load() -> None:
+        # The question meets the same error.
+        with suppress(LinceError):
+            load_reader()
+
+    if isinstance(embeddings, LinceEmbeddings) and embeddings.model == PACKAGED_E5_SMALL:
+        Thread(target=load, daemon=True).start()
 
 
 def embeddings_name(embeddings: Embeddings) -> str:
