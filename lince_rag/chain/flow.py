@@ -5,6 +5,7 @@ what it yields, with or without async, callbacks and streams. A reply in the wro
 the model fails, the documents are quoted instead.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -116,6 +117,8 @@ def answer_flow(model: AnyModel, settings: ChainSettings, given: RagInput) -> Fl
         text = wording("small_talk", asked.language)
         return Answer(text=text, language=asked.language, grounded=True, standalone="")
     request, documents = yield from _search(model, settings, asked)
+    if request.undecided:
+        request = replace(request, language=_main_language(documents, request.language))
     minimum = settings.minimum_confidence
     # The confidence in a follow-up that was not rewritten ("¿Y en 2020?") is not reliable, so the model decides.
     if minimum and not (request.history and settings.rewriting == "off"):
@@ -178,6 +181,12 @@ def _search(
             break
     _, standalone, documents = max(found, key=lambda each: each[0])
     return replace(request, standalone=standalone), documents
+
+
+def _main_language(documents: Sequence[Document], default: Language) -> Language:
+    """Return the language of most of the found chunks: "SMTP" of Portuguese documents is asked in it."""
+    found = Counter(each.metadata["language"] for each in documents if each.metadata.get("language") in LANGUAGES)
+    return found.most_common(1)[0][0] if found else default
 
 
 def _is_about(request: Request, reading: str, documents: Sequence[Document]) -> bool:

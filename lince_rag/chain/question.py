@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from lince_rag.chain.answer import is_abstention
 from lince_rag.chain.grounding import is_in_other_language
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import DEFAULT_LANGUAGE, Language, detect_language, wording
+from lince_rag.text.language import DEFAULT_LANGUAGE, Language, told_language, wording
 from lince_rag.text.questions import (
     continues,
     function_words,
@@ -71,6 +71,8 @@ class Request:
     standalone: str
     # What the model is told after the question when it is asked for the second time.
     reminder: str = ""
+    # Whether neither the question nor those before it tell the language.
+    undecided: bool = False
 
 
 def read_request(given: RagInput, language: Language | None) -> Request:
@@ -91,8 +93,10 @@ def read_request(given: RagInput, language: Language | None) -> Request:
             hint="The only keys are 'question' and 'history'.",
         )
     history = convert_to_messages(given.get("history") or [])
-    default = detect_language(" ".join(_earlier_questions(history)), DEFAULT_LANGUAGE)
-    return Request(question, language or detect_language(question, default), history, question)
+    said = [question, " ".join(_earlier_questions(history))]
+    if language is None:
+        language = next(filter(None, map(told_language, said)), None)
+    return Request(question, language or DEFAULT_LANGUAGE, history, question, undecided=language is None)
 
 
 def rewriting_prompt(

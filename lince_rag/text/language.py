@@ -68,10 +68,15 @@ def _identifier() -> Any:
 
 def detect_language(text: str, default: Language = DEFAULT_LANGUAGE) -> Language:
     """Return the language of a text, or the default if the text is too short or too unusual to identify."""
+    return told_language(text) or default
+
+
+def told_language(text: str) -> Language | None:
+    """Return the language of a text, or ``None`` if the text is too short or too unusual to identify."""
     if not any(character.isalpha() for character in text):
-        return default
+        return None
     language, probability = identify_language(text)
-    return language if probability >= MINIMUM_PROBABILITY else default
+    return language if probability >= MINIMUM_PROBABILITY else None
 
 
 def identify_language(text: str) -> tuple[Language, float]:

@@ -80,6 +80,18 @@ def test_a_short_follow_up_keeps_the_language_of_the_history() -> None:
     assert chain().invoke({"question": "2020?", "history": history}).language == "pt"
 
 
+@pytest.mark.parametrize("question", ["elevador", "1.100 euros"])
+def test_a_question_without_a_language_gets_that_of_the_documents(tmp_path: Path, question: str) -> None:
+    (tmp_path / "ata.txt").write_text(TEXTS["ata"], encoding="utf-8")
+    with Index.open(tmp_path / "index") as index:
+        index.ingest(tmp_path / "ata.txt")
+        asking = create_rag_chain(ChatLince(), index.as_retriever())
+        assert asking.invoke(question).language == "pt"
+        history = [HumanMessage("¿Cuánto se paga de impuestos este año?"), AIMessage("No lo dicen los textos.")]
+        assert asking.invoke({"question": question, "history": history}).language == "es"
+        assert asking.invoke("¿Cuánto cuesta el ascensor?").language == "es"
+
+
 @pytest.mark.parametrize("given", ["", "  ", {}, {"question": 3}, {"question": "x", "histroy": []}])
 def test_wrong_input(given: Any) -> None:
     with pytest.raises(ConfigurationError):
