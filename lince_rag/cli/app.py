@@ -1,4 +1,4 @@
-"""The command line: ``lince-rag ingest | remove | ask | chat | eval | questions | mcp | status | models …``.
+"""The command line: ``lince-rag ingest | remove | ask | chat | eval | questions | serve | mcp | status …``.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
@@ -23,6 +23,7 @@ from lince_rag.cli.options import (
     ModelsFileOption,
     takes_answer_options,
 )
+from lince_rag.cli.serve import keys, mcp, serve
 from lince_rag.errors import LinceError
 
 app = typer.Typer(
@@ -78,28 +79,9 @@ app.command("eval")(evaluate_file)
 app.command("questions")(draft_file)
 
 
-@app.command()
-@takes_answer_options
-def mcp(
-    index: IndexOption = DEFAULT_INDEX,
-    http: Annotated[
-        int | None,
-        typer.Option(metavar="PORT", min=1, max=65535, help="Serve streamable HTTP on this port of 127.0.0.1."),
-    ] = None,
-    *,
-    options: AnswerOptions,
-) -> None:
-    """Serve an index to MCP clients, over standard input and output, or over HTTP."""
-    from lince_rag.index.index import Index
-    from lince_rag.serve.mcp import create_server
-
-    with Index.open(index, create=False) as opened:
-        server = create_server(opened, options.make_chain(opened))
-        if http is None:
-            server.run("stdio")
-        else:
-            # Loopback only: there is no authentication. The server itself refuses requests from foreign web pages.
-            server.run("streamable-http", host="127.0.0.1", port=http)
+app.command("serve")(serve)
+app.command("mcp")(mcp)
+app.add_typer(keys, name="keys")
 
 
 @app.command()

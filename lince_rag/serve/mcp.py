@@ -1,18 +1,22 @@
 """The Model Context Protocol (MCP) server: any client can search the index, ask it and list its documents."""
 
+from asyncio import to_thread
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, Field
 
-from lince_rag.chain.rag import RagChain
 from lince_rag.errors import LinceError, require
-from lince_rag.index.index import Index
+from lince_rag.serve.collections import Collection
+from lince_rag.serve.guard import Places, RefusedError
+from lince_rag.serve.messages import MOST_PASSAGES, QUESTION_CHARACTERS, public_answer, public_passage
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
-# The most passages of one search, so that they fit in a client's context.
-_MAXIMUM_PASSAGES: Final = 20
+# The most documents of one list, so that it fits in a client's context.
+MOST_DOCUMENTS: Final = 500
 
 _INSTRUCTIONS: Final = (
     "Search and question answering over the user's own documents, in Spanish, Portuguese and English. "
@@ -56,51 +60,91 @@ class SourceDocument(BaseModel):
     passages: int = Field(description="Number of passages that the document was split into.")
 
 
-def create_server(index: Index, chain: RagChain) -> "MCPServer[Any]":
-    """Make a server of the official SDK; its method ``run`` starts it on ``"stdio"`` or ``"streamable-http"``."""
+def create_server(collection: Collection, places: Places | None = None) -> "MCPServer[Any]":
+    """Make a server of the official SDK; its method ``run("stdio")`` starts it on standard input and output.
+
+    Args:
+        collection: What it answers from.
+        places: What bounds the number of questions that are answered at once.
+
+    Raises:
+        MissingExtraError: The extra ``mcp`` is not installed.
+    """
     require("mcp", "mcp", "mcp_types")
     from mcp.server.mcpserver import MCPServer
-    from mcp.server.mcpserver.exceptions import ToolError
     from mcp_types import ToolAnnotations
 
     server: MCPServer[Any] = MCPServer("lince-rag", instructions=_INSTRUCTIONS, log_level="WARNING")
     read_only = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
     @server.tool(annotations=read_only)
-    def search(question: str, k: int = 5) -> list[Passage]:
+    async def search(question: str, k: int = 5) -> list[Passage]:
         """Find the passages of the documents that best match a question, best first."""
-        if not 1 <= k <= _MAXIMUM_PASSAGES:
-            raise ToolError(f"k must be between 1 and {_MAXIMUM_PASSAGES}, not {k}.")
+        _check_range("k", k, 1, MOST_PASSAGES)
+        _check_question(question)
+        chain = collection.chain_for([], k)
+        async with _answering(places):
+            found = [public_passage(collection, each) for each in await chain.retriever.ainvoke(question)]
         return [
             Passage(
-                source=str(found.metadata["source"]),
-                title=str(found.metadata.get("title") or ""),
-                page=found.metadata.get("page"),
-                start=int(found.metadata.get("start", 0)),
-                text=found.page_content,
-                also_in=found.metadata.get("also_in", []),
-                relevance=found.metadata.get("relevance"),
+                source=each.name,
+                title=each.title,
+                page=each.page,
+                start=each.start,
+                text=each.text,
+                also_in=each.also_in,
+                relevance=each.relevance,
             )
-            for found in index.as_retriever(k=k).invoke(question)
+            for each in found
         ]
 
     @server.tool(annotations=read_only)
-    def ask(question: str) -> CitedAnswer:
+    async def ask(question: str) -> CitedAnswer:
         """Answer a question from the documents, with citations, or say that they do not contain the answer."""
-        try:
-            answer = chain.invoke(question)
-        except LinceError as error:
-            raise ToolError(str(error)) from error
+        _check_question(question)
+        async with _answering(places):
+            answer = public_answer(collection, await collection.chain.ainvoke(question))
         values = answer.model_dump(include={"text", "short", "language", "abstained", "grounded", "confidence"})
-        cited = {"source", "title", "page", "start", "end", "quote"}
-        return CitedAnswer(**values, citations=[each.model_dump(include=cited) for each in answer.citations])
+        cited = {"title", "page", "start", "end", "quote"}
+        citations = [{"source": each.name, **each.model_dump(include=cited)} for each in answer.citations]
+        return CitedAnswer(**values, citations=citations)
 
     @server.tool(annotations=read_only)
-    def documents() -> list[SourceDocument]:
-        """List the documents of the index."""
+    async def documents(offset: int = 0, limit: int = 100, name: str = "") -> list[SourceDocument]:
+        """List documents by name, `limit` of them from number `offset` (from 0); `name` is a part of the name."""
+        _check_range("offset", offset, 0, 10**9)
+        _check_range("limit", limit, 1, MOST_DOCUMENTS)
+        every = await to_thread(collection.documents)
+        found = [each for each in every if name.casefold() in each.name.casefold()]
         return [
-            SourceDocument(source=each.source, language=each.language, passages=each.chunks)
-            for each in index.sources()
+            SourceDocument(source=each.name, language=each.language, passages=each.passages)
+            for each in found[offset : offset + limit]
         ]
 
     return server
+
+
+@asynccontextmanager
+async def _answering(places: Places | None) -> AsyncIterator[None]:
+    """Hold a place; what goes wrong becomes an error of the tool."""
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    try:
+        async with places.take() if places else nullcontext():
+            yield
+    except (LinceError, RefusedError) as error:
+        raise ToolError(str(error)) from error
+
+
+def _check_question(question: str) -> None:
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    if not question.strip() or len(question) > QUESTION_CHARACTERS:
+        raise ToolError(f"The question must have between 1 and {QUESTION_CHARACTERS} characters.")
+
+
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    if not least <= value <= most:
+        raise ToolError(f"{name} must be between {least} and {most}, not {value}.")

@@ -14,8 +14,9 @@ from langchain_core.documents import Document
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-from lince_rag import ChatLince, Index, create_rag_chain
+from lince_rag import ChatLince, Index
 from lince_rag.errors import MissingExtraError
+from lince_rag.serve.collections import Collection
 from lince_rag.serve.mcp import create_server
 
 TEXTS = {
@@ -30,6 +31,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Index.open(folder) as index:
         index.ingest([Document(text, metadata={"source": name}) for name, text in TEXTS.items()])
     return folder
+
+
+def collection(index: Index) -> Collection:
+    return Collection("papeles", index, ChatLince(), index.as_retriever(), index.folder.with_suffix(".uploads"))
 
 
 async def check(client: Client) -> None:
@@ -58,7 +63,7 @@ async def result(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
 
 async def test_in_process(folder: Path) -> None:
     with Index.open(folder, create=False) as index:
-        server = create_server(index, create_rag_chain(ChatLince(), index.as_retriever()))
+        server = create_server(collection(index))
         async with Client(server) as client:
             await check(client)
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
@@ -66,24 +71,31 @@ async def test_in_process(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments"), [("search", {"question": "x", "k": 0}), ("ask", {"question": " "})]
+    ("tool", "arguments"),
+    [
+        ("search", {"question": "x", "k": 0}),
+        ("ask", {"question": " "}),
+        ("ask", {"question": "x" * 1_000_000}),
+        ("documents", {"limit": 0}),
+        ("documents", {"offset": -1}),
+    ],
 )
 async def test_a_wrong_call_is_an_error_that_says_why(folder: Path, tool: str, arguments: dict[str, Any]) -> None:
     with Index.open(folder, create=False) as index:
-        server = create_server(index, create_rag_chain(ChatLince(), index.as_retriever()))
+        server = create_server(collection(index))
         async with Client(server) as client:
             called = await client.call_tool(tool, arguments)
     assert called.is_error
-    assert str(arguments.get("k", "question")) in str(called.content)
+    assert list(arguments)[-1] in str(called.content)
+    assert len(str(called.content)) < 1_000
 
 
 @pytest.mark.parametrize("package", ["mcp", "mcp_types"])
 def test_a_missing_sdk_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with Index.open(folder, create=False) as index:
-        chain = create_rag_chain(ChatLince(), index.as_retriever())
         with pytest.raises(MissingExtraError, match=r"pip install 'lince-rag\[mcp\]'"):
-            create_server(index, chain)
+            create_server(collection(index))
 
 
 async def test_standard_streams(folder: Path) -> None:

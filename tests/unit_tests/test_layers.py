@@ -49,7 +49,7 @@ HEAVY |= {
     "sklearn",
 }
 HEAVY |= {"ir_measures", "jsonschema", "llguidance", "pathspec", "watchfiles", "pytesseract", "PIL", "ctranslate2"}
-HEAVY |= {"xllamacpp"}
+HEAVY |= {"xllamacpp", "fastapi", "starlette", "uvicorn", "mcp", "limits", "prometheus_client"}
 
 MODEL_LIBRARIES = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "safetensors"}
 MODEL_LIBRARIES |= {"ctranslate2"}
@@ -193,9 +193,9 @@ def test_the_graph_of_rooms_stays_small() -> None:
     assert len(FACE) <= 7
 
 
-def test_the_package_has_at_most_138_files() -> None:
-    # 100 before the readers of a dozen formats and the engines.
-    assert len(FILES) <= 138
+def test_the_package_has_at_most_150_files() -> None:
+    # 100 before the readers of a dozen formats and the engines, 138 before the HTTP server.
+    assert len(FILES) <= 150
 
 
 # ------------------------------------------------------------------------------------------------------- packages

@@ -1,0 +1,171 @@
+"""The collections of a server: indexes that stay open, with names for clients that tell nothing of the machine."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, Final
+
+from lince_rag.chain.bindings import AnyModel
+from lince_rag.chain.rag import RagChain, create_rag_chain
+from lince_rag.errors import ConfigurationError
+from lince_rag.index.index import Index
+from lince_rag.index.ledger import Source
+from lince_rag.index.retriever import HybridRetriever
+
+# Names stand in addresses and in the rights of keys.
+NAME: Final = re.compile(r"[\w][\w.-]{0,63}", re.ASCII)
+
+# Bytes of the digest that names a document.
+ID_BYTES: Final = 9
+
+
+@dataclass(frozen=True)
+class PublicDocument:
+    """What clients know of a document.
+
+    Attributes:
+        id: What tells it from others; it stays the same when the document changes.
+        name: Its path below the folder that all files of the collection have in common, or its own name.
+        source: Its name in the index, which clients do not see.
+        title: Its title, or its name if it has none.
+        language: The language of its text.
+        passages: The number of its chunks.
+        characters: The length of its text.
+    """
+
+    id: str
+    name: str
+    source: str
+    title: str
+    language: str
+    passages: int
+    characters: int
+
+
+class Collection:
+    """An index that a server answers from.
+
+    Args:
+        name: Its name for clients.
+        index: The open index.
+        llm: The model.
+        retriever: What finds its chunks.
+        uploads: Where the files go that clients send.
+        **options: Those of ``create_rag_chain``.
+
+    Raises:
+        ConfigurationError: The name cannot stand in addresses, or an option is out of its range.
+    """
+
+    def __init__(
+        self, name: str, index: Index, llm: AnyModel, retriever: HybridRetriever, uploads: Path, **options: Any
+    ) -> None:
+        if not NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{name!r} cannot be the name of a collection.",
+                hint="Letters, digits, points, hyphens and underlines are allowed: --index NAME=FOLDER.",
+            )
+        self.name = name
+        self.index = index
+        self.chain = create_rag_chain(llm, retriever, **options)
+        self._retriever = retriever
+        self.uploads = uploads
+        self._listed: tuple[int, dict[str, PublicDocument]] = (-1, {})
+
+    @property
+    def by_source(self) -> Mapping[str, PublicDocument]:
+        """All documents, by their name in the index, in its order; read again when the index has changed."""
+        generation, found = self._listed
+        current = self.index.ledger.generation
+        if current != generation:
+            sources = self.index.sources()
+            names = public_names([each.source for each in sources], self.uploads)
+            found = {each.source: _public(each, name) for each, name in zip(sources, names, strict=True)}
+            self._listed = current, found
+        return found
+
+    def documents(self) -> list[PublicDocument]:
+        """Return all documents, by name."""
+        return sorted(self.by_source.values(), key=lambda each: (each.name, each.id))
+
+    def document(self, identity: str) -> PublicDocument | None:
+        """Return the document with an id; ``None`` if there is none."""
+        return next((each for each in self.by_source.values() if each.id == identity), None)
+
+    def file(self, document: PublicDocument) -> Path | None:
+        """Return the file of a document, if it is there."""
+        path = Path(document.source)
+        return path if path.is_absolute() and path.is_file() else None
+
+    def chain_for(self, documents: Sequence[PublicDocument], k: int | None = None) -> RagChain:
+        """Return the chain that reads only some documents (all, if none are given), and ``k`` chunks."""
+        if not documents and k is None:
+            return self.chain
+        changes: dict[str, Any] = {"k": k} if k else {}
+        if documents:
+            changes["filter"] = {"source": {"$in": [each.source for each in documents]}}
+        return RagChain(self.chain.llm, self._retriever.model_copy(update=changes), self.chain.settings)
+
+    def public_text(self, text: str) -> str:
+        """Return a message with the names of documents instead of their paths."""
+        for source, document in self.by_source.items():
+            if source in text:
+                text = text.replace(source, document.name)
+        return text.replace(f"{self.uploads}{os.sep}", "").replace(str(self.index.folder), self.name)
+
+
+def document_id(source: str) -> str:
+    """Return what tells a document from others of its collection."""
+    return hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).hexdigest()
+
+
+def public_names(sources: Sequence[str], uploads: Path) -> list[str]:
+    """Return the names of documents for clients: below the folder that the files have in common.
+
+    Uploaded files are named as they were uploaded, and what has no path keeps its name.
+    """
+    own = f"{uploads}{os.sep}"
+    paths = [each for each in sources if os.path.isabs(each) and not each.startswith(own)]
+    parents = {os.path.dirname(each) for each in paths}
+    common = os.path.commonpath(parents) if parents else ""
+
+    def name(source: str) -> str:
+        if source.startswith(own):
+            return source.removeprefix(own)
+        return PurePath(os.path.relpath(source, common)).as_posix() if os.path.isabs(source) else source
+
+    return [name(source) for source in sources]
+
+
+def _public(source: Source, name: str) -> PublicDocument:
+    return PublicDocument(
+        document_id(source.source),
+        name,
+        source.source,
+        name if source.title == source.source else source.title,
+        source.language,
+        source.chunks,
+        source.characters,
+    )
+
+
+def collection_folders(given: Iterable[str]) -> dict[str, Path]:
+    """Return the folders of collections by name: of ``NAME=FOLDER``, or of a folder, whose name it then is.
+
+    Raises:
+        ConfigurationError: Two have one name.
+    """
+    found: dict[str, Path] = {}
+    for each in given:
+        name, equals, folder = each.partition("=")
+        path = Path(folder if equals else each).expanduser().resolve()
+        name = name if equals else path.name
+        if name in found:
+            raise ConfigurationError(
+                f"Two collections are named {name!r}.", hint="Name them: --index NAME=FOLDER."
+            )
+        found[name] = path
+    return found
