@@ -57,6 +57,12 @@ def ask(
     options: AnswerOptions,
 ) -> None:
     """Answer a question from the documents of an index, with sources; abstain if they do not hold the answer."""
+    from lince_rag.cli.remote import running_server
+
+    server = None if embeddings else running_server(index, options)
+    if server and (steps := server.ask(question)):
+        _print(steps, json_=json_)
+        return
     from lince_rag.index.embeddings import warm_up
     from lince_rag.index.index import Index
 
@@ -64,14 +70,23 @@ def ask(
         # The weights are loaded while the packages that the answer needs are imported.
         warm_up(opened.embeddings)
         from lince_rag.chain.packing import only_quotes
-        from lince_rag.cli.terminal import print_answer, print_json, print_waiting
+        from lince_rag.cli.terminal import print_waiting
 
         chain = options.make_chain(opened)
-        if json_:
-            print_json(chain.invoke(question).model_dump(mode="json"))
-        else:
-            answer = print_answer(chain.stream(question), whole=only_quotes(chain.llm))
+        answer = _print(chain.stream(question), json_=json_, whole=only_quotes(chain.llm))
+        if not json_:
             print_waiting(opened.ledger.count_waiting(), answer.language)
+
+
+def _print(steps: Any, *, json_: bool, whole: bool = False) -> Any:
+    """Print an answer as it comes, or as JSON; return it."""
+    from lince_rag.cli.terminal import print_answer, print_json
+
+    if not json_:
+        return print_answer(steps, whole=whole)
+    *_, answer = steps
+    print_json(answer.model_dump(mode="json"))
+    return answer
 
 
 app.command("chat")(chat)

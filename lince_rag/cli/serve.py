@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from lince_rag.cli.options import DEFAULT_INDEX, AnswerOptions, IndexOption, JsonOption, takes_answer_options
+from lince_rag.cli.remote import data_folder, found_by_others, new_token
 
 if TYPE_CHECKING:
     from lince_rag.serve.collections import Collection
@@ -100,11 +101,10 @@ def _serve(settings: dict[str, Any], workers: int) -> None:
 
     require("serve", "fastapi", "limits", "mcp", "prometheus_client", "uvicorn")
     state = _state(settings)
-    settings["needs_key"] = check_exposure(settings["host"], state)
+    settings |= {"needs_key": check_exposure(settings["host"], state), "token": new_token()}
     where = settings["host"], settings["port"]
     if workers == 1:
-        with _application(settings, state) as app:
-            _announce(settings)
+        with _application(settings, state) as app, _announced(settings):
             run(app, *where)
         return
     with tempfile.TemporaryDirectory() as numbers:
@@ -112,8 +112,9 @@ def _serve(settings: dict[str, Any], workers: int) -> None:
         os.environ[SETTINGS_VARIABLE] = json.dumps(settings)
         # A wrong setting is an error here, and not one of each worker, again and again.
         with _application(settings, state):
-            _announce(settings)
-        run(f"{__name__}:worker", *where, workers)
+            pass
+        with _announced(settings):
+            run(f"{__name__}:worker", *where, workers)
 
 
 def worker() -> "Guard":
@@ -128,7 +129,7 @@ def _state(settings: dict[str, Any]) -> "ServerState":
     from lince_rag.serve.state import ServerState
 
     first = next(iter(collection_folders(settings["indexes"]).values()))
-    return ServerState(Path(settings["data"] or f"{first}.serve").expanduser().resolve())
+    return ServerState(Path(settings["data"] or data_folder(first)).expanduser().resolve())
 
 
 @contextmanager
@@ -144,6 +145,7 @@ def _application(settings: dict[str, Any], state: "ServerState") -> Iterator["Gu
             state,
             hosts=allowed_hosts(settings["host"], settings["port"], settings["public"]),
             needs_key=settings["needs_key"],
+            token=settings["token"],
             limits=Limits(**settings["limits"]),
             with_page=settings.get("with_page", True),
         )
@@ -169,12 +171,26 @@ def _collections(
         yield found
 
 
-def _announce(settings: dict[str, Any]) -> None:
+@contextmanager
+def _announced(settings: dict[str, Any]) -> Iterator[None]:
+    """Say where the server is: to the reader, and to `lince-rag ask`."""
     from lince_rag.cli.terminal import print_plain, reader_language
+    from lince_rag.serve.app import is_loopback
+    from lince_rag.serve.collections import collection_folders
     from lince_rag.text.language import wording
 
-    key = "serving" if settings.get("with_page", True) else "serving_mcp"
-    print_plain(wording(key, reader_language(), url=f"http://{settings['host']}:{settings['port']}/"))
+    host, port = settings["host"], settings["port"]
+    with_page = settings.get("with_page", True)
+    address = f"[{host}]" if ":" in host else host
+    key = "serving" if with_page else "serving_mcp"
+    print_plain(wording(key, reader_language(), url=f"http://{address}:{port}/"))
+    if not (with_page and is_loopback(host)):
+        yield
+        return
+    with found_by_others(
+        collection_folders(settings["indexes"]), host, port, settings["options"], settings["token"]
+    ):
+        yield
 
 
 keys = typer.Typer(help="Make, list and remove the keys of a server.", no_args_is_help=True, rich_markup_mode=None)

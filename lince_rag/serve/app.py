@@ -44,6 +44,7 @@ def create_app(
     *,
     hosts: frozenset[str],
     needs_key: bool = False,
+    token: str = "",
     limits: Limits | None = None,
     with_page: bool = True,
 ) -> Guard:
@@ -54,6 +55,7 @@ def create_app(
         state: Its keys, jobs and votes.
         hosts: The values of ``Host`` that it answers, in small letters, with their port.
         needs_key: Whether it answers only keys; if not, it does so as soon as there is one.
+        token: What a program of the same user gives instead of a key; empty if there is none.
         limits: Its limits.
         with_page: Whether it has the API and the page, or MCP only.
 
@@ -74,7 +76,7 @@ def create_app(
             app.include_router(each.create_router(server))
         _add_page(app)
     _add_health(app, server)
-    return Guard(app, state, hosts, needs_key, limits, metrics)
+    return Guard(app, state, hosts, limits, metrics, needs_key=needs_key, token=token)
 
 
 def _create_fastapi(server: Server) -> "FastAPI":

@@ -1,6 +1,7 @@
 """What every request passes: host, origin, key, rate and size are checked before anything else sees it."""
 
 import asyncio
+import hmac
 import json
 import logging
 import time
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 from lince_rag.errors import ConfigurationError
 from lince_rag.serve.metrics import Metrics
-from lince_rag.serve.state import ANYONE, Key, ServerState
+from lince_rag.serve.state import ANYONE, OWNER, Key, ServerState
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -133,9 +134,10 @@ class Guard:
         app: The server's application.
         state: What has the keys.
         hosts: The values of ``Host`` that are answered, in small letters, with their port.
-        needs_key: Whether only keys are answered; if not, keys are needed as soon as there is one.
         limits: The limits.
         metrics: What counts the requests.
+        needs_key: Whether only keys are answered; if not, keys are needed as soon as there is one.
+        token: What a program of the same user gives instead of a key; empty if there is none.
 
     Raises:
         ConfigurationError: The rate cannot be understood.
@@ -146,9 +148,11 @@ class Guard:
         app: App,
         state: ServerState,
         hosts: frozenset[str],
-        needs_key: bool,
         limits: Limits,
         metrics: Metrics,
+        *,
+        needs_key: bool = False,
+        token: str = "",
     ) -> None:
         from limits import parse
         from limits.aio.storage import MemoryStorage
@@ -158,6 +162,7 @@ class Guard:
         self._state = state
         self._hosts = hosts
         self._needs_key = needs_key
+        self._token = token
         self._limits = limits
         self._metrics = metrics
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
@@ -219,6 +224,8 @@ class Guard:
         if not given and not self._needs_key and not await asyncio.to_thread(self._state.has_keys):
             return ANYONE
         kind, _, value = (given[0] if len(given) == 1 else "").partition(" ")
+        if self._token and hmac.compare_digest(value.encode(), self._token.encode()):
+            return OWNER
         if kind.lower() == "bearer" and (key := await asyncio.to_thread(self._state.find_key, value.strip())):
             return key
         # Some clients must send a key; a server without keys is not made safer by refusing it.

@@ -21,7 +21,7 @@ from lince_rag.serve.messages import (
     public_passage,
 )
 from lince_rag.serve.server import Server, begun, key_of, last_step, refusal
-from lince_rag.serve.state import Key
+from lince_rag.serve.state import OWNER, Key
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -38,11 +38,14 @@ def create_router(server: Server) -> "APIRouter":
     @router.post("/ask", response_model=AnswerOut, tags=["questions"])
     async def ask(asked: AskRequest, request: Request) -> Any:
         """Answer a question from the documents of a collection, with citations, or abstain."""
-        collection = server.collection(key_of(request), asked.collection)
+        key = key_of(request)
+        collection = server.collection(key, asked.collection)
         steps = server.steps(collection, asked)
         if not asked.stream and "text/event-stream" not in request.headers.get("accept", ""):
             return public_answer(collection, await last_step(steps))
-        return StreamingResponse(await begun(_events(collection, steps)), media_type="text/event-stream")
+        return StreamingResponse(
+            await begun(_events(collection, steps, key is OWNER)), media_type="text/event-stream"
+        )
 
     @router.post("/search", tags=["questions"])
     async def search(asked: SearchRequest, request: Request) -> list[PassageOut]:
@@ -101,14 +104,21 @@ def question_of(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _events(collection: Collection, steps: AsyncIterator[str | Answer]) -> AsyncIterator[str]:
-    """Yield the events of a streamed answer: ``text``, ``citations`` and ``done``, or ``error``."""
+async def _events(
+    collection: Collection, steps: AsyncIterator[str | Answer], for_owner: bool
+) -> AsyncIterator[str]:
+    """Yield the events of a streamed answer: ``text``, ``citations`` and ``done``, or ``error``.
+
+    The owner gets the answer as the chain gives it.
+    """
     started = False
     try:
         async with contextlib.aclosing(steps) as running:  # type: ignore[type-var]
             async for step in running:
                 if not isinstance(step, Answer):
                     yield _event("text", {"text": step})
+                elif for_owner:
+                    yield _event("done", step.model_dump(mode="json"))
                 else:
                     answer = public_answer(collection, step).model_dump(mode="json")
                     yield _event("citations", answer["citations"])

@@ -69,6 +69,9 @@ class Key:
 # Who asks a server on the own machine that has no keys.
 ANYONE: Final = Key("local", "local", {EVERY_COLLECTION: "write"})
 
+# A program of the user who runs the server: it may know where the documents are.
+OWNER: Final = Key("owner", "owner", {EVERY_COLLECTION: "write"})
+
 
 @dataclass(frozen=True)
 class Job:
@@ -264,7 +267,7 @@ def _is_alive(process: int | None) -> bool:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _key(row: sqlite3.Row) -> Key:
