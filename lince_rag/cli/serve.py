@@ -218,7 +218,7 @@ def list_keys(index: IndexesOption = None, data: DataOption = None, json_: JsonO
     """List the keys."""
     from lince_rag.cli.terminal import print_json, print_plain
 
-    found = _keys_state(index, data).keys()
+    found = _keys_state(index, data).list_keys()
     if json_:
         print_json([asdict(each) for each in found])
     for each in [] if json_ else found:

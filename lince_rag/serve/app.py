@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lince_rag.errors import ConfigurationError, LinceError, require
 from lince_rag.serve import chat_completions, documents, questions
 from lince_rag.serve.collections import Collection
-from lince_rag.serve.guard import Guard, Limits, RefusedError
+from lince_rag.serve.guard import GoneError, Guard, Limits, RefusedError
 from lince_rag.serve.jobs import Ingestion
 from lince_rag.serve.mcp import create_server
 from lince_rag.serve.metrics import Metrics
@@ -113,6 +113,11 @@ def _create_fastapi(server: Server) -> "FastAPI":
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
         return _response(request, error)
+
+    @app.exception_handler(GoneError)
+    async def gone(request: Request, error: GoneError) -> Response:
+        # Nobody reads it. The number is nginx's, for the log.
+        return Response(status_code=499)
 
     @app.exception_handler(LinceError)
     async def failed(request: Request, error: LinceError) -> Response:

@@ -189,7 +189,7 @@ class Guard:
             await self._app(scope, await self._bounded(scope, request.headers, receive), request.send)
         except RefusedError as refused:
             await request.refuse(refused)
-        except _GoneError:
+        except GoneError:
             request.status = request.status or 499
         except Exception:
             logger.exception("The request %s failed.", request.id)
@@ -253,7 +253,7 @@ class Guard:
             except TimeoutError:
                 raise RefusedError(408, "slow", "The body did not come in time.") from None
             if message["type"] == "http.disconnect":
-                raise _GoneError
+                raise GoneError
             read += len(message.get("body", b""))
             if read > limit:
                 raise RefusedError(413, "too_large", f"The body may have at most {limit} bytes.")
@@ -279,7 +279,7 @@ class Guard:
         return replay
 
 
-class _GoneError(Exception):
+class GoneError(Exception):
     """The client has closed the connection before it had sent everything."""
 
 

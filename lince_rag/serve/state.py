@@ -165,7 +165,7 @@ class ServerState:
             raise ConfigurationError(f"There is a key named {name!r}.", hint="Choose another name.") from None
         return f"{KEY_PREFIX}_{identity}_{secret}"
 
-    def keys(self) -> list[Key]:
+    def list_keys(self) -> list[Key]:
         """Return all keys, by name."""
         return [_key(row) for row in self._rows("SELECT * FROM keys ORDER BY name")]
 

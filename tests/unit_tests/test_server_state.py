@@ -44,7 +44,7 @@ def test_a_key_is_found_only_as_it_was_given(state: ServerState) -> None:
     assert state.find_key(token)
     state.remove_key("ana")
     assert state.find_key(token) is None
-    assert [key.name for key in state.keys()] == ["eva"]
+    assert [key.name for key in state.list_keys()] == ["eva"]
 
 
 def test_keys_and_files_are_private(state: ServerState) -> None:
