@@ -1,5 +1,6 @@
 """``lince-rag serve``, ``mcp`` and ``keys``: indexes for other programs, and who may use them."""
 
+import atexit
 import json
 import os
 import sys
@@ -121,6 +122,7 @@ def worker() -> "Guard":
     """Make the application of one of several workers."""
     settings = json.loads(os.environ[SETTINGS_VARIABLE])
     stack = ExitStack()
+    atexit.register(stack.close)
     return stack.enter_context(_application(settings, _state(settings)))
 
 

@@ -473,6 +473,8 @@ async def test_answers_stream_and_end(collection: Collection, state: ServerState
         assert "".join(value["text"] for name, value in data if name == "event: text") == whole["text"]
         assert data[-1] == ("event: done", whole)
         assert whole["citations"][0]["name"] == "contrato.txt"
-        foreign = (await client.post("/v1/ask", json={"question": "¿Cómo se llama el gato de Schrödinger?"})).json()
+        foreign = (
+            await client.post("/v1/ask", json={"question": "¿Cómo se llama el gato de Schrödinger?"})
+        ).json()
         assert foreign["abstained"]
         assert foreign["citations"] == []
