@@ -277,7 +277,7 @@ class HybridRetriever(BaseRetriever):
     def _compare_passages(self, query: str, evidence: Evidence, documents: list[Document]) -> None:
         """Compare the question with the likeliest passages by their vectors, and note how near they are."""
         windows = evidence.windows(COMPARED_PASSAGES)
-        texts = [_passage(documents[window.document], window.start, window.end) for window in windows]
+        texts = [passage_text(documents[window.document], window.start, window.end) for window in windows]
         similarities = self.stores.similarities(query, texts) if texts else []
         for window, similarity in zip(windows, similarities, strict=True):
             passage = [window.start, window.end, similarity / evidence.spread]
@@ -288,11 +288,11 @@ class HybridRetriever(BaseRetriever):
         likeliest = evidence.likeliest_compared(READ_PASSAGES)
         passages = [documents[number].metadata["passages"][place] for number, place in likeliest]
         texts = [
-            _passage(documents[number], start, end)
+            passage_text(documents[number], start, end)
             for (number, _), (start, end, *_) in zip(likeliest, passages, strict=True)
         ]
         # An embedder without a reader returns no scores.
-        scores = self.stores.read(_last_question(query), texts) if texts else []
+        scores = self.stores.read(last_question(query), texts) if texts else []
         for passage, score in zip(passages, scores, strict=False):
             passage.append(score)
 
@@ -308,12 +308,12 @@ class HybridRetriever(BaseRetriever):
         return [*sorted(first, key=lambda document: -document.metadata["rerank_score"]), *rest]
 
 
-def _last_question(query: str) -> str:
+def last_question(query: str) -> str:
     """Return a text from its last question on: a follow-up has those before it in front, which are answered."""
     starts = [each.start for each in split_sentences(query, detect_language(query)) if "?" in each.text]
     return query[starts[-1] :] if starts else query
 
 
-def _passage(chunk: Document, start: int, end: int) -> str:
+def passage_text(chunk: Document, start: int, end: int) -> str:
     """Return the searchable text of a part of a chunk."""
     return searchable_text(chunk.model_copy(update={"page_content": chunk.page_content[start:end]}))

@@ -30,6 +30,7 @@ from sklearn.preprocessing import StandardScaler
 
 from lince_rag import Index, LinceEmbeddings
 from lince_rag.chain.question import read_request, rewrite_by_rules
+from lince_rag.index.retriever import last_question, passage_text
 from lince_rag.text import evidence as evidence_module
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence
 from lince_rag.text.language import fold, load_table
@@ -50,7 +51,12 @@ CONFIDENCE_C = 0.3
 # What a question counts that nothing answers because its sources were hidden, or because it is about the documents
 # of another set: every OTHER_STEP-th is asked.
 HIDDEN_WEIGHT = 0.3
-OTHER_STEP = 3
+OTHER_STEP = 12
+
+# What the reader is to learn from: so many of the likeliest passages of a question, and, of the questions whose
+# sources were hidden, every HIDDEN_STEP-th.
+SAMPLED_PASSAGES = 6
+HIDDEN_STEP = 3
 
 FOLDS = 5
 
@@ -204,6 +210,28 @@ def labels(asked: Asked) -> list[float | None]:
         here = asked.right & {document["source"], *document.get("also_in", [])}
         found.append(1.0 if holds and here else None if holds else 0.0)
     return found
+
+
+def samples(questions: Sequence[Asked]) -> Iterator[dict[str, Any]]:
+    """Yield real questions with their likeliest passages, for ``train_reader --samples``.
+
+    A passage that holds the answer in another document may answer or not: it is left out.
+    """
+    hidden = 0
+    for asked in questions:
+        hidden += asked.hidden
+        if asked.weight == SQUAD_WEIGHT or (asked.hidden and hidden % HIDDEN_STEP):
+            continue
+        found = []
+        for number, place in asked.evidence.likeliest_compared(SAMPLED_PASSAGES):
+            document = asked.documents[number]
+            start, end, *_ = document["passages"][place]
+            metadata = {name: value for name, value in document.items() if name != "text"}
+            text = passage_text(Document(document["text"], metadata=metadata), start, end)
+            holds = any(answer in plain(document["text"][start:end]) for answer in asked.answers)
+            if not holds or asked.right & {document["source"], *document.get("also_in", [])}:
+                found.append({"text": text, "right": holds})
+        yield {"set": asked.data, "question": last_question(asked.question), "passages": found}
 
 
 def fit_choice(rows: Sequence[Any], wanted: Sequence[Any], weights: Sequence[float]) -> Any:
@@ -375,6 +403,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--features", action="store_true", help="measure what each group of features adds")
+    parser.add_argument("--samples", type=Path, help="write what the reader can learn from, and nothing else")
     parser.add_argument("--only", choices=[suffix for _, suffix in PARTS])
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -384,6 +413,11 @@ def main(arguments: Sequence[str]) -> None:
             continue
         reader = suffix == "reader"
         questions = collect(options, embedder, reader=reader)
+        if options.samples and reader:
+            lines = (json.dumps(each, ensure_ascii=False) for each in samples(questions))
+            options.samples.write_text("\n".join(lines), encoding="utf-8")
+        if options.samples:
+            continue
         right, confidence = [False] * len(questions), [0.0] * len(questions)
         groups = [asked.group for asked in questions]
         folds = list(GroupKFold(FOLDS).split(questions, groups=groups))

@@ -222,6 +222,15 @@ def pira_groups(file: Path) -> Iterator[Group]:
                 yield from (Group(row[f"question_{each}_origin"], passages) for each in ("pt", "en"))
 
 
+def sample_groups(file: Path) -> Iterator[Group]:
+    """Real questions with the passages found for them, which may all be wrong; see ``train_evidence``."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        passages = [Passage(each["text"], each["right"]) for each in row["passages"]]
+        if passages:
+            yield Group(row["question"], passages)
+
+
 class Product(nn.Module):
     """A matrix product whose weights are fixed, and low-rank factors that change it."""
 
@@ -355,7 +364,9 @@ def loss_of(scores: Tensor, tokens: Tensor, texts: Sequence[Tokens]) -> Tensor:
     """The loss of one question: choose a right passage, or nothing (score 0) if there were none."""
     right = torch.tensor([text.right for text in texts])
     nothing = torch.zeros(1)
-    loss = torch.logsumexp(torch.cat([nothing, scores]), 0) - torch.logsumexp(scores[right], 0)
+    loss = torch.zeros(())
+    if right.any():
+        loss = torch.logsumexp(torch.cat([nothing, scores]), 0) - torch.logsumexp(scores[right], 0)
     loss = loss + NOTHING_WEIGHT * torch.logsumexp(torch.cat([nothing, scores[~right]]), 0)
     for row, text in zip(tokens, texts, strict=True):
         if text.answer:
@@ -376,13 +387,15 @@ def batches(groups: Sequence[Group], chance: random.Random) -> Iterator[list[lis
             yield from chance.sample(steps, len(steps))
 
 
-def train(model: TrainedReader, groups: Sequence[Group], steps: int, chance: random.Random) -> None:
+def train(
+    model: TrainedReader, groups: Sequence[Group], steps: int, chance: random.Random, rate: float = LEARNING_RATE
+) -> None:
     parameters = [each for each in model.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98))
     losses: list[float] = []
     for step, part in zip(range(steps), batches(groups, chance), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * max(0.02, 1 - step / steps)
+            group["lr"] = rate * min(1.0, (step + 1) / WARM_UP) * max(0.02, 1 - step / steps)
         lengths = [len(texts) for texts in part]
         scores, tokens = model([text for texts in part for text in texts])
         parts = zip(scores.split(lengths), tokens.split(lengths), part, strict=True)
@@ -418,6 +431,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--squad", type=Path, action="append", default=[])
     parser.add_argument("--pira", type=Path)
+    parser.add_argument("--samples", type=Path, action="append", default=[], help="of train_evidence --samples")
+    parser.add_argument("--squad-share", type=float, default=1.0, help="how many of the other questions are asked")
+    parser.add_argument("--rate", type=float, default=LEARNING_RATE, help="the largest learning rate")
     parser.add_argument("--start", type=Path, help="factors to go on from")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
@@ -429,7 +445,9 @@ def main() -> None:
     groups = [group for given in options.squad for group in squad_groups(given, chance)]
     groups += list(pira_groups(options.pira)) if options.pira else []
     model = TrainedReader(dict(np.load(options.start)) if options.start else None)
-    train(model, [group for group in groups if not group.held_back], options.steps, chance)
+    learned = [group for group in groups if not group.held_back and chance.random() < options.squad_share]
+    learned += [group for file in options.samples for group in sample_groups(file)]
+    train(model, learned, options.steps, chance, options.rate)
     held_back = [group for group in groups if group.held_back]
     measure(model, chance.sample(held_back, min(options.measured, len(held_back))))
     if options.write:
