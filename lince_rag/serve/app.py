@@ -1,7 +1,6 @@
 """One ASGI application: the HTTP API, MCP and the page, behind the guard."""
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
 import threading
@@ -11,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lince_rag.chain.packing import only_quotes
 from lince_rag.errors import ConfigurationError, LinceError, require
 from lince_rag.serve import chat_completions, documents, questions
 from lince_rag.serve.collections import Collection
@@ -189,8 +189,7 @@ def _add_health(app: "FastAPI", server: Server) -> None:
     @app.get("/readyz", tags=["health"])
     async def readyz() -> Response:
         """Say whether questions are answered without loading anything first (200), or not yet (503)."""
-        ready = server.is_ready
-        return JSONResponse({"status": "ready" if ready else "loading"}, 200 if ready else 503)
+        return JSONResponse({"status": server.readiness}, 200 if server.readiness == "ready" else 503)
 
     @app.get("/metrics", tags=["health"])
     async def metrics() -> Response:
@@ -212,11 +211,19 @@ def _add_page(app: "FastAPI") -> None:
 
 
 def _warm_up(server: Server) -> None:
-    """Ask every collection something, so that the first question finds everything loaded."""
-    for collection in server.collections.values():
-        with contextlib.suppress(LinceError):
+    """Search every collection and run the model, so that the first question finds everything loaded."""
+    try:
+        for collection in server.collections.values():
             collection.chain.retriever.invoke(TRIAL_QUESTION)
-    server.is_ready = True
+        # All collections have the same model.
+        llm = next(iter(server.collections.values())).chain.llm
+        if not only_quotes(llm):
+            llm.invoke(TRIAL_QUESTION, max_tokens=1)
+    except LinceError as error:
+        logger.error("Not everything can be loaded: %s", error)
+        server.readiness = "failed"
+    else:
+        server.readiness = "ready"
 
 
 def is_loopback(host: str) -> bool:

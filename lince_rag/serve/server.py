@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lince_rag.chain.answer import Answer
 from lince_rag.errors import ConfigurationError, ContextWindowError, IndexLockedError, LinceError
@@ -29,8 +29,8 @@ class Server:
     limits: Limits
     metrics: Metrics
     places: Places = field(init=False)
-    # Whether the first question finds everything loaded.
-    is_ready: bool = False
+    # Whether the first question finds everything loaded, or something cannot be.
+    readiness: Literal["loading", "ready", "failed"] = "loading"
 
     def __post_init__(self) -> None:
         self.places = Places(self.limits)

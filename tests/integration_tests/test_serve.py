@@ -62,7 +62,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(index: Path, *options: str, log: Path) -> Iterator[Served]:
+def serving(index: Path, *options: str, log: Path, awaited: str = "ready") -> Iterator[Served]:
     port = free_port()
     command = [
         sys.executable,
@@ -80,7 +80,7 @@ def serving(index: Path, *options: str, log: Path) -> Iterator[Served]:
     try:
         for _ in range(600):
             try:
-                if httpx.get(f"{served.url}/readyz").status_code == 200:
+                if httpx.get(f"{served.url}/readyz").json()["status"] == awaited:
                     break
             except httpx.TransportError:
                 assert process.poll() is None, log.read_text()
@@ -290,6 +290,20 @@ def test_it_ends_in_time_while_it_works(tmp_path: Path) -> None:
         assert time.monotonic() - started < 10
         assert not (tmp_path / "index.serve" / "server.json").exists()
     assert ServerState(tmp_path / "index.serve").unfinished() == 1
+
+
+def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    make_index(tmp_path / "index")
+    options = ["--model", "lince-zero", "--model-path", str(tmp_path / "nowhere")]
+    with serving(tmp_path / "index", *options, log=tmp_path / "log", awaited="failed") as served:
+        with served.client() as client:
+            assert client.get("/healthz").status_code == 200
+            assert client.get("/readyz").status_code == 503
+            assert client.post("/v1/search", json={"question": QUESTION}).status_code == 200
+            refused = client.post("/v1/ask", json={"question": QUESTION})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+            assert str(tmp_path) not in refused.text
+        assert "nowhere" in served.log.read_text()
 
 
 @pytest.mark.parametrize(
