@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Final
 
+from langchain_core.runnables import run_in_executor
+
 from lince_rag.chain.bindings import AnyModel
 from lince_rag.chain.rag import RagChain, create_rag_chain
 from lince_rag.errors import ConfigurationError
@@ -86,6 +88,10 @@ class Collection:
             found = {each.source: _public(each, name) for each, name in zip(sources, names, strict=True)}
             self._listed = current, found
         return found
+
+    async def refresh(self) -> None:
+        """Read the list of documents in a thread, if it has changed, so that the event loop need not."""
+        await run_in_executor(None, getattr, self, "by_source")
 
     def documents(self) -> list[PublicDocument]:
         """Return all documents, by name."""

@@ -82,6 +82,7 @@ def create_server(collection: Collection, places: Places | None = None) -> "MCPS
         """Find the passages of the documents that best match a question, best first."""
         _check_range("k", k, 1, MOST_PASSAGES)
         _check_question(question)
+        await collection.refresh()
         chain = collection.chain_for([], k)
         async with _answering(places):
             found = [public_passage(collection, each) for each in await chain.retriever.ainvoke(question)]
@@ -102,6 +103,7 @@ def create_server(collection: Collection, places: Places | None = None) -> "MCPS
     async def ask(question: str) -> CitedAnswer:
         """Answer a question from the documents, with citations, or say that they do not contain the answer."""
         _check_question(question)
+        await collection.refresh()
         async with _answering(places):
             answer = public_answer(collection, await collection.chain.ainvoke(question))
         values = answer.model_dump(include={"text", "short", "language", "abstained", "grounded", "confidence"})

@@ -51,6 +51,7 @@ def create_router(server: Server) -> "APIRouter":
     async def search(asked: SearchRequest, request: Request) -> list[PassageOut]:
         """Find the passages that best match a question, best first."""
         collection = server.collection(key_of(request), asked.collection)
+        await collection.refresh()
         chain = collection.chain_for(server.documents(collection, asked.documents), asked.k)
         async with server.places.take():
             found = await chain.retriever.ainvoke(asked.question)

@@ -75,6 +75,7 @@ class Server:
 
         The chain runs in a task of its own, because what reads the steps may change from task to task.
         """
+        await collection.refresh()
         documents = self.documents(collection, asked.documents)
         chain = chain or collection.chain_for(documents, asked.k)
         queue: asyncio.Queue[str | Answer | Exception] = asyncio.Queue()
@@ -95,6 +96,7 @@ class Server:
                 if isinstance(step, Exception):
                     raise step
                 if isinstance(step, Answer):
+                    await collection.refresh()
                     outcome = "abstained" if step.abstained else "doubtful" if step.doubtful else "answered"
                     self.metrics.answers.labels(collection.name, outcome).inc()
                 yield step
