@@ -210,9 +210,6 @@ def beginnings(name, messages):
     users = sum(message["role"] == "user" for message in messages)
     if name in {"aira-2-portuguese-1b7", "llama-2-7b-spanish"}:
         return users
-    if name.startswith("tucano2"):
-        # It begins every turn, that of the answer too.
-        return len(messages) + 1
     return 1 if "bos_token" in get_model(name).special_tokens else 0
 
 
