@@ -277,6 +277,43 @@ def test_document_without_text(document):
         template("lince-zero").render([USER], [document])
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_template_does_not_differ_from_itself(name):
+    spec = get_model(name)
+    # As published templates come: without the control tokens of a row, and with a comment more.
+    published = ChatTemplate("{# A comment. #}" + spec.template_text(), special_tokens=spec.special_tokens)
+    assert template(name).difference(published) is None
+
+
+def test_the_first_difference():
+    def difference(source):
+        return template("qwen3-4b").difference(ChatTemplate(source))
+
+    chatml = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    thinking = difference(chatml)
+    assert (thinking.conversation, thinking.ours, thinking.theirs) == ("question", "<think>\n\n</think>\n\n", "")
+    without = "{{ '<think>\\n\\n</think>\\n\\n' }}"
+    assert difference(chatml + without) is None
+    trimmed = difference(chatml.replace("m['content']", "m['content'] | trim") + without)
+    assert trimmed.conversation == "question"
+    assert (trimmed.ours[0], trimmed.theirs[0]) == (" ", "<")
+    assert template("qwen3-4b").render([USER]).text.startswith("<|im_start|>user\n")
+    # A system text that the other one refuses or leaves out.
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + chatml + without
+    assert difference(refusing) is None
+    skipping = (
+        chatml.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}") + without
+    )
+    assert difference(skipping).conversation == "system"
+    broken = difference("{{ raise_exception('not at all') }}")
+    assert (broken.conversation, broken.position) == ("question", 0)
+    assert "not at all" in broken.theirs
+
+
 PLAIN = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}"
 
 
