@@ -20,7 +20,17 @@ from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,6 +38,10 @@ from transformers import (
     BloomForCausalLM,
     FalconConfig,
     FalconForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -35,6 +49,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 KINDS: Final = (
@@ -44,6 +60,10 @@ KINDS: Final = (
     "alpaca-lora-ptbr-7b",
     "falcon-40b-instruct",
 )
+
+# Models of 2024 and later, one for each kind of tokenizer and architecture. The suites for every kind take long
+# enough with the five above; tests/integration_tests/test_later_models.py has those for these.
+LATER_KINDS: Final = ("tucano2-0.5b", "qwen3-4b", "llama-3.1-8b", "gemma-2-9b", "gemma-3-4b")
 
 # Matrices this small gain nothing from a second thread, and on a busy machine the threads wait for one another.
 torch.set_num_threads(1)
@@ -84,6 +104,15 @@ _FALCON_TOKENS: Final = (
 _BLOOM_TOKENS: Final = ("<unk>", "<s>", "</s>", "<pad>")
 _AIRA_TOKENS: Final = ("<|startofinstruction|>", "<|endofinstruction|>", "<|endofcompletion|>")
 _LLAMA_TOKENS: Final = ("<unk>", "<s>", "</s>")
+_QWEN_TOKENS: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_LLAMA_3_TOKENS: Final = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+)
+_GEMMA_TOKENS: Final = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 
 SENTENCES: Final = (
     "La universidad de Coímbra se fundó en Lisboa y pasó a Coímbra dos siglos después.",
@@ -353,12 +382,90 @@ def _legacy_llama_tokenizer(context_window: int) -> PreTrainedTokenizerBase:
     return _llama_tokenizer(context_window, legacy=True)
 
 
+def _tucano_tokenizer(context_window: int) -> PreTrainedTokenizerBase:
+    """Of LLaMA's kind; its BOS and EOS are those of ChatML, and all its tokens are special."""
+    vocabulary, merges = _sentencepiece()
+    renamed = dict(zip(_LLAMA_TOKENS, ("<|unk|>", "<|im_start|>", "<|im_end|>"), strict=True))
+    tokenizer = LlamaTokenizer(
+        vocab={renamed.get(token, token): number for token, number in vocabulary.items()},
+        merges=list(merges),
+        unk_token="<|unk|>",
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        add_bos_token=True,
+        model_max_length=context_window,
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<context>", "</context>", "<think>", "</think>"]})
+    return tokenizer
+
+
+def _qwen_tokenizer(context_window: int) -> PreTrainedTokenizerBase:
+    """Byte-level without a BOS; the tags of thoughts and tools are added tokens that are not special."""
+    tokenizer = Tokenizer.from_str(_byte_level("bloom"))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _QWEN_TOKENS])
+    tags = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tags])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=context_window,
+    )
+
+
+def _llama_3_tokenizer(context_window: int) -> PreTrainedTokenizerBase:
+    """Byte-level with a BOS that the tokenizer adds by itself, and no padding token."""
+    tokenizer = Tokenizer.from_str(_byte_level("bloom"))
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _LLAMA_3_TOKENS])
+    bos = _LLAMA_3_TOKENS[0]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=bos, eos_token="<|eot_id|>", model_max_length=context_window
+    )
+
+
+def _gemma_tokenizer(context_window: int) -> PreTrainedTokenizerBase:
+    """Spaces are "▁" and none is added in front; runs of white space and HTML tags are added tokens."""
+    vocabulary, merges = _sentencepiece()
+    renamed = dict(zip(_LLAMA_TOKENS, ("<unk>", "<bos>", "<eos>"), strict=True))
+    vocabulary = {renamed.get(token, token): number for token, number in vocabulary.items()}
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=list(merges), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _GEMMA_TOKENS])
+    runs = ("\n\n", "▁▁", "▁▁▁▁", "<h1>", "</h1>")
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in runs])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.token_to_id("<bos>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=context_window,
+    )
+
+
 _TOKENIZERS: Final = {
     "lince-zero": _falcon_tokenizer,
     "aira-2-portuguese-1b7": _aira_tokenizer,
     "llama-2-7b-spanish": _llama_tokenizer,
     "alpaca-lora-ptbr-7b": _legacy_llama_tokenizer,
     "falcon-40b-instruct": _falcon_tokenizer,
+    "tucano2-0.5b": _tucano_tokenizer,
+    "qwen3-4b": _qwen_tokenizer,
+    "llama-3.1-8b": _llama_3_tokenizer,
+    "gemma-2-9b": _gemma_tokenizer,
+    "gemma-3-4b": _gemma_tokenizer,
 }
 
 # What published tokenizer_config.json files say and save_pretrained does not write.
@@ -373,7 +480,7 @@ _TOKENIZER_CONFIGS: Final[dict[str, dict[str, Any]]] = {
 
 def _complete_tokenizer_config(folder: Path, kind: str) -> None:
     path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | _TOKENIZER_CONFIGS[kind]
+    config = json.loads(path.read_text(encoding="utf-8")) | _TOKENIZER_CONFIGS.get(kind, {})
     path.write_text(json.dumps(config, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
@@ -460,12 +567,79 @@ def _llama(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTraine
     )
 
 
+def _later_sizes(tokenizer: PreTrainedTokenizerBase, context_window: int) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": _HIDDEN_SIZE,
+        "intermediate_size": 2 * _HIDDEN_SIZE,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": _HEADS,
+        "num_key_value_heads": _HEADS // 2,
+        "max_position_embeddings": context_window,
+        "initializer_range": 0.2,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _qwen_3(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+    sizes = _later_sizes(tokenizer, context_window)
+    return Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16, tie_word_embeddings=True))
+
+
+def _llama_3(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": context_window // 8,
+    }
+    return LlamaForCausalLM(LlamaConfig(**_later_sizes(tokenizer, context_window), rope_parameters=scaling))
+
+
+def _gemma_2(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+    """Layers that see the whole text and layers that see a part take turns, and scores are capped."""
+    sizes = _later_sizes(tokenizer, context_window)
+    return Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=16, query_pre_attn_scalar=16, sliding_window=64))
+
+
+def _gemma_3(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+    """With the part that reads images, as published; nothing here gives it one."""
+    sizes = _later_sizes(tokenizer, context_window)
+    text = {
+        **sizes,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 64,
+        "sliding_window_pattern": 2,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    ids = {"boi_token_index": 4, "eoi_token_index": 5, "image_token_index": 6, "mm_tokens_per_image": 4}
+    special = {name: sizes[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, **ids, **special))
+
+
 _MODELS: Final = {
     "lince-zero": _falcon_7b,
     "aira-2-portuguese-1b7": _bloom,
     "llama-2-7b-spanish": _llama,
     "alpaca-lora-ptbr-7b": _llama,
     "falcon-40b-instruct": _falcon_40b,
+    "tucano2-0.5b": _qwen_3,
+    "qwen3-4b": _qwen_3,
+    "llama-3.1-8b": _llama_3,
+    "gemma-2-9b": _gemma_2,
+    "gemma-3-4b": _gemma_3,
 }
 
 
@@ -479,9 +653,11 @@ def _spread(model: PreTrainedModel, scales: dict[int, float]) -> None:
     final_norm = next(
         module
         for name, module in model.named_modules()
-        if name.endswith(("transformer.ln_f", "model.norm")) and hasattr(module, "weight")
+        if name.endswith(("transformer.ln_f", "model.norm", "language_model.norm")) and hasattr(module, "weight")
     )
-    final_norm.weight.copy_(torch.randn_like(final_norm.weight))
+    # Gemma adds 1 to the weights of its norms.
+    added = 1 if type(final_norm).__name__.startswith("Gemma") else 0
+    final_norm.weight.copy_(torch.randn_like(final_norm.weight) - added)
     head = model.get_output_embeddings().weight
     head.copy_(torch.randn_like(head) * 0.25)
     for token, scale in scales.items():

@@ -5,7 +5,7 @@ Each command imports what it needs when it runs, so that ``--help`` answers at o
 
 import sys
 import warnings
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,12 @@ from lince_rag.cli.options import (
     takes_answer_options,
 )
 from lince_rag.cli.serve import keys, mcp, serve
-from lince_rag.errors import LinceError
+from lince_rag.errors import ConfigurationError, LinceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lince_rag.prompting.registry import ModelSpec
 
 app = typer.Typer(
     help="Cited answers about your own documents, in Spanish and Portuguese, on your own machine.",
@@ -132,17 +137,50 @@ def status(
 
 
 @app.command()
-def models(models_file: ModelsFileOption = None, json_: JsonOption = False) -> None:
-    """List the models: window, languages, licence, parameters, memory by number format."""
+def models(
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="FOLDER",
+            help="Compare the chat template of a folder (or hub id) with those here: which one writes the same"
+            " prompts, or where the nearest one differs.",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --check: compare with this model only.")] = None,
+    models_file: ModelsFileOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """List the models: window, languages, licence, memory by number format, the largest that fits here."""
     from lince_rag.cli.terminal import print_json, print_models, reader_language
-    from lince_rag.prompting.registry import load_registry
+    from lince_rag.engines.checkpoints.memory import formats_that_fit, largest_that_fits
+    from lince_rag.prompting.registry import get_model, load_registry
 
-    specs = load_registry(models_file).values()
+    registry = load_registry(models_file)
+    language = reader_language()
+    if check is not None:
+        known = {name: spec for name, spec in registry.items() if spec.parameters}
+        same = _check_template(check, known if model is None else {model: get_model(model, registry)}, json_)
+        if not same:
+            raise typer.Exit(1)
+        return
+    if model is not None:
+        raise ConfigurationError(
+            "--model goes with --check FOLDER.", hint="Name the folder, or leave --model out."
+        )
+    specs = registry.values()
     if not json_:
-        print_models(specs, reader_language())
+        print_models(specs, language)
         return
     names = ("name", "repo", "revision", "context_window", "languages", "licence", "parameters", "memory", "note")
-    print_json([{name: _plain(getattr(spec, name)) for name in names} for spec in specs])
+    largest = largest_that_fits(specs, language)
+    print_json(
+        [
+            {name: _plain(getattr(spec, name)) for name in names}
+            | {"fits": formats_that_fit(spec), "largest": spec is largest}
+            for spec in specs
+        ]
+    )
 
 
 app.command("convert")(convert)
@@ -195,6 +233,34 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED_STATUS) from None
+
+
+def _check_template(folder: str, specs: "Mapping[str, ModelSpec]", json_: bool) -> list[str]:
+    """Print which models read the prompts that a folder's chat template writes, and return their names."""
+    from dataclasses import asdict
+
+    from lince_rag.cli.terminal import print_json, print_template_check, reader_language
+    from lince_rag.engines.checkpoints.configuration import published_template
+    from lince_rag.prompting.templates import CONVERSATIONS, ChatTemplate
+
+    published = published_template(folder)
+    found = {name: ChatTemplate.from_spec(spec).difference(published) for name, spec in specs.items()}
+    same = [name for name, difference in found.items() if difference is None]
+    order = list(CONVERSATIONS)
+    different = {name: each for name, each in found.items() if each is not None}
+    nearest = max(
+        different,
+        key=lambda name: (order.index(different[name].conversation), different[name].position),
+        default=None,
+    )
+    # Where one model or more are the same, the others are of no interest.
+    difference = None if same or nearest is None else different[nearest]
+    if json_:
+        other = {"nearest": nearest, **asdict(difference)} if difference else {}
+        print_json({"folder": folder, "same": same, **other})
+    else:
+        print_template_check(folder, same, nearest or "", difference, reader_language())
+    return same
 
 
 def _plain(value: Any) -> Any:

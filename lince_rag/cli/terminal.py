@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from lince_rag.index.ledger import Source
     from lince_rag.index.verification import VerifyReport
     from lince_rag.prompting.registry import ModelSpec
+    from lince_rag.prompting.templates import Difference
 
 # What moves the cursor, changes colours or reverses the text on a terminal; file names and documents may hold it.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 # Suffixes that are counted one by one among the files of unknown kinds.
 _SHOWN_SUFFIXES = 8
+
+# Characters of a prompt that are shown from where it differs from another.
+_SHOWN_CHARACTERS = 80
 
 # A line break inside a paragraph, but not before an item of a list, a row of a table, or a name with its value.
 _LINE_BREAK = re.compile(
@@ -258,9 +262,10 @@ def print_status(summary: Mapping[str, Any], report: "VerifyReport", index: str,
 
 
 def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
-    """Print the registered models, with their memory in GB by number format and the best one that fits here."""
-    from lince_rag.engines.checkpoints.memory import fits
+    """Print the models, their memory in GB by number format, the widest that fits here, and the largest model."""
+    from lince_rag.engines.checkpoints.memory import formats_that_fit, largest_that_fits, machine_bytes
 
+    specs = list(specs)
     dtypes = {"bfloat16": "bf16", "int8": "int8", "int4": "int4"}
     names = [wording("model_columns", language), *dtypes.values(), wording("model_fits", language)]
     table = _table("|".join(names), right=2 + len(dtypes))
@@ -268,14 +273,48 @@ def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
     table.columns[2].min_width = 12
     for spec in specs:
         memory = [f"{spec.memory[dtype] / 1e9:.1f}" if spec.memory.get(dtype) else "–" for dtype in dtypes]
-        fitting = [short for dtype, short in dtypes.items() if fits(spec, dtype)]
-        best = fitting[0] if fitting and spec.parameters else "–" if not spec.parameters else "no"
+        fitting = formats_that_fit(spec)
+        best = dtypes[fitting[0]] if fitting else "no" if spec.parameters else "–"
         cells = (
             spec.name, " ".join(spec.languages), spec.licence, spec.context_window, *memory, best
         )  # fmt: skip
         table.add_row(*(escape(str(cell)) for cell in cells))
     output().print(table)
     print_plain(wording("model_memory", language))
+    free, largest = machine_bytes(), largest_that_fits(specs, language)
+    if free is not None and largest is None:
+        print_plain(wording("model_none", language, free=free / 1e9))
+    elif free is not None and largest is not None:
+        dtype = formats_that_fit(largest)[0]
+        needed = largest.memory[dtype] / 1e9
+        print_plain(
+            wording(
+                "model_largest", language, free=free / 1e9, name=largest.name, dtype=dtypes[dtype], needed=needed
+            )
+        )
+
+
+def print_template_check(
+    folder: str, same: Sequence[str], nearest: str, difference: "Difference | None", language: Language
+) -> None:
+    """Print which models read the prompts of a folder's template, or where those of the nearest one differ."""
+    if difference is None:
+        print_plain(wording("template_same", language, folder=folder, models=", ".join(same)))
+        return
+    conversation = wording(f"template_{difference.conversation}", language)
+    position = difference.position
+    print_plain(
+        wording(
+            "template_differs",
+            language,
+            folder=folder,
+            model=nearest,
+            conversation=conversation,
+            position=position,
+        )
+    )
+    for letter, text in (("A", difference.ours), ("B", difference.theirs)):
+        print_plain(f"  {letter}: {visible(text[:_SHOWN_CHARACTERS])!r}")
 
 
 def print_plain(text: str) -> None:

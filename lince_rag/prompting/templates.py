@@ -25,6 +25,20 @@ from lince_rag.prompting.sandbox import JinjaTemplate
 
 ROLES: Final = ("system", "user", "assistant")
 
+# What two templates are compared on: white space around a text and blank lines inside, which some trim.
+_SYSTEM: Final = {"role": "system", "content": " Responde en español.\n"}
+_TURNS: Final = (
+    {"role": "user", "content": "Hola.\n\n¿Quién eres? "},
+    {"role": "assistant", "content": "Un modelo.\n"},
+    {"role": "user", "content": "¿Cuándo vence?"},
+)
+CONVERSATIONS: Final = {
+    "question": _TURNS[:1],
+    "system": (_SYSTEM, _TURNS[0]),
+    "conversation": _TURNS,
+    "conversation_system": (_SYSTEM, *_TURNS),
+}
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -41,6 +55,23 @@ class Prompt:
     def text(self) -> str:
         """The whole prompt."""
         return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where two templates write a conversation differently.
+
+    Attributes:
+        conversation: Its name in ``CONVERSATIONS``.
+        position: The characters before it, which are equal.
+        ours: What the first template writes from there on.
+        theirs: What the other one writes, or its error.
+    """
+
+    conversation: str
+    position: int
+    ours: str
+    theirs: str
 
 
 class ChatTemplate:
@@ -132,6 +163,29 @@ class ChatTemplate:
             messages=tuple(dict(message) for message in messages),
             documents=tuple(dict(document) for document in documents),
         )
+
+    def difference(self, other: "ChatTemplate") -> Difference | None:
+        """Return where another template first writes a conversation otherwise, each with its own special tokens.
+
+        Conversations that the other template refuses, such as a system text for some, do not count, unless it
+        refuses all of them.
+        """
+        refused = []
+        for name, messages in CONVERSATIONS.items():
+            ours = self._plain(messages)
+            try:
+                theirs = other._plain(messages)
+            except TemplateError as error:
+                refused.append(Difference(name, 0, ours, str(error)))
+                continue
+            if ours != theirs:
+                pairs = zip(ours, theirs, strict=False)
+                position = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+                return Difference(name, position, ours[position:], theirs[position:])
+        return refused[0] if len(refused) == len(CONVERSATIONS) else None
+
+    def _plain(self, messages: Sequence[Mapping[str, str]]) -> str:
+        return self._template.render(messages, (), add_generation_prompt=True, special_tokens=self.special_tokens)
 
     def _check_seen(self, seen: set[int], message_count: int, required_count: int) -> None:
         """Refuse a prompt without one of the messages (numbered first) or one of the documents' texts."""

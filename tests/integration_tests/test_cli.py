@@ -15,6 +15,7 @@ import pytest
 
 from lince_rag import ChatLince, HybridRetriever, Index
 from lince_rag.cli.options import AnswerOptions
+from lince_rag.prompting.registry import get_model
 from tests.checkpoints import KINDS, shared_checkpoint
 from tests.integration_tests.commands import COMMAND, environment, run
 from tests.unit_tests.file_samples import pdf_bytes
@@ -154,6 +155,52 @@ def test_models() -> None:
     assert all(row["name"] in out and str(row["context_window"]) in out and row["licence"] for row in rows)
 
 
+def test_the_largest_model_is_named() -> None:
+    """With the memory that is free here, whatever it is."""
+    rows = json.loads(run("models", "--json", LC_ALL="pt_BR.UTF-8")[0])
+    largest = [row for row in rows if row["largest"]]
+    fitting = [row for row in rows if "pt" in row["languages"] and row["fits"]]
+    assert [row["parameters"] for row in largest] == sorted(row["parameters"] for row in fitting)[-1:]
+    assert all(row["memory"][dtype] <= row["memory"]["bfloat16"] for row in rows for dtype in row["fits"])
+    out, _ = run("models", LC_ALL="pt_BR.UTF-8")
+    said = out.splitlines()[-1]
+    assert "português" in said
+    # Less or more may be free by now.
+    assert [row for row in rows if "pt" in row["languages"] and row["name"] in said]
+
+
+@pytest.mark.parametrize("in_config", [True, False])
+def test_a_folders_template_is_checked(tmp_path: Path, in_config: bool) -> None:
+    spec = get_model("qwen3-4b")
+    tokenizer = shared_checkpoint(spec.name).load()[1]
+    folder = tmp_path / "copia"
+    # save_pretrained writes a file of its own; older tokenizers have the template in their configuration.
+    tokenizer.chat_template = None if in_config else "{# Of its own. #}" + spec.template_text()
+    tokenizer.save_pretrained(folder)
+    config = folder / "tokenizer_config.json"
+
+    def write(template: str) -> None:
+        if in_config:
+            values = json.loads(config.read_text()) | {"chat_template": template}
+            config.write_text(json.dumps(values))
+        else:
+            (folder / "chat_template.jinja").write_text(template)
+
+    write("{# Of its own. #}" + spec.template_text())
+    out, _ = run("models", "--check", str(folder), LC_ALL="en_US.UTF-8")
+    assert out == f"{folder} writes the same prompts as: {spec.name}\n"
+    assert json.loads(run("models", "--check", str(folder), "--json")[0]) == {
+        "folder": str(folder),
+        "same": [spec.name],
+    }
+    write(spec.template_text().replace("<think>\\n\\n</think>\\n\\n", ""))
+    out, _ = run("models", "--check", str(folder), "--model", spec.name, status=1, LC_ALL="en_US.UTF-8")
+    assert f"does not write the prompts of {spec.name} (A): one question, from character" in out
+    assert out.splitlines()[1:] == ["  A: '<think>\\n\\n</think>\\n\\n'", "  B: ''"]
+    found = json.loads(run("models", "--check", str(folder), "--model", spec.name, "--json", status=1)[0])
+    assert (found["same"], found["nearest"], found["theirs"]) == ([], spec.name, "")
+
+
 def test_prompt_is_exact() -> None:
     golden = Path(__file__).parent.parent / "unit_tests" / "golden"
     out, _ = run("prompt", "aira-2-portuguese-1b7", "--question", "Qual é a capital da Alemanha?")
@@ -182,6 +229,9 @@ def test_prompt_is_exact() -> None:
         (["ingest", "nothing-there", "--index", "other"], 1, "nothing-there"),
         (["prompt", "lince-zero"], 2, "--question"),
         (["models", "--models-file", "missing.toml"], 2, "missing.toml"),
+        (["models", "--model", "lince-zero"], 2, "--check"),
+        (["models", "--check", "documentos"], 2, "comes with no chat template"),
+        (["models", "--check", "./missing"], 2, "./missing"),
         (["status", "--index", "documentos/ata.md"], 2, "is a file"),
         (["nonsense"], 2, "nonsense"),
     ],

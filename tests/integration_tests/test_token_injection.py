@@ -226,7 +226,7 @@ def squeezed(text: str) -> str:
 
 def check(reader: Reader, prompt: Prompt, expected: list[int]) -> None:
     """Check the ids of a prompt against the control ids of a harmless one."""
-    ids = encode_prompt(prompt, reader.tokenizer)
+    ids = encode_prompt(prompt, reader.tokenizer, reader.tokenizer.bos_token)
     assert reader.controls_in(ids) == expected
     shown = reader.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     assert squeezed(shown) == squeezed(prompt.text)
@@ -270,7 +270,7 @@ def test_no_row_of_segments_becomes_a_control_id(name):
         if framed:
             segments = [Segment(f"{bos}Hola: ", False), *segments, Segment(" fin:", False)]
         prompt = Prompt(segments=tuple(segments), messages=(), documents=())
-        ids = encode_prompt(prompt, reader.tokenizer)
+        ids = encode_prompt(prompt, reader.tokenizer, reader.tokenizer.bos_token)
         assert bare.controls_in(ids) == ([reader.tokenizer.bos_token_id] if framed and bos else [])
         shown = reader.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert squeezed(shown) == squeezed(prompt.text)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,8 @@ from lince_rag.engines.checkpoints.memory import (
     check_device_name,
     check_memory,
     fits,
+    formats_that_fit,
+    largest_that_fits,
     pick_device,
     read_tensors,
 )
@@ -127,6 +130,30 @@ def test_fits(available, size, expected):
     assert fits(model({"bfloat16": 100}), "bfloat16") is expected
     assert fits(model({"bfloat16": 100}), "float16") is expected
     assert fits(model({"bfloat16": 100}), "int8") is None
+
+
+def test_the_largest_model_that_fits(available):
+    small = replace(model({"bfloat16": 20, "int8": 10, "int4": 5}), name="small", languages=("es",), parameters=10)
+    large = replace(model({"bfloat16": 80, "int8": 40}), name="large", languages=("es", "pt"), parameters=40)
+    without = replace(model({"bfloat16": 0, "int8": 0, "int4": 0}), name="none", languages=("es",), parameters=0)
+    specs = [large, small, without]
+    for free, formats, largest in [
+        (100, ["bfloat16", "int8"], "large"),
+        (40, ["int8"], "large"),
+        (39, [], "small"),
+        (4, [], None),
+        (None, [], None),
+    ]:
+        available(free)
+        assert formats_that_fit(large) == formats
+        assert formats_that_fit(without) == []
+        found = largest_that_fits(specs, "es")
+        assert (found and found.name) == largest
+    available(100)
+    assert largest_that_fits(specs, "pt") is large
+    assert largest_that_fits([small], "pt") is None
+    available(5)
+    assert formats_that_fit(small) == ["int4"]
 
 
 def test_fits_needs_no_torch():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lince_rag.prompting.registry import get_model
+from lince_rag.prompting.registry import get_model, load_registry
 from lince_rag.prompting.templates import ChatTemplate
 
 # What shows nothing, and what the tokenizers of the LLaMA models read as a space.
@@ -37,6 +37,22 @@ FALCON_NAMES = "TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|ANSWER|QUESTION|DOMA
 FALCON_TOKENS = rf">>(?:{FALCON_NAMES})<<|<\|endoftext\|>"
 LLAMA_TOKENS = r"</?s>|<unk>"
 BLOOM_TOKENS = r"</?s>|<unk>|<pad>|<\|(?:startofinstruction|endofinstruction|endofcompletion)\|>"
+CHATML_TOKENS = r"<\|im_(?:start|end)\|>|</?s>|<unk>|<pad>"
+QWEN_TOKENS = (
+    r"<\|im_(?:start|end)\|>|<\|(?:endoftext|repo_name|file_sep|(?:image|video)_pad|vision_(?:start|end|pad))\|>"
+    r"|<\|(?:object_ref|box|quad)_(?:start|end)\|>|<\|fim_(?:prefix|middle|suffix|pad)\|>"
+    r"|</?tool_call>"
+)
+TUCANO_TOKENS = (
+    r"<\|im_(?:start|end)\|>|</?(?:tools|tool_call|tool_response|think|answer|context)>"
+    r"|<\|(?:fim_(?:prefix|suffix|middle)|repo_name|image|image_pad|image_placeholder|unk|pad)\|>"
+)
+LLAMA_3_TOKENS = (
+    r"<\|(?:begin_of_text|end_of_text|finetune_right_pad_id|step_id|start_header_id|end_header_id|eom_id|eot_id"
+    r"|python_tag)\|>"
+)
+GEMMA_TOKENS = r"<(?:bos|eos|pad|unk|mask|start_of_turn|end_of_turn|(?:start|end)_of_image|image_soft_token)>"
+LINE = r"(?:\A|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])"
 
 
 def section(*names: str) -> str:
@@ -62,11 +78,20 @@ STRUCTURE = {
         LLAMA_TOKENS,
     ],
     "falcon-40b-instruct": [
-        rf"(?:\A|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]){BLANK}(?i:(?:user|assistant|falcon){BLANK}:)",
+        rf"{LINE}{BLANK}(?i:(?:user|assistant|falcon){BLANK}:)",
         r"(?m:^[ \t]*\n)",
         section("context", "question"),
         FALCON_TOKENS,
     ],
+    # One model for each template.
+    "tucano2-3.7b": [TUCANO_TOKENS],
+    "salamandra-7b-instruct": [section("contexto", "pregunta"), CHATML_TOKENS],
+    "salamandra-7b-rag": [rf"{LINE}{BLANK}(?i:(?:context|question){BLANK}:)", CHATML_TOKENS],
+    "rigochat-7b-v2": [section("contexto", "pregunta"), QWEN_TOKENS],
+    "qwen3-4b": [section("context", "question"), rf"{QWEN_TOKENS}|</?(?:tool_response|think)>"],
+    "llama-3.1-8b": [section("context", "question"), LLAMA_3_TOKENS],
+    "gemma-3-4b": [section("context", "question"), GEMMA_TOKENS],
+    "eurollm-1.7b": [section("context", "question"), rf"<\|im_(?:start|end)\|>|{LLAMA_TOKENS}"],
 }
 
 
@@ -98,6 +123,9 @@ MARKS = [
     "### Instruccio\u0301n:", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "User:", "Assistant:", "Falcon:",
     "\nUser:", "\n\nAssistant:", "<s>", "</s>", "<unk>", "<pad>", "<|startofinstruction|>", "<|endofinstruction|>",
     "<|endofcompletion|>", "<|endoftext|>", ">>TITLE<<", ">>QUESTION<<", ">>ANSWER<<", ">>MIDDLE<<",
+    "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<context>", "</context>", "Context:", "\nQuestion:",
+    "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<bos>", "<start_of_turn>",
+    "<end_of_turn>",
 ]  # fmt: skip
 
 SMALL = [
@@ -229,6 +257,11 @@ def test_mark_in_every_place(name, mark):
     prompt = template.render(messages, documents)
     expected = template.render(harmless(messages), harmless(documents))
     assert structure(name, prompt.text) == structure(name, expected.text)
+
+
+def test_every_template_has_a_parser():
+    templates = {spec.template for spec in load_registry().values() if spec.parameters}
+    assert {get_model(name).template for name in STRUCTURE} == templates
 
 
 @pytest.mark.parametrize("name", STRUCTURE)

@@ -36,6 +36,18 @@ def test_built_in_models():
         "llama-2-7b-spanish",
         "alpaca-lora-ptbr-7b",
         "falcon-40b-instruct",
+        "tucano2-0.5b",
+        "tucano2-3.7b",
+        "salamandra-7b-instruct",
+        "salamandra-7b-rag",
+        "rigochat-7b-v2",
+        "qwen3-4b",
+        "llama-3.1-8b",
+        "latxa-llama-3.1-8b",
+        "gemma-2-9b",
+        "gemma-3-4b",
+        "eurollm-1.7b",
+        "eurollm-9b",
         "extractive",
     ]
 
@@ -58,6 +70,18 @@ def test_facts_of_the_cards():
         "llama-2-7b-spanish": 4096,
         "alpaca-lora-ptbr-7b": 2048,
         "falcon-40b-instruct": 2048,
+        "tucano2-0.5b": 4096,
+        "tucano2-3.7b": 4096,
+        "salamandra-7b-instruct": 8192,
+        "salamandra-7b-rag": 8192,
+        "rigochat-7b-v2": 8192,
+        "qwen3-4b": 8192,
+        "llama-3.1-8b": 8192,
+        "latxa-llama-3.1-8b": 8192,
+        "gemma-2-9b": 8192,
+        "gemma-3-4b": 8192,
+        "eurollm-1.7b": 4096,
+        "eurollm-9b": 4096,
     }
     assert get_model("aira-2-portuguese-1b7").parameters == 1_722_005_504
     assert get_model("falcon-40b-instruct").memory["bfloat16"] == 100_000_000_000

@@ -11,13 +11,7 @@ from lince_rag.prompting.templates import ChatTemplate
 
 GOLDEN = Path(__file__).parent / "golden"
 
-MODELS = [
-    "lince-zero",
-    "aira-2-portuguese-1b7",
-    "llama-2-7b-spanish",
-    "alpaca-lora-ptbr-7b",
-    "falcon-40b-instruct",
-]
+MODELS = [name for name, spec in load_registry().items() if spec.parameters]
 
 QUESTION = "¿Cuándo se fundó la universidad de Coímbra?"
 INPUT = "Da el año\ny la ciudad."
@@ -52,7 +46,8 @@ def template(name: str) -> ChatTemplate:
 @pytest.mark.parametrize("name", MODELS)
 def test_golden(name, case):
     messages, documents = CASES[case]
-    expected = (GOLDEN / f"{name}.{case}.txt").read_bytes()
+    # Models with the same template read the same prompt.
+    expected = (GOLDEN / f"{get_model(name).template.removesuffix('.jinja')}.{case}.txt").read_bytes()
     assert template(name).render(messages, documents).text.encode() == expected
 
 
@@ -150,16 +145,92 @@ def test_falcon_keeps_blank_lines_between_turns_only():
     )
 
 
+def chatml(*turns, answer=""):
+    return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns) + (
+        f"<|im_start|>assistant\n{answer}"
+    )
+
+
+@pytest.mark.parametrize("name", ["tucano2-3.7b", "salamandra-7b-rag"])
+def test_chatml_without_a_default_system_text(name):
+    assert template(name).render([USER]).text == chatml(("user", QUESTION))
+    expected = chatml(("system", "Responde en español."), ("user", QUESTION))
+    assert template(name).render([SYSTEM, USER]).text == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("rigochat-7b-v2", "You are Qwen, created by"), ("salamandra-7b-instruct", "I am Salamandra, an AI")],
+)
+def test_chatml_with_a_default_system_text(name, start):
+    text = template(name).render([USER]).text
+    assert text.startswith(f"<|im_start|>system\n{start}")
+    assert text.endswith(f".<|im_end|>\n{chatml(('user', QUESTION))}")
+    # A system text that is given takes its place, even an empty one.
+    for system in ("", "Responde en español."):
+        messages = [{"role": "system", "content": system}, USER]
+        assert template(name).render(messages).text == chatml(("system", system), ("user", QUESTION))
+
+
+def test_eurollm_always_has_a_system_turn():
+    assert template("eurollm-1.7b").render([USER]).text == "<s>" + chatml(("system", ""), ("user", QUESTION))
+
+
+def test_qwen3_does_not_think():
+    thoughts = "<think>\n\n</think>\n\n"
+    assert template("qwen3-4b").render([USER]).text == chatml(("user", QUESTION), answer=thoughts)
+    turns = [("user", "Hola."), ("assistant", "Hola, ¿qué deseas?"), ("user", QUESTION)]
+    assert template("qwen3-4b").render(TURNS).text == chatml(*turns, answer=thoughts)
+    ended = template("qwen3-4b").render(TURNS[:2], add_generation_prompt=False).text
+    assert ended == chatml(turns[0], answer=f"{thoughts}Hola, ¿qué deseas?<|im_end|>\n")
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "latxa-llama-3.1-8b"])
+def test_llama_3_trims_every_text(name):
+    messages = [{"role": "system", "content": " Sé breve.\n"}, {"role": "user", "content": "\nHola. "}]
+    assert template(name).render(messages).text == (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+        "Today Date: 26 Jul 2024\n\nSé breve.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHola.<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["gemma-2-9b", "gemma-3-4b"])
+def test_gemma_has_its_system_text_in_the_first_user_turn(name):
+    messages = [SYSTEM, {"role": "user", "content": " Hola. "}, TURNS[1], USER]
+    assert template(name).render(messages).text == (
+        "<bos><start_of_turn>user\nResponde en español.\n\nHola.<end_of_turn>\n"
+        "<start_of_turn>model\nHola, ¿qué deseas?<end_of_turn>\n"
+        f"<start_of_turn>user\n{QUESTION}<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def beginnings(name, messages):
+    """How often a prompt has the BOS of its model."""
+    users = sum(message["role"] == "user" for message in messages)
+    if name in {"aira-2-portuguese-1b7", "llama-2-7b-spanish"}:
+        return users
+    return 1 if "bos_token" in get_model(name).special_tokens else 0
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("case", CASES)
-def test_one_beginning_a_turn(name, case):
-    # LINCE and Falcon have no BOS; Alpaca has one in all; Aira and Llama one a user turn.
+def test_one_beginning(name, case):
     messages, documents = CASES[case]
     text = template(name).render(messages, documents).text
-    users = sum(message["role"] == "user" for message in messages)
     bos = get_model(name).special_tokens.get("bos_token")
-    expected = {"alpaca-lora-ptbr-7b": 1, "aira-2-portuguese-1b7": users, "llama-2-7b-spanish": users}
-    assert (text.count(bos) if bos else 0) == expected.get(name, 0)
+    assert (text.count(bos) if bos else 0) == beginnings(name, messages)
+    if bos:
+        assert text.startswith(bos)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_conversation_extends_its_beginning(name):
+    """A turn reads the same, whatever follows it, so that an engine can keep what it has read."""
+    messages = [SYSTEM, *TURNS]
+    begun = template(name).render(messages[:2], add_generation_prompt=False).text
+    for end in (3, 4):
+        assert template(name).render(messages[:end], add_generation_prompt=False).text.startswith(begun)
 
 
 @pytest.mark.parametrize("name", load_registry())
@@ -204,6 +275,43 @@ def test_messages_no_template_takes(name, messages):
 def test_document_without_text(document):
     with pytest.raises(TemplateError, match="not a document"):
         template("lince-zero").render([USER], [document])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_template_does_not_differ_from_itself(name):
+    spec = get_model(name)
+    # As published templates come: without the control tokens of a row, and with a comment more.
+    published = ChatTemplate("{# A comment. #}" + spec.template_text(), special_tokens=spec.special_tokens)
+    assert template(name).difference(published) is None
+
+
+def test_the_first_difference():
+    def difference(source):
+        return template("qwen3-4b").difference(ChatTemplate(source))
+
+    chatml = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    thinking = difference(chatml)
+    assert (thinking.conversation, thinking.ours, thinking.theirs) == ("question", "<think>\n\n</think>\n\n", "")
+    without = "{{ '<think>\\n\\n</think>\\n\\n' }}"
+    assert difference(chatml + without) is None
+    trimmed = difference(chatml.replace("m['content']", "m['content'] | trim") + without)
+    assert trimmed.conversation == "question"
+    assert (trimmed.ours[0], trimmed.theirs[0]) == (" ", "<")
+    assert template("qwen3-4b").render([USER]).text.startswith("<|im_start|>user\n")
+    # A system text that the other one refuses or leaves out.
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + chatml + without
+    assert difference(refusing) is None
+    skipping = (
+        chatml.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}") + without
+    )
+    assert difference(skipping).conversation == "system"
+    broken = difference("{{ raise_exception('not at all') }}")
+    assert (broken.conversation, broken.position) == ("question", 0)
+    assert "not at all" in broken.theirs
 
 
 PLAIN = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}"

@@ -23,6 +23,7 @@ from lince_rag.engines.checkpoints.files import (
 from lince_rag.engines.checkpoints.memory import read_tensors
 from lince_rag.errors import ConfigurationError, EngineError, LinceError, require
 from lince_rag.prompting.registry import ModelSpec, check_row, memory_by_dtype
+from lince_rag.prompting.templates import ChatTemplate
 
 _TEMPLATE: Final = "chat_template.jinja"
 
@@ -43,6 +44,10 @@ _OLD_FALCON_NAMES: Final = {
     "torch_dtype": "dtype",
 }
 _OLD_FALCON_DROPPED: Final = ("architectures", "auto_map", "model_type", "transformers_version")
+
+
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+_SPECIAL_TOKENS: Final = "special_tokens_map.json"
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,34 @@ def describe_checkpoint(model: str, options: LoadingOptions) -> ModelSpec:
         control_tokens=tuple(str(token) for token in tokenizer.added_tokens_decoder.values()),
         generation=generation_settings(base.read_json(GENERATION_CONFIG)),
     )
+
+
+def published_template(source: str) -> ChatTemplate:
+    """Read the chat template that a folder or hub id comes with, and its special tokens, without transformers."""
+    checkpoint = find_checkpoint(source, DEFAULT_REVISION)
+    values = checkpoint.read_json(_TOKENIZER_CONFIG)
+    found: Any = values.get("chat_template")
+    if isinstance(found, list):
+        # Several templates, each with a name.
+        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}.get(
+            "default"
+        )
+    file = checkpoint.folder / _TEMPLATE
+    if file.is_file():
+        found = file.read_text(encoding="utf-8")
+    if not isinstance(found, str):
+        raise ConfigurationError(
+            f"{checkpoint.label} comes with no chat template.",
+            hint=f"Name the folder of a model with {_TEMPLATE}, or with a chat_template in {_TOKENIZER_CONFIG}.",
+        )
+    tokens = checkpoint.read_json(_SPECIAL_TOKENS) | values
+    named = {
+        name: token.get("content") if isinstance(token, dict) else token
+        for name, token in tokens.items()
+        if name.endswith("_token")
+    }
+    special_tokens = {name: token for name, token in named.items() if isinstance(token, str)}
+    return ChatTemplate(found, special_tokens=special_tokens, name=checkpoint.label)
 
 
 def load_configuration(checkpoint: Checkpoint) -> Any:

@@ -18,6 +18,9 @@ from lince_rag.prompting.registry import WEIGHT_BITS, ModelSpec, running_bytes
 _DEVICE: Final = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _INTEGER_DTYPES: Final = ("I", "U", "BOOL")
 
+# The number formats that a user is offered for a model, the widest first.
+_OFFERED: Final = ("bfloat16", "int8", "int4")
+
 _MEMINFO: Final = Path("/proc/meminfo")
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -106,6 +109,17 @@ def fits(spec: ModelSpec, dtype: str) -> bool | None:
     """Return whether a model fits into the memory that is free now; ``None`` if either number is unknown."""
     needed, available = needed_by_spec(spec, dtype), machine_bytes()
     return None if needed is None or available is None else needed <= available
+
+
+def formats_that_fit(spec: ModelSpec) -> list[str]:
+    """Return the number formats in which a model fits into the memory that is free now, the widest first."""
+    return [dtype for dtype in _OFFERED if spec.parameters and fits(spec, dtype)]
+
+
+def largest_that_fits(specs: Iterable[ModelSpec], language: str) -> ModelSpec | None:
+    """Return the model with the most parameters that fits in some format and was made for a language."""
+    fitting = [spec for spec in specs if language in spec.languages and formats_that_fit(spec)]
+    return max(fitting, key=lambda spec: spec.parameters, default=None)
 
 
 def check_memory(

@@ -8,18 +8,18 @@ from lince_rag.prompting.content import Segment
 from lince_rag.prompting.templates import Prompt
 
 
-def encode_prompt(prompt: Prompt, tokenizer: Any) -> list[int]:
+def encode_prompt(prompt: Prompt, tokenizer: Any, bos: str | None) -> list[int]:
     """Return the ids that the model was trained to read for a prompt.
 
-    The text after each BOS is encoded in one piece. So tokens may span the boundary between template and content
-    as they natively do, and a tokenizer that adds a space at the beginning of a text does so there, as the
-    reference code of LLaMA does for every turn. The tokenizer's automatic special tokens are off: the only BOS is
-    the template's. Then the ids are checked. If content still became a control id (of a token that the registry
-    does not know), only the template spans of that piece are searched for control tokens and the rest is encoded
-    as plain text.
+    The text after each BOS of the template (``bos``) is encoded in one piece. So tokens may span the boundary
+    between template and content as they natively do, and a tokenizer that adds a space at the beginning of a text
+    does so there, as the reference code of LLaMA does for every turn. The tokenizer's automatic special tokens are
+    off: the only BOS is the template's. Then the ids are checked. If content still became a control id (of a token
+    that the registry does not know), only the template spans of that piece are searched for control tokens and the
+    rest is encoded as plain text.
     """
     ids: list[int] = []
-    for number, segments in enumerate(_split_at_bos(prompt.segments, tokenizer.bos_token)):
+    for number, segments in enumerate(_split_at_bos(prompt.segments, bos if bos == tokenizer.bos_token else None)):
         if number:
             ids.append(tokenizer.bos_token_id)
         ids += _encode_piece(segments, tokenizer)
@@ -55,8 +55,11 @@ def _encode_piece(segments: Sequence[Segment], tokenizer: Any) -> list[int]:
 
 def control_ids(tokenizer: Any) -> set[int]:
     """Return every id that stands for structure: special tokens and all other added tokens."""
-    # Some vocabularies were extended with runs of white space, which are not control tokens.
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    # Some vocabularies were extended with runs of white space, which SentencePiece writes as U+2581; they are not
+    # control tokens.
+    added = {
+        number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip("\u2581 \t\r\n")
+    }
     return {*tokenizer.all_special_ids, *added}
 
 

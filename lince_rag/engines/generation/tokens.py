@@ -61,7 +61,9 @@ class PromptEngine(Engine):
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model reads."""
-        return encode_prompt(prompt, self.tokenizer) if prompt.ids is None else list(prompt.ids)
+        if prompt.ids is not None:
+            return list(prompt.ids)
+        return encode_prompt(prompt, self.tokenizer, self.spec.special_tokens.get("bos_token"))
 
     def _options(self, settings: GenerationSettings) -> dict[str, Any]:
         options = generation_options(self.spec, settings)
@@ -150,10 +152,13 @@ class TokenEngine(PromptEngine):
 
     @cached_property
     def _end_ids(self) -> set[int]:
-        """The tokens that end an answer and are not part of it."""
+        """The tokens that end an answer and are not part of it, those among the model's stop texts included."""
         declared = self._declared_ends
         ends = {declared} if isinstance(declared, int) else set(declared or ())
-        return ends | {self.tokenizer.eos_token_id} - {None}
+        # A control token never becomes text, so that a stop text could not be found in the answer.
+        added = self.tokenizer.get_added_vocab()
+        stops = {added[text] for text in self.spec.stop if text in added}
+        return ends | stops | {self.tokenizer.eos_token_id} - {None}
 
     @cached_property
     def _constraints(self) -> Constraints:
