@@ -1,15 +1,13 @@
 """Questions as people ask them, by type: over the documents in ``household/``, and over the development set."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from lince_rag import ChatLince, Index, create_rag_chain
 from lince_rag.evaluation import Evaluation, evaluate, load_questions
 from lince_rag.evaluation.metrics import TYPE_METRICS, measure_types
+from tests.benchmarks.household import HOUSEHOLD, write_household
 from tests.benchmarks.tables import table
-
-HOUSEHOLD = Path(__file__).parent / "household"
 
 EMBEDDERS = ["multilingual-e5-small", "embedded"]
 
@@ -18,16 +16,6 @@ BARS = {"multilingual-e5-small": 0.65, "embedded": 0.55}
 
 MEASURES = ["contains_answer", "list_recall", "citation_recall", "false_abstention", "abstention_recall"]
 MEASURES += ["confidence_auroc", "right_auroc", "calibration_error", "brier", "latency_p50_ms", "latency_p95_ms"]
-
-
-def write_household(folder: Path) -> Path:
-    """Write the documents as files."""
-    for line in (HOUSEHOLD / "documents.jsonl").read_text(encoding="utf-8").splitlines():
-        document = json.loads(line)
-        path = folder / document["path"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(document["text"], encoding="utf-8")
-    return folder
 
 
 def measure(documents: Path, questions: Path, folder: Path, embedder: str) -> Evaluation:

@@ -13,8 +13,8 @@ from typing import Final
 import httpx
 import pytest
 
+from tests.benchmarks.household import write_household
 from tests.benchmarks.tables import installed, table
-from tests.benchmarks.test_people import HOUSEHOLD, write_household
 from tests.servers import lince_server
 
 CLIENTS: Final = 200
@@ -86,7 +86,6 @@ def test_cold_questions(tmp_path: Path, results: list[str]) -> None:
 def _ingest(folder: Path, embedder: str) -> Path:
     documents, index = folder / "documents", folder / "index"
     documents.mkdir(parents=True)
-    assert (HOUSEHOLD / "documents.jsonl").is_file()
     write_household(documents)
     command = [sys.executable, "-m", "lince_rag.cli.app", "ingest", str(documents), "--index", str(index)]
     subprocess.run([*command, "--embeddings", embedder], check=True, capture_output=True)

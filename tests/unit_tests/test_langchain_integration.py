@@ -1,6 +1,7 @@
 """LangChain's features on the chain and the models: callbacks, events, configuration, caches, fallbacks, dumps."""
 
 import pickle
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_the_model_is_configurable() -> None:
         made.invoke(QUESTION, {"configurable": {"model": "lince-zero"}})
 
 
-def test_the_documented_way_instead_of_init_chat_model() -> None:
+def test_the_documented_way_instead_of_init_chat_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """LangChain's list of providers is closed; if it opens, `lince:…` can be said as everywhere else."""
     with pytest.raises(ValueError, match="Unable to infer model provider"):
         init_chat_model("lince:extractive")
@@ -245,6 +246,8 @@ def test_the_documented_way_instead_of_init_chat_model() -> None:
     exec(guide.partition("```python\n")[2].partition("```")[0], names)  # the guide's own code
     with pytest.raises(EngineError, match="clibrain/lince-zero"):
         names["llm"].invoke(QUESTION, {"configurable": {"model": "lince-zero"}})
+    # As where it is not installed.
+    monkeypatch.setitem(sys.modules, "langchain_openai", None)
     with pytest.raises(ImportError, match="langchain-openai"):
         names["llm"].invoke(QUESTION, {"configurable": {"provider": "openai"}})
 
