@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 
 from lince_rag import Index, LinceEmbeddings
 from lince_rag.chain.question import read_request, rewrite_by_rules
-from lince_rag.index.retriever import last_question, passage_text
+from lince_rag.index.retriever import COMPARED_PASSAGES, last_question, passage_text
 from lince_rag.text import evidence as evidence_module
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence
 from lince_rag.text.language import fold, load_table
@@ -53,8 +53,8 @@ CONFIDENCE_C = 0.3
 HIDDEN_WEIGHT = 0.3
 OTHER_STEP = 12
 
-# What the reader is to learn from: so many of the likeliest passages of a question, and, of the questions whose
-# sources were hidden, every HIDDEN_STEP-th.
+# What the reader is to learn from: so many of the likeliest passages of a question and all compared ones with the
+# answer, and, of the questions whose sources were hidden, every HIDDEN_STEP-th.
 SAMPLED_PASSAGES = 6
 HIDDEN_STEP = 3
 
@@ -222,14 +222,15 @@ def samples(questions: Sequence[Asked]) -> Iterator[dict[str, Any]]:
         hidden += asked.hidden
         if asked.weight == SQUAD_WEIGHT or (asked.hidden and hidden % HIDDEN_STEP):
             continue
-        found = []
-        for number, place in asked.evidence.likeliest_compared(SAMPLED_PASSAGES):
+        found: list[dict[str, Any]] = []
+        for rank, (number, place) in enumerate(asked.evidence.likeliest_compared(COMPARED_PASSAGES)):
             document = asked.documents[number]
             start, end, *_ = document["passages"][place]
             metadata = {name: value for name, value in document.items() if name != "text"}
             text = passage_text(Document(document["text"], metadata=metadata), start, end)
             holds = any(answer in plain(document["text"][start:end]) for answer in asked.answers)
-            if not holds or asked.right & {document["source"], *document.get("also_in", [])}:
+            here = asked.right & {document["source"], *document.get("also_in", [])}
+            if (rank < SAMPLED_PASSAGES and not holds) or (holds and here):
                 found.append({"text": text, "right": holds})
         yield {"set": asked.data, "question": last_question(asked.question), "passages": found}
 
