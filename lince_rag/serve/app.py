@@ -4,15 +4,17 @@ import asyncio
 import ipaddress
 import logging
 import threading
+import tomllib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lince_rag.chain.packing import only_quotes
 from lince_rag.errors import ConfigurationError, LinceError, require
-from lince_rag.serve import chat_completions, documents, questions
+from lince_rag.serve import chat_completions, documents, pictures, questions
 from lince_rag.serve.collections import Collection
 from lince_rag.serve.guard import GoneError, Guard, Limits, RefusedError
 from lince_rag.serve.jobs import Ingestion
@@ -72,7 +74,7 @@ def create_app(
     server = Server(named, state, Ingestion(named, state), limits, metrics)
     app = _create_fastapi(server)
     if with_page:
-        for each in (questions, documents, chat_completions):
+        for each in (questions, documents, pictures, chat_completions):
             app.include_router(each.create_router(server))
         _add_page(app)
     _add_health(app, server)
@@ -198,16 +200,29 @@ def _add_health(app: "FastAPI", server: Server) -> None:
 
 
 def _add_page(app: "FastAPI") -> None:
-    from starlette.responses import FileResponse, Response
+    """Add the page: its files, and its texts in all languages."""
+    from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.staticfiles import StaticFiles
 
-    if not PAGE_FOLDER.is_dir():
-        return
-    app.mount("/page", StaticFiles(directory=PAGE_FOLDER), name="page")
+    # A browser asks each time whether a file has changed, so that the files of two versions never mix.
+    always_asked = {"cache-control": "no-cache"}
+    texts = tomllib.loads((files("lince_rag.prompts") / "page.toml").read_text(encoding="utf-8"))
+
+    class Files(StaticFiles):
+        def file_response(self, *args: Any, **options: Any) -> Response:
+            response = super().file_response(*args, **options)
+            response.headers.update(always_asked)
+            return response
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(PAGE_FOLDER / "index.html")
+        return FileResponse(PAGE_FOLDER / "index.html", headers=always_asked)
+
+    @app.get("/page/wording.json", include_in_schema=False)
+    async def wording() -> Response:
+        return JSONResponse(texts, headers=always_asked)
+
+    app.mount("/page", Files(directory=PAGE_FOLDER), name="page")
 
 
 def _warm_up(server: Server) -> None:
