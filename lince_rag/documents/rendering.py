@@ -67,8 +67,11 @@ def find_spans(page: str, quote: str, before: str = "", after: str = "") -> list
             parts = [(found + lead, len(wanted))]
             break
     else:
-        matcher = SequenceMatcher(None, letters, wanted, autojunk=False)
-        parts = [(each.a, each.size) for each in matcher.get_matching_blocks() if each.size >= PART_LETTERS]
+        blocks = SequenceMatcher(None, letters, wanted, autojunk=False).get_matching_blocks()
+        long = [each for each in blocks if each.size >= PART_LETTERS]
+        is_most = sum(each.size for each in long) > len(wanted) / 2
+        # What a page break divides is the beginning or the end of the passage; the rest is other text.
+        parts = [(a, size) for a, b, size in long if is_most or b == 0 or b + size == len(wanted)]
     return [(places[start], places[start + size - 1] + 1) for start, size in parts]
 
 

@@ -79,6 +79,10 @@ def test_of_a_passage_over_a_page_break_each_page_has_its_part() -> None:
     assert only_letters(f"{second} Y otro."[start:end]) == only_letters(second)
 
 
+def test_words_that_another_page_shares_are_not_the_passage() -> None:
+    assert find_spans("Manual de la lavadora Aurora.", "El filtro de la lavadora se limpia.") == []
+
+
 @given(page=st.text(max_size=200), quote=st.text(max_size=50))
 def test_spans_are_of_the_page(page: str, quote: str) -> None:
     assert all(0 <= start < end <= len(page) for start, end in find_spans(page, quote))
