@@ -298,6 +298,35 @@ def test_what_documents_say_is_never_html(open_page: OpenPage, documents: dict[s
     assert page.locator("img[src=x]").count() == 0
 
 
+def test_a_long_text_is_shown_around_the_passage(open_page: OpenPage, server: str, folder: Path) -> None:
+    rules = [f"Artículo {each}. 𝔁 La terraza {each} puede tener {each + 2} mesas.\n\n" for each in range(400)]
+    page = open_page()
+    upload(page, ("terrazas.txt", "".join(rules).encode()))
+    document = present(server)["terrazas.txt"]
+    whole = httpx.get(f"{server}/v1/documents/{document}/text").json()["text"]
+    wanted = "La terraza 200 puede tener 202 mesas."
+    start = whole.index(wanted)
+    page.evaluate(f"location.hash = '#document={document}&start={start}&end={start + len(wanted)}'")
+    expect(page.locator("#passage mark")).to_have_text(wanted)
+    words = page.locator("#passage-text .words")
+    shown = words.text_content() or ""
+    assert shown in whole
+    assert shown.startswith("Artículo")
+    assert len(shown) < len(whole)
+    top = page.locator("mark").bounding_box()
+    for key in ("anterior", "siguiente"):
+        more = page.get_by_role("button", name=f"Mostrar el texto {key}")
+        more.evaluate("(each) => each.click()")
+        expect(more).to_have_count(0)
+    assert words.text_content() == whole
+    # What the reader was looking at has stayed where it was.
+    after = page.locator("mark").bounding_box()
+    assert top is not None
+    assert after is not None
+    assert abs(top["y"] - after["y"]) < 60
+    httpx.delete(f"{server}/v1/documents/{document}")
+
+
 def test_only_ticked_documents_are_asked(open_page: OpenPage, documents: dict[str, str]) -> None:
     page = open_page()
     page.locator("#find-document").fill("biblio")

@@ -77,7 +77,8 @@ export function showProblem(place, error) {
   if (error) {
     const key = `error_${error.code}`;
     if (isKnown(key)) {
-      say(place, key);
+      // What the server names after its sentence, as the files that it does not read.
+      say(place, key, { detail: error.message.split(": ").slice(1).join(": ") });
     } else {
       place.textContent = error.message;
     }

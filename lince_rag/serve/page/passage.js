@@ -101,13 +101,20 @@ function fetchText(start, end) {
 function showText(part) {
   const place = byId("passage-text");
   const letters = characters(part.text);
+  if (part.start > 0) {
+    // It begins with a whole paragraph, if one begins before the passage.
+    const before = letters.slice(0, shown.start - part.start + 1);
+    const cut = Math.max(0, before.findIndex((each, index) => each !== "\n" && before[index - 1] === "\n"));
+    letters.splice(0, cut);
+    part.start += cut;
+  }
   const [from, to] = [shown.start - part.start, shown.end - part.start];
   const words = element("p", "words", { lang: part.language });
   const mark = element("mark", "", { textContent: letters.slice(from, to).join("") });
   if (shown.end > shown.start) {
     words.append(letters.slice(0, from).join(""), mark, letters.slice(to).join(""));
   } else {
-    words.append(part.text);
+    words.append(letters.join(""));
   }
   place.replaceChildren(words);
   if (part.start > 0) {
