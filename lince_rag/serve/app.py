@@ -5,7 +5,7 @@ import ipaddress
 import logging
 import threading
 import tomllib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from importlib.resources import files
@@ -20,7 +20,7 @@ from lince_rag.serve.guard import GoneError, Guard, Limits, RefusedError
 from lince_rag.serve.jobs import Ingestion
 from lince_rag.serve.mcp import create_server
 from lince_rag.serve.metrics import Metrics
-from lince_rag.serve.server import Server, refusal
+from lince_rag.serve.server import Server, key_of, refusal
 from lince_rag.serve.state import ServerState
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def create_app(
     token: str = "",
     limits: Limits | None = None,
     with_page: bool = True,
+    fitting_models: Callable[[], list[dict[str, Any]]] = list,
 ) -> Guard:
     """Make the application.
 
@@ -60,6 +61,7 @@ def create_app(
         token: What a program of the same user gives instead of a key; empty if there is none.
         limits: Its limits.
         with_page: Whether it has the API and the page, or MCP only.
+        fitting_models: What names the models that fit into the free memory of this machine.
 
     Returns:
         The ASGI application.
@@ -77,6 +79,7 @@ def create_app(
         for each in (questions, documents, pictures, chat_completions):
             app.include_router(each.create_router(server))
         _add_page(app)
+        _add_machine(app, server, fitting_models)
     _add_health(app, server)
     return Guard(app, state, hosts, limits, metrics, needs_key=needs_key, token=token)
 
@@ -223,6 +226,21 @@ def _add_page(app: "FastAPI") -> None:
         return JSONResponse(texts, headers=always_asked)
 
     app.mount("/page", Files(directory=PAGE_FOLDER), name="page")
+
+
+def _add_machine(app: "FastAPI", server: Server, fitting_models: Callable[[], list[dict[str, Any]]]) -> None:
+    from starlette.requests import Request
+
+    @app.get("/v1/machine", tags=["health"])
+    async def machine(request: Request) -> dict[str, list[dict[str, Any]]]:
+        """Name the models that fit into the free memory, the largest first, with their number formats.
+
+        Only for keys that may write a collection.
+        """
+        key = key_of(request)
+        if not any(key.may("write", name) for name in server.collections):
+            raise RefusedError(403, "read_only", "This key may only read.")
+        return {"models": await asyncio.to_thread(fitting_models)}
 
 
 def _warm_up(server: Server) -> None:

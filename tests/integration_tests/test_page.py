@@ -367,6 +367,7 @@ def test_votes_become_questions_of_an_evaluation(open_page: OpenPage, documents:
     expect(found.get_by_role("button", name="Mala respuesta")).to_be_disabled()
     page.get_by_role("button", name="Ajustes").click()
     expect(page.locator("#facts")).to_contain_text("extractive")
+    expect(page.locator("#fitting li")).not_to_have_count(0)
     with page.expect_download() as download:
         page.get_by_role("button", name=re.compile("Descargar los votos")).click()
     lines = [json.loads(line) for line in download.value.path().read_text(encoding="utf-8").splitlines()]
@@ -375,7 +376,7 @@ def test_votes_become_questions_of_an_evaluation(open_page: OpenPage, documents:
 
 
 def test_the_key_is_asked_for_and_may_only_read(
-    open_page: OpenPage, folder: Path, documents: dict[str, str]
+    open_page: OpenPage, server: str, folder: Path, documents: dict[str, str]
 ) -> None:
     state = ServerState(folder.with_name("casa.serve"))
     key = state.add_key("lectora", {"casa": "read"})
@@ -394,6 +395,10 @@ def test_the_key_is_asked_for_and_may_only_read(
         expect(page.get_by_role("button", name=re.compile("^Borrar"))).to_have_count(0)
         expect(page.locator("#read-only")).to_have_text("Esta clave solo puede leer.")
         ask(page, "¿Cuánto pesa la lavadora?")
+        page.get_by_role("button", name="Ajustes").click()
+        expect(page.locator("#facts")).to_contain_text("extractive")
+        expect(page.locator("#machine")).to_be_hidden()
+        assert httpx.get(f"{server}/v1/machine", headers={"authorization": f"Bearer {key}"}).status_code == 403
         assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 1]
         page.reload()
         expect(page.locator("#document-list")).to_contain_text(PDF)
@@ -449,6 +454,7 @@ def test_axe_finds_nothing_serious(
     assert serious(page) == []
     page.screenshot(path=pictures / f"{scheme}.png")
     page.get_by_role("button", name="Ajustes").click()
+    page.locator("#machine summary").click()
     assert serious(page) == []
     page.screenshot(path=pictures / f"{scheme}-settings.png")
 

@@ -1,6 +1,6 @@
 // The page of `lince-rag serve`: what starts its parts, the collection, the key and the settings.
 
-import { forgetKey, hasKey, onKeyNeeded } from "./api.js";
+import { forgetKey, getJson, hasKey, onKeyNeeded } from "./api.js";
 import { downloadVotes } from "./answer.js";
 import { startChat } from "./chat.js";
 import { startDocuments } from "./documents.js";
@@ -59,6 +59,19 @@ function showFacts() {
   byId("forget-key").hidden = !hasKey();
 }
 
+/** Show which models this machine has the memory for; only who may write can do anything about it. */
+async function showMachine() {
+  byId("machine").hidden = true;
+  if (session.canWrite) {
+    const { models } = await getJson("v1/machine");
+    const names = models.map(({ name, languages, formats }) =>
+      element("li", "", { textContent: `${name} (${formats[0]}; ${languages.join(", ")})` }),
+    );
+    byId("fitting").replaceChildren(...(names.length ? names : [say(element("li"), "fitting_none")]));
+    byId("machine").hidden = false;
+  }
+}
+
 function startSettings() {
   const language = byId("language");
   for (const [value, textContent] of Object.entries(LANGUAGES)) {
@@ -74,6 +87,7 @@ function startSettings() {
   passages.addEventListener("change", () => (session.passages = passages.value ? Number(passages.value) : null));
   byId("show-settings").addEventListener("click", () => {
     showFacts();
+    showMachine().catch(() => {});
     byId("settings").showModal();
   });
   byId("download-votes").addEventListener("click", () => downloadVotes().catch(showStartProblem));
