@@ -91,7 +91,7 @@ async function ask(question) {
   label(answered, "answer");
   byId("conversation").append(asked, answered);
   showSearching(place);
-  follow(true);
+  asked.scrollIntoView({ block: "start" });
   await answer(question, answered, place);
 }
 
@@ -184,11 +184,9 @@ function setRunning(isRunning) {
 }
 
 /** Keep the end of the conversation in view, unless the reader has scrolled up. */
-function follow(always = false) {
+function follow() {
   const log = byId("conversation");
-  const last = log.lastElementChild;
-  const isNear = log.scrollHeight - log.scrollTop - log.clientHeight < 200;
-  if (always || isNear) {
-    last.scrollIntoView({ block: always ? "start" : "nearest" });
+  if (log.scrollHeight - log.scrollTop - log.clientHeight < 200) {
+    log.lastElementChild.scrollIntoView({ block: "nearest" });
   }
 }
