@@ -1,10 +1,11 @@
-"""Model servers for the tests: llama.cpp's own over a tiny GGUF file, and one that fails in every way."""
+"""Servers for the tests: ours, llama.cpp's own over a tiny GGUF file, and one that fails in every way."""
 
 import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,9 @@ API_KEY: Final = "clave-de-prueba-123"
 
 # How long vLLM may take to start.
 VLLM_SECONDS: Final = 240
+
+# How long our own server may take to start on a busy machine.
+LINCE_SECONDS: Final = 60
 
 # Answers that llama-server writes at the same time.
 SLOTS: Final = 4
@@ -64,6 +68,38 @@ def llama_server(file: Path, template: str = "") -> LlamaServer:
     return LlamaServer(server.listening_address, API_KEY, server)
 
 
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def lince_server(folder: Path, *options: str) -> Iterator[str]:
+    """Run ``lince-rag serve`` in a process of its own.
+
+    Args:
+        folder: Its index; made if it is missing. Keys and uploads are beside it, in ``FOLDER.serve``.
+        options: More options of the command.
+
+    Yields:
+        Its address, without a slash at the end, as soon as it answers without loading anything first.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "lince_rag.cli.app", "serve", "--index", str(folder), "--port", str(port)]
+    address = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([*command, *options], stdout=log, stderr=log, start_new_session=True)
+        try:
+            _await_answer(process, f"{address}/readyz", log, LINCE_SECONDS)
+            yield address
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(30)
+
+
 @contextmanager
 def vllm_server(python: str, folder: Path, name: str, template: Path) -> Iterator[str]:
     """Run vLLM in a process of its own.
@@ -77,9 +113,7 @@ def vllm_server(python: str, folder: Path, name: str, template: Path) -> Iterato
     Yields:
         Its address.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(folder), "--served-model-name", name, "--chat-template", str(template)]
     command += ["--dtype", "float32", "--max-model-len", "512", "--api-key", API_KEY, "--max-num-seqs", "8"]
@@ -89,7 +123,7 @@ def vllm_server(python: str, folder: Path, name: str, template: Path) -> Iterato
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, start_new_session=True)
         try:
-            _await_health(process, f"http://127.0.0.1:{port}", log)
+            _await_answer(process, f"http://127.0.0.1:{port}/health", log, VLLM_SECONDS)
             yield f"http://127.0.0.1:{port}"
         finally:
             if process.poll() is None:
@@ -97,16 +131,17 @@ def vllm_server(python: str, folder: Path, name: str, template: Path) -> Iterato
                 process.wait(30)
 
 
-def _await_health(process: subprocess.Popen[bytes], base_url: str, log: Any) -> None:
-    for _ in range(VLLM_SECONDS):
+def _await_answer(process: subprocess.Popen[bytes], address: str, log: Any, seconds: int) -> None:
+    """Wait until an address is answered with success."""
+    for _ in range(5 * seconds):
         if process.poll() is not None:
             break
         with suppress(httpx.HTTPError):
-            if httpx.get(f"{base_url}/health").is_success:
+            if httpx.get(address).is_success:
                 return
-        time.sleep(1)
+        time.sleep(0.2)
     log.seek(0)
-    raise RuntimeError(f"vLLM did not start: {log.read()[-4000:]}")
+    raise RuntimeError(f"The server did not start: {log.read()[-4000:]}")
 
 
 @dataclass

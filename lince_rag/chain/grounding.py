@@ -140,7 +140,7 @@ def _cite(passage: _Passage, sentence: Sentence) -> Citation:
     return Citation(
         source=str(metadata.get("source", "")),
         title=str(metadata.get("title") or ""),
-        page=_page(metadata, offset + passage.start),
+        page=page_of(metadata, offset + passage.start),
         heading=str(metadata.get("heading") or ""),
         start=offset + passage.start,
         end=offset + passage.end,
@@ -150,7 +150,7 @@ def _cite(passage: _Passage, sentence: Sentence) -> Citation:
     )
 
 
-def _page(metadata: Mapping[str, Any], position: int) -> int | None:
+def page_of(metadata: Mapping[str, Any], position: int) -> int | None:
     """Return the page of a position: a chunk that continues over a page break lists where its pages start."""
     page: int | None = metadata.get("page")
     for start, number in metadata.get("page_starts", ()):

@@ -150,7 +150,22 @@ def _application(settings: dict[str, Any], state: "ServerState") -> Iterator["Gu
             token=settings["token"],
             limits=Limits(**settings["limits"]),
             with_page=settings.get("with_page", True),
+            fitting_models=lambda: _fitting_models(options.models_file),
         )
+
+
+def _fitting_models(models_file: Path | None) -> list[dict[str, Any]]:
+    """Return the models that fit into the memory that is free now, the largest first."""
+    from lince_rag.engines.checkpoints.memory import formats_that_fit
+    from lince_rag.prompting.registry import load_registry
+
+    found = [(spec, formats_that_fit(spec)) for spec in load_registry(models_file).values()]
+    found.sort(key=lambda each: -each[0].parameters)
+    return [
+        {"name": spec.name, "languages": list(spec.languages), "formats": formats}
+        for spec, formats in found
+        if formats
+    ]
 
 
 @contextmanager

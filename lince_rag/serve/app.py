@@ -4,21 +4,23 @@ import asyncio
 import ipaddress
 import logging
 import threading
-from collections.abc import AsyncIterator, Sequence
+import tomllib
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lince_rag.chain.packing import only_quotes
 from lince_rag.errors import ConfigurationError, LinceError, require
-from lince_rag.serve import chat_completions, documents, questions
+from lince_rag.serve import chat_completions, documents, pictures, questions
 from lince_rag.serve.collections import Collection
 from lince_rag.serve.guard import GoneError, Guard, Limits, RefusedError
 from lince_rag.serve.jobs import Ingestion
 from lince_rag.serve.mcp import create_server
 from lince_rag.serve.metrics import Metrics
-from lince_rag.serve.server import Server, refusal
+from lince_rag.serve.server import Server, key_of, refusal
 from lince_rag.serve.state import ServerState
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def create_app(
     token: str = "",
     limits: Limits | None = None,
     with_page: bool = True,
+    fitting_models: Callable[[], list[dict[str, Any]]] = list,
 ) -> Guard:
     """Make the application.
 
@@ -58,6 +61,7 @@ def create_app(
         token: What a program of the same user gives instead of a key; empty if there is none.
         limits: Its limits.
         with_page: Whether it has the API and the page, or MCP only.
+        fitting_models: What names the models that fit into the free memory of this machine.
 
     Returns:
         The ASGI application.
@@ -72,9 +76,10 @@ def create_app(
     server = Server(named, state, Ingestion(named, state), limits, metrics)
     app = _create_fastapi(server)
     if with_page:
-        for each in (questions, documents, chat_completions):
+        for each in (questions, documents, pictures, chat_completions):
             app.include_router(each.create_router(server))
         _add_page(app)
+        _add_machine(app, server, fitting_models)
     _add_health(app, server)
     return Guard(app, state, hosts, limits, metrics, needs_key=needs_key, token=token)
 
@@ -198,16 +203,44 @@ def _add_health(app: "FastAPI", server: Server) -> None:
 
 
 def _add_page(app: "FastAPI") -> None:
-    from starlette.responses import FileResponse, Response
+    """Add the page: its files, and its texts in all languages."""
+    from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.staticfiles import StaticFiles
 
-    if not PAGE_FOLDER.is_dir():
-        return
-    app.mount("/page", StaticFiles(directory=PAGE_FOLDER), name="page")
+    # A browser asks each time whether a file has changed, so that the files of two versions never mix.
+    always_asked = {"cache-control": "no-cache"}
+    texts = tomllib.loads((files("lince_rag.prompts") / "page.toml").read_text(encoding="utf-8"))
+
+    class Files(StaticFiles):
+        def file_response(self, *args: Any, **options: Any) -> Response:
+            response = super().file_response(*args, **options)
+            response.headers.update(always_asked)
+            return response
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(PAGE_FOLDER / "index.html")
+        return FileResponse(PAGE_FOLDER / "index.html", headers=always_asked)
+
+    @app.get("/page/wording.json", include_in_schema=False)
+    async def wording() -> Response:
+        return JSONResponse(texts, headers=always_asked)
+
+    app.mount("/page", Files(directory=PAGE_FOLDER), name="page")
+
+
+def _add_machine(app: "FastAPI", server: Server, fitting_models: Callable[[], list[dict[str, Any]]]) -> None:
+    from starlette.requests import Request
+
+    @app.get("/v1/machine", tags=["health"])
+    async def machine(request: Request) -> dict[str, list[dict[str, Any]]]:
+        """Name the models that fit into the free memory, the largest first, with their number formats.
+
+        Only for keys that may write a collection.
+        """
+        key = key_of(request)
+        if not any(key.may("write", name) for name in server.collections):
+            raise RefusedError(403, "read_only", "This key may only read.")
+        return {"models": await asyncio.to_thread(fitting_models)}
 
 
 def _warm_up(server: Server) -> None:
