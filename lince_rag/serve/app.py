@@ -3,6 +3,8 @@
 import asyncio
 import ipaddress
 import logging
+import signal
+import sys
 import threading
 import tomllib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -289,6 +291,8 @@ def run(app: Any, host: str, port: int, workers: int = 1, **options: Any) -> Non
     """
     import uvicorn
 
+    # uvicorn raises the signal again when it has ended: then the caller must still put away what it has open.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         app,
         host=host,
