@@ -1,6 +1,6 @@
 """The question side as one LangChain Runnable: question → retrieve → pack → generate → cite → ``Answer``."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final, cast
 
@@ -26,6 +26,8 @@ from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, ans
 from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.packing import native_model
 from lince_rag.chain.question import Conversation, RagInput, Rewriting
+from lince_rag.errors import ConfigurationError
+from lince_rag.index.filters import combine_filters
 from lince_rag.index.retriever import HybridRetriever
 from lince_rag.models.call_settings import batch_configs
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE
@@ -50,6 +52,22 @@ class RagChain(Runnable[RagInput, Any]):
 
     def __repr__(self) -> str:
         return f"RagChain(llm={self.llm!r}, retriever={self.retriever!r}, settings={self.settings!r})"
+
+    def with_filter(self, filter: Mapping[str, Any] | None) -> "RagChain":  # noqa: A002 - the retriever's name
+        """Return this chain over what passes a metadata filter, too; over the same if the filter is ``None``.
+
+        Raises:
+            ConfigurationError: The retriever is not that of an ``Index``.
+        """
+        if filter is None:
+            return self
+        if not isinstance(self.retriever, HybridRetriever):
+            raise ConfigurationError(
+                f"{type(self.retriever).__name__} takes no metadata filter.",
+                hint="Use the retriever of Index.as_retriever.",
+            )
+        both = combine_filters([each for each in (self.retriever.filter, filter) if each])
+        return RagChain(self.llm, self.retriever.model_copy(update={"filter": both}), self.settings)
 
     @property
     def InputType(self) -> Any:  # noqa: N802 - LangChain's name.
@@ -237,9 +255,8 @@ class RagChain(Runnable[RagInput, Any]):
         """Return the keywords that confine a search to one document; other retrievers have none in common."""
         if not step.source or not isinstance(self.retriever, HybridRetriever):
             return {}
-        wanted = {"source": step.source}
-        both = {"$and": [self.retriever.filter, wanted]} if self.retriever.filter else wanted
-        return {"filter": both, "k": SUMMARY_CHUNKS}
+        wanted = [each for each in (self.retriever.filter, {"source": step.source}) if each]
+        return {"filter": combine_filters(wanted), "k": SUMMARY_CHUNKS}
 
     def _resolved(self, config: RunnableConfig | None) -> Runnable[RagInput, Any]:
         """Return the chain over the model that ``config`` chooses, with a chain for each of its fallbacks."""

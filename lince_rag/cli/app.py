@@ -1,26 +1,33 @@
-"""The command line: ``lince-rag ingest | remove | ask | chat | eval | questions | serve | mcp | status …``.
+"""The command line: ``lince-rag ingest | remove | ask | search | chat | eval | serve | mcp | status …``.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
 
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.exceptions import TyperException
 
 from lince_rag.cli.chat import chat
 from lince_rag.cli.convert import convert
 from lince_rag.cli.evaluate import draft_file, evaluate_file
 from lince_rag.cli.ingest import ingest, remove
+from lince_rag.cli.localisation import LocalisedCommand, LocalisedGroup, print_error, print_usage_error
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
     INTERRUPTED_STATUS,
     AnswerOptions,
     EmbeddingsOption,
+    FilterOption,
     IndexOption,
     JsonOption,
     ModelsFileOption,
+    RerankerOption,
+    SearchCountOption,
+    SourceOption,
     takes_answer_options,
 )
 from lince_rag.cli.serve import keys, mcp, serve
@@ -29,7 +36,11 @@ from lince_rag.errors import ConfigurationError, LinceError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lince_rag.cli.answers import Places
     from lince_rag.prompting.registry import ModelSpec
+
+# What the retriever measures of a passage; see ``HybridRetriever``.
+_MEASURES: Final = ("score", "relevance", "similarity", "rerank_score", "confidence")
 
 app = typer.Typer(
     help="Cited answers about your own documents, in Spanish and Portuguese, on your own machine.",
@@ -37,21 +48,34 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
+    cls=LocalisedGroup,
 )
+command = partial(app.command, cls=LocalisedCommand)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"lince-rag {version('lince-rag')}\n")
+        raise typer.Exit
 
 
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Document the options of all commands in ``--help``; ``main`` has already read them."""
 
 
-app.command("ingest")(ingest)
-app.command("remove")(remove)
+command("ingest")(ingest)
+command("remove")(remove)
 
 
-@app.command()
+@command()
 @takes_answer_options
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in Spanish, Portuguese or English.")],
@@ -62,11 +86,13 @@ def ask(
     options: AnswerOptions,
 ) -> None:
     """Answer a question from the documents of an index, with sources; abstain if they do not hold the answer."""
+    from lince_rag.cli.answers import Places
     from lince_rag.cli.remote import running_server
 
     server = None if embeddings else running_server(index, options)
     if server and (steps := server.ask(question)):
-        _print(steps, json_=json_)
+        # The default engine only quotes.
+        _print(steps, Places(), json_=json_, whole=options.model == AnswerOptions.model)
         return
     from lince_rag.index.embeddings import warm_up
     from lince_rag.index.index import Index
@@ -78,33 +104,72 @@ def ask(
         from lince_rag.cli.terminal import print_waiting
 
         chain = options.make_chain(opened)
-        answer = _print(chain.stream(question), json_=json_, whole=only_quotes(chain.llm))
+        answer = _print(chain.stream(question), Places(opened), json_=json_, whole=only_quotes(chain.llm))
         if not json_:
             print_waiting(opened.ledger.count_waiting(), answer.language)
 
 
-def _print(steps: Any, *, json_: bool, whole: bool = False) -> Any:
+def _print(steps: Any, places: "Places", *, json_: bool, whole: bool) -> Any:
     """Print an answer as it comes, or as JSON; return it."""
-    from lince_rag.cli.terminal import print_answer, print_json
+    from lince_rag.cli.answers import print_answer
+    from lince_rag.cli.terminal import print_json
 
     if not json_:
-        return print_answer(steps, whole=whole)
+        return print_answer(steps, places, whole=whole)
     *_, answer = steps
     print_json(answer.model_dump(mode="json"))
     return answer
 
 
-app.command("chat")(chat)
-app.command("eval")(evaluate_file)
-app.command("questions")(draft_file)
+@command()
+def search(
+    question: Annotated[str, typer.Argument(help="The question, or words to search for.")],
+    index: IndexOption = DEFAULT_INDEX,
+    embeddings: EmbeddingsOption = None,
+    k: SearchCountOption = 5,
+    reranker: RerankerOption = None,
+    source: SourceOption = None,
+    filter_: FilterOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Find the passages that best match a question, best first, without answering it."""
+    from lince_rag.cli.answers import Places, print_passages
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import print_json, print_waiting
+    from lince_rag.index.index import Index
+
+    if not question.strip():
+        raise ConfigurationError(f"{question!r} is not a question.", hint="Give some words to search for.")
+    with Index.open(index, embeddings=embeddings, create=False) as opened:
+        wanted = opened.make_filter(source or (), filter_ or ())
+        found = opened.as_retriever(k=k, reranker=reranker, filter=wanted).invoke(question)
+        if json_:
+            names = ("source", "title", "page", "heading", "start", "end", *_MEASURES, "also_in")
+            rows = [{name: each.metadata.get(name) for name in names} for each in found]
+            print_json([{**row, "text": each.page_content} for row, each in zip(rows, found, strict=True)])
+        else:
+            print_passages(found, Places(opened), reader_language())
+            print_waiting(opened.ledger.count_waiting(), reader_language())
 
 
-app.command("serve")(serve)
-app.command("mcp")(mcp)
+command("chat")(chat)
+command("shell", hidden=True)(chat)
+command("eval")(evaluate_file)
+command("questions")(draft_file)
+
+
+command("chat")(chat)
+command("shell", hidden=True)(chat)
+command("eval")(evaluate_file)
+command("questions")(draft_file)
+
+
+command("serve")(serve)
+command("mcp")(mcp)
 app.add_typer(keys, name="keys")
 
 
-@app.command()
+@command()
 def status(
     index: IndexOption = DEFAULT_INDEX,
     list_: Annotated[bool, typer.Option("--list", help="List all documents.")] = False,
@@ -117,7 +182,8 @@ def status(
     """Summarise an index and check its files; it works while another process ingests."""
     from dataclasses import asdict
 
-    from lince_rag.cli.terminal import print_json, print_sources, print_status, reader_language
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import print_json, print_sources, print_status
     from lince_rag.index.index import Index
 
     with Index.open(index, create=False) as opened:
@@ -136,7 +202,7 @@ def status(
         raise typer.Exit(1)
 
 
-@app.command()
+@command()
 def models(
     check: Annotated[
         str | None,
@@ -152,7 +218,8 @@ def models(
     json_: JsonOption = False,
 ) -> None:
     """List the models: window, languages, licence, memory by number format, the largest that fits here."""
-    from lince_rag.cli.terminal import print_json, print_models, reader_language
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import print_json, print_models
     from lince_rag.engines.checkpoints.memory import formats_that_fit, largest_that_fits
     from lince_rag.prompting.registry import get_model, load_registry
 
@@ -183,10 +250,10 @@ def models(
     )
 
 
-app.command("convert")(convert)
+command("convert")(convert)
 
 
-@app.command()
+@command()
 def prompt(
     model: Annotated[str, typer.Argument(help="A model that `lince-rag models` lists.")],
     question: Annotated[str, typer.Option(help="The instruction or question.")],
@@ -206,11 +273,11 @@ def prompt(
     sys.stdout.write(rendered.text + ("\n" if sys.stdout.isatty() else ""))
 
 
-@app.command()
+@command()
 def demo() -> None:
     """Answer six questions about a small set of documents that is part of the package."""
     from lince_rag.cli.demo import run_demo
-    from lince_rag.cli.terminal import reader_language
+    from lince_rag.cli.localisation import reader_language
 
     run_demo(reader_language())
 
@@ -223,23 +290,27 @@ def main() -> None:
         # A user can do nothing about deprecations inside the libraries.
         warnings.simplefilter("ignore")
     try:
-        app(arguments, prog_name="lince-rag")
+        status = app(arguments, prog_name="lince-rag", standalone_mode=False)
+    except TyperException as error:
+        print_usage_error(error)
+        raise SystemExit(getattr(error, "exit_code", 1)) from None
     except LinceError as error:
         if debug:
             raise
-        from lince_rag.cli.terminal import visible
-
-        sys.stderr.write(visible(f"lince-rag: {error}".replace("\n", " ").rstrip()) + "\n")
+        print_error(error)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED_STATUS) from None
+    # What ``typer.Exit`` carries; a command that ends returns nothing.
+    raise SystemExit(status or 0)
 
 
 def _check_template(folder: str, specs: "Mapping[str, ModelSpec]", json_: bool) -> list[str]:
     """Print which models read the prompts that a folder's chat template writes, and return their names."""
     from dataclasses import asdict
 
-    from lince_rag.cli.terminal import print_json, print_template_check, reader_language
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import print_json, print_template_check
     from lince_rag.engines.checkpoints.configuration import published_template
     from lince_rag.prompting.templates import CONVERSATIONS, ChatTemplate
 

@@ -35,7 +35,8 @@ def convert(
     ] = None,
 ) -> None:
     """Convert the weights of a model: for fast answers on a CPU, or from pickle files to safetensors."""
-    from lince_rag.cli.terminal import diagnostics, reader_language
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import diagnostics
     from lince_rag.engines.checkpoints.conversion import convert_to_ctranslate2, convert_to_safetensors
 
     if to == "safetensors":

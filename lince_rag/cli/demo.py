@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from lince_rag.cli.terminal import output, print_answer, progress_bar
+from lince_rag.cli.answers import Places, print_answer
+from lince_rag.cli.terminal import output, progress_bar
 from lince_rag.prompting.registry import load_registry
 from lince_rag.text.language import Language, load_table, wording
 
@@ -39,11 +40,13 @@ def run_demo(language: Language) -> None:
             report = index.ingest(documents, on_progress=progress)
         console.print(wording("demo_indexed", language, documents=len(report.added), seconds=report.seconds))
         chain = create_rag_chain(ChatLince(), index.as_retriever())
+        # The files are gone when someone could open them.
+        places = Places(index, lambda source: Path(source).name, linked=False)
         for question in load_questions():
             console.print(f"\n[bold]{escape(question['text'])}[/]")
             started = time.monotonic()
             steps = chain.stream(question["text"])
-            answer = print_answer(steps, name=lambda source: Path(source).name, whole=True)
+            answer = print_answer(steps, places, whole=True)
             seconds = time.monotonic() - started
             console.print(f"  [dim]{wording('seconds', answer.language, seconds=seconds)}[/]")
     console.print(f"\n[bold]{wording('demo_next', language)}[/]")

@@ -67,15 +67,16 @@ def evaluate_file(
     options: AnswerOptions,
 ) -> None:
     """Ask the questions of a file and measure the answers. After an interruption, run it again to continue."""
-    from lince_rag.cli.terminal import print_json, print_plain, reader_language
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import print_json, print_plain
     from lince_rag.evaluation import load_questions
     from lince_rag.evaluation.records import read_records
     from lince_rag.evaluation.report import compare_evaluations, write_report
     from lince_rag.evaluation.runs import PACKAGES
     from lince_rag.evaluation.settings import Setting, parse_setting
 
-    if options.source:
-        raise ConfigurationError("eval asks all documents: --source cannot be used with it.")
+    if options.source or options.filter:
+        raise ConfigurationError("eval asks all documents: --source and --filter cannot be used with it.")
     language = reader_language()
     base = Setting(
         BASE_NAME,
@@ -118,7 +119,8 @@ def draft_file(
     seed: Annotated[int, typer.Option(help="Another seed drafts other questions.")] = 7,
 ) -> None:
     """Draft questions about the documents of an index, to be corrected by you and then asked by `eval`."""
-    from lince_rag.cli.terminal import print_plain, reader_language
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import print_plain
     from lince_rag.evaluation.questions import draft_questions
     from lince_rag.index.index import Index
 

@@ -87,7 +87,8 @@ def ingest(
     workers: WorkersOption = None,
 ) -> None:
     """Read documents into an index. Run it again after changes: it reads only what has changed."""
-    from lince_rag.cli.terminal import print_plain, reader_language
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import print_plain
     from lince_rag.documents.workers import ReadingLimits
     from lince_rag.index.index import Index
 
@@ -206,6 +207,7 @@ def _embed(index: "Index", folder: Path, language: "Language") -> None:
 
 def _watch(index: "Index", folder: Path, paths: list[str], language: "Language", options: dict[str, Any]) -> None:
     """Ingest again whenever files change, and say what changed."""
+    from lince_rag.cli.localisation import translate_reason, visible
     from lince_rag.cli.terminal import print_plain, short_path
 
     watched = [path for path in paths if path != STANDARD_INPUT]
@@ -217,7 +219,7 @@ def _watch(index: "Index", folder: Path, paths: list[str], language: "Language",
             for source in getattr(report, kind):
                 print_plain(wording(f"watch_{kind}", language, source=short_path(source)))
         for problem in report.failed:
-            print_plain(f"{short_path(problem.source)}: {problem.reason}")
+            print_plain(f"{short_path(problem.source)}: {visible(translate_reason(problem.reason, language))}")
 
 
 def remove(
@@ -234,7 +236,8 @@ def remove(
     ] = True,
 ) -> None:
     """Remove documents from an index; a file that stays in its folder comes back when that is read again."""
-    from lince_rag.cli.terminal import print_plain, reader_language, short_path
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import print_plain, short_path
     from lince_rag.index.index import Index
 
     language = reader_language()

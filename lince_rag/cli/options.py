@@ -50,6 +50,28 @@ ModelsFileOption = Annotated[
     typer.Option(metavar="FILE", help="Your own models.toml, added to the built-in models."),
 ]
 
+CountOption = Annotated[int, typer.Option("-k", min=1, help="Number of passages to read for an answer.")]
+SearchCountOption = Annotated[int, typer.Option("-k", min=1, help="Number of passages to find.")]
+RerankerOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Folder or hub id of a cross-encoder that reranks the passages."),
+]
+SourceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Read only this document: its name or path, or a pattern such as '*.pdf'; may be repeated.",
+    ),
+]
+FilterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="CONDITION",
+        help="Read only what has this in its metadata: 'language=pt', 'page>=3', or JSON; may be repeated.",
+    ),
+]
+
 _RETRIEVER_FIELDS: Final = frozenset({"k", "reranker"})
 _CHAIN_FIELDS: Final = frozenset({"language", "on_unsupported", "minimum_confidence"})
 
@@ -88,15 +110,10 @@ class AnswerOptions:
     models_file: ModelsFileOption = None
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens in the answer.")] = None
     seed: Annotated[int | None, typer.Option(help="Random seed; the same seed gives the same answer.")] = None
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of passages to read for an answer.")] = 5
-    reranker: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Folder or hub id of a cross-encoder that reranks the passages."),
-    ] = None
-    source: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Read only this document: its name or path; may be repeated."),
-    ] = None
+    k: CountOption = 5
+    reranker: RerankerOption = None
+    source: SourceOption = None
+    filter: FilterOption = None
     language: Annotated[
         str | None, typer.Option(help="Answer in es, pt or en. Default: the question's language.")
     ] = None
@@ -115,7 +132,7 @@ class AnswerOptions:
         """Return the fields of ``ChatLince``."""
         from pydantic import SecretStr
 
-        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict", "source", "api_key"}
+        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict", "source", "filter", "api_key"}
         chosen = {name: value for name, value in asdict(self).items() if name not in other}
         return chosen | ({"api_key": SecretStr(self.api_key)} if self.api_key else {})
 
@@ -130,16 +147,18 @@ class AnswerOptions:
             chosen["minimum_confidence"] = max(self.minimum_confidence, DOUBTFUL_CONFIDENCE)
         return chosen
 
+    def make_filter(self, index: "Index") -> dict[str, Any] | None:
+        """Return the filter for the documents and conditions that were given."""
+        return index.make_filter(self.source or (), self.filter or ())
+
     def make_chain(self, index: "Index") -> "RagChain":
         """Make the chain that answers from an index; a ``ConfigurationError`` names a wrong value."""
         from lince_rag.chain.rag import create_rag_chain
         from lince_rag.models.chat_model import ChatLince
 
-        chosen = [index.find_source(name) for name in self.source or ()]
-        filters = {"filter": {"source": {"$in": chosen}}} if chosen else {}
         return create_rag_chain(
             ChatLince(**self.model_fields()),
-            index.as_retriever(**self.retriever_fields(), **filters),
+            index.as_retriever(**self.retriever_fields(), filter=self.make_filter(index)),
             **self.chain_fields(),
         )
 

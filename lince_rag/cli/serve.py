@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from lince_rag.cli.localisation import LocalisedCommand, LocalisedGroup
 from lince_rag.cli.options import DEFAULT_INDEX, AnswerOptions, IndexOption, JsonOption, takes_answer_options
 from lince_rag.cli.remote import data_folder, found_by_others, new_token
 
@@ -182,7 +183,7 @@ def _collections(
     with ExitStack() as stack:
         for name, folder in collection_folders(indexes).items():
             index = stack.enter_context(Index.open(folder, create=create))
-            retriever = index.as_retriever(**options.retriever_fields())
+            retriever = index.as_retriever(**options.retriever_fields(), filter=options.make_filter(index))
             uploads = data / "uploads" / name
             found.append(Collection(name, index, llm, retriever, uploads, **options.chain_fields()))
         yield found
@@ -191,7 +192,8 @@ def _collections(
 @contextmanager
 def _announced(settings: dict[str, Any]) -> Iterator[None]:
     """Say where the server is: to the reader, and to `lince-rag ask`."""
-    from lince_rag.cli.terminal import print_plain, reader_language
+    from lince_rag.cli.localisation import reader_language
+    from lince_rag.cli.terminal import print_plain
     from lince_rag.serve.app import is_loopback
     from lince_rag.serve.collections import collection_folders
     from lince_rag.text.language import wording
@@ -210,12 +212,17 @@ def _announced(settings: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-keys = typer.Typer(help="Make, list and remove the keys of a server.", no_args_is_help=True, rich_markup_mode=None)
+keys = typer.Typer(
+    help="Make, list and remove the keys of a server.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    cls=LocalisedGroup,
+)
 
 KeyName = Annotated[str, typer.Argument(help="Name of the key.")]
 
 
-@keys.command("add")
+@keys.command("add", cls=LocalisedCommand)
 def add_key(
     name: KeyName,
     index: IndexesOption = None,
@@ -230,7 +237,7 @@ def add_key(
     sys.stdout.write(_keys_state(index, data).add_key(name, rights) + "\n")
 
 
-@keys.command("list")
+@keys.command("list", cls=LocalisedCommand)
 def list_keys(index: IndexesOption = None, data: DataOption = None, json_: JsonOption = False) -> None:
     """List the keys."""
     from lince_rag.cli.terminal import print_json, print_plain
@@ -244,7 +251,7 @@ def list_keys(index: IndexesOption = None, data: DataOption = None, json_: JsonO
         )
 
 
-@keys.command("remove")
+@keys.command("remove", cls=LocalisedCommand)
 def remove_key(name: KeyName, index: IndexesOption = None, data: DataOption = None) -> None:
     """Remove a key; running servers refuse it from now on."""
     _keys_state(index, data).remove_key(name)

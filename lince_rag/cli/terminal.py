@@ -1,8 +1,6 @@
-"""What the command line prints, in the reader's language: answers with their sources, tables, progress."""
+"""What the command line prints, in the reader's language: consoles, reports, tables, progress."""
 
 import json
-import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,41 +11,22 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, wording
+from lince_rag.cli.localisation import translate_reason, visible
+from lince_rag.text.language import Language, wording
 
 if TYPE_CHECKING:
-    from lince_rag.chain.answer import Answer
     from lince_rag.index.ingestion import IngestReport
     from lince_rag.index.ledger import Source
     from lince_rag.index.verification import VerifyReport
     from lince_rag.prompting.registry import ModelSpec
     from lince_rag.prompting.templates import Difference
 
-# What moves the cursor, changes colours or reverses the text on a terminal; file names and documents may hold it.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
 # Suffixes that are counted one by one among the files of unknown kinds.
 _SHOWN_SUFFIXES = 8
 
 # Characters of a prompt that are shown from where it differs from another.
 _SHOWN_CHARACTERS = 80
-
-# A line break inside a paragraph, but not before an item of a list, a row of a table, or a name with its value.
-_LINE_BREAK = re.compile(
-    r"(?<!\n)[ \t]*\n[ \t]*(?![\n\t ]|(?:[-*•·+]|\d{1,3}[.)])\s|[^\n]* \| |[^\n:.,;]{1,40}: )"
-)
-
-
-def reader_language() -> Language:
-    """Return the language of the reader's locale (``LC_ALL``, ``LC_MESSAGES``, ``LANG``), else Spanish."""
-    for variable in ("LC_ALL", "LC_MESSAGES", "LANG"):
-        code = os.environ.get(variable, "")[:2].lower()
-        for language in LANGUAGES:
-            if code == language:
-                return language
-    return DEFAULT_LANGUAGE
 
 
 def output() -> Console:
@@ -60,11 +39,6 @@ def diagnostics() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def visible(text: str) -> str:
-    r"""Write control characters as escapes, such as ``\x1b``, except for line ends and tabs."""
-    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
-
-
 def short_path(source: str) -> str:
     """Return a path to print: relative to the working folder if it is below it, on one line."""
     path = Path(source)
@@ -73,86 +47,10 @@ def short_path(source: str) -> str:
     return visible(source).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def print_answer(
-    steps: "Iterable[str | Answer]", name: Callable[[str], str] = short_path, *, whole: bool = False
-) -> "Answer":
-    """Print what ``RagChain.stream`` yields as it comes, then the sources and the notes; return the answer.
-
-    With ``whole``, the text comes in one piece at the end, with the short answer in bold: a model that only quotes
-    takes no time.
-    """
-    answer, shown = _print_steps(steps, whole=whole)
-    console = output()
-    console.print()
-    for correction in answer.corrections:
-        console.print(f"  [yellow]{escape(wording(correction, answer.language))}[/]")
-    if shown.strip() != answer.text:
-        # The answer was corrected after it had been printed.
-        print_plain(visible(_LINE_BREAK.sub(" ", answer.text)))
-    seen: dict[str, None] = {}
-    for citation in answer.citations:
-        place = name(citation.source)
-        if citation.page is not None:
-            place += ", " + wording("page", answer.language, page=citation.page)
-        seen.setdefault(place)
-    if seen:
-        console.print(f"  [dim]{wording('sources', answer.language)}:[/] [cyan]{escape(' · '.join(seen))}[/]")
-    for note in _notes(answer):
-        console.print(f"  [yellow]{escape(note)}[/]")
-    return answer
-
-
-def _print_steps(steps: "Iterable[str | Answer]", *, whole: bool) -> "tuple[Answer, str]":
-    """Print the text of an answer; return the answer and what was printed of it."""
-    answer: Any = None
-    shown = ""
-    for step in steps:
-        if not isinstance(step, str):
-            answer = step
-        elif not whole:
-            # A single line break in a quotation comes from the layout of the file.
-            sys.stdout.write(visible(_LINE_BREAK.sub(" ", step)))
-            sys.stdout.flush()
-            shown += step
-    if whole:
-        output().print(_with_bold(answer), end="")
-        shown = answer.text
-    return answer, shown
-
-
-def _with_bold(answer: "Answer") -> Text:
-    text = Text(visible(_LINE_BREAK.sub(" ", answer.text)))
-    if answer.short:
-        at = text.plain.find(visible(answer.short))
-        if at >= 0:
-            text.stylize("bold", at, at + len(visible(answer.short)))
-    return text
-
-
 def print_waiting(count: int, language: Language) -> None:
     """Say that passages have been searched by their words only, if their vectors are still to come."""
     if count:
         output().print(f"  [dim]{escape(wording('searched_by_words', language, count=count))}[/]")
-
-
-def _notes(answer: "Answer") -> Iterator[str]:
-    found = [document.metadata.get("language") for document in answer.documents]
-    used = {citation.source for citation in answer.citations}
-    languages = {
-        language
-        for document, language in zip(answer.documents, found, strict=True)
-        if document.metadata.get("source") in used and language in LANGUAGES
-    }
-    for language in sorted(languages - {answer.language}) if answer.language not in languages else ():
-        yield wording(f"source_in_{language}", answer.language)
-    if answer.doubtful:
-        yield wording("doubtful", answer.language, confidence=answer.confidence)
-    if not answer.grounded and not answer.abstained:
-        yield wording("unsupported", answer.language)
-    if answer.omitted:
-        yield wording("omitted", answer.language, count=len(answer.omitted))
-    if answer.shortened:
-        yield wording("shortened", answer.language, count=len(answer.shortened))
 
 
 @contextmanager
@@ -188,12 +86,22 @@ def print_ingest_report(report: "IngestReport", index: str, language: Language, 
         console = diagnostics()
         console.print(f"[yellow]{wording('not_indexed', language)}[/]")
         for problem in report.failed:
-            console.print(f"  {short_path(problem.source)}: {visible(problem.reason)}", markup=False)
+            console.print(
+                f"  {short_path(problem.source)}: {visible(translate_reason(problem.reason, language))}",
+                markup=False,
+            )
     for source, pages in report.pages_without_text.items():
         numbers = ", ".join(map(str, pages))
         print_plain(wording("pages_without_text", language, source=short_path(source), pages=numbers))
     for source, parts in report.left_out.items():
-        print_plain(wording("left_out", language, source=short_path(source), parts=visible("; ".join(parts))))
+        print_plain(
+            wording(
+                "left_out",
+                language,
+                source=short_path(source),
+                parts=visible("; ".join(translate_reason(part, language) for part in parts)),
+            )
+        )
     print_skipped(report.skipped, language, verbose=verbose)
     if not report.failed:
         print_plain(wording("ask_next", language, index=index))
@@ -234,7 +142,9 @@ def print_sources(sources: "Sequence[Source]", language: Language) -> None:
 def print_status(summary: Mapping[str, Any], report: "VerifyReport", index: str, language: Language) -> None:
     """Print a summary of an index, and whether it is in order or what is wrong with it."""
     if report.damaged_ledger:
-        print_plain(wording("status_ledger_damaged", language, reason=report.damaged_ledger))
+        print_plain(
+            wording("status_ledger_damaged", language, reason=translate_reason(report.damaged_ledger, language))
+        )
         return
     languages = ", ".join(f"{code} {count}" for code, count in summary["languages"].items())
     print_plain(
@@ -251,7 +161,7 @@ def print_status(summary: Mapping[str, Any], report: "VerifyReport", index: str,
     damages = (("status_vectors", report.damaged_vectors), ("status_terms", report.damaged_terms))
     for key, reason in damages:
         if reason:
-            print_plain(wording(key, language, reason=reason))
+            print_plain(wording(key, language, reason=translate_reason(reason, language)))
     missing, stray = len({*report.missing_terms, *report.missing_vectors}), len(report.stray)
     key = "status_repaired" if report.repaired else "status_ok" if report.ok else "status_damaged"
     print_plain(wording(key, language, missing=missing, stray=stray, index=index))

@@ -58,7 +58,9 @@ class ChunkingSettings:
         for name, minimum in (("max_characters", MINIMUM_CHARACTERS), ("overlap_sentences", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                raise ConfigurationError(f"{name} is {value!r}.", hint=f"Give a whole number, {minimum} or more.")
+                raise ConfigurationError(
+                    f"{name}={value!r} is not valid.", hint=f"Give a whole number, {minimum} or more."
+                )
 
     @property
     def fingerprint(self) -> str:

@@ -74,10 +74,10 @@ class ReadingLimits:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value is not None and not value > 0:
-                raise ConfigurationError(f"{name} is {value!r}.", hint="Give a number above 0.")
+                raise ConfigurationError(f"{name}={value!r} is not valid.", hint="Give a number above 0.")
         if self.memory_mib < MINIMUM_MEMORY:
             raise ConfigurationError(
-                f"memory_mib is {self.memory_mib!r}.",
+                f"memory_mib={self.memory_mib!r} is not valid.",
                 hint=f"Give {MINIMUM_MEMORY} or more: a worker itself takes up to 200.",
             )
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Final, TypeVar
@@ -29,6 +31,22 @@ _FIELD: Final = "json_extract(c.metadata, ?)"
 
 # The longest integer, in bits, that a float can represent.
 _MAXIMUM_BITS: Final = 1023
+
+# SQLite takes some 32,000 values for placeholders; longer lists of texts are one value.
+_MANY_VALUES: Final = 1_000
+
+# A comparison as people write it: page>=3.
+_COMPARISON: Final = re.compile(
+    r"\s*([^\s=<>!{\[\"](?:[^=<>!]*[^\s=<>!])?)\s*(!=|>=|<=|==?|>|<)\s*(.*?)\s*", re.DOTALL
+)
+_WRITTEN: Final = {"=": "$in", "==": "$in", "!=": "$nin", ">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte"}
+_FORMS: Final = 'Write key=value, or !=, <, <=, > or >= instead of =, or JSON such as {"page": {"$gte": 3}}.'
+
+# What makes a pattern of a name.
+_WILDCARDS: Final = re.compile(r"[*?\[]")
+
+# Near names that an error lists.
+_NEAR_NAMES: Final = 3
 
 
 Found = TypeVar("Found")
@@ -139,10 +157,14 @@ def _compare(key: str, operator: str, value: Any) -> tuple[str, list[Any]]:
         same_kind = f"typeof({_FIELD}) {'=' if isinstance(value, str) else '<>'} 'text'"
         return f"({same_kind} AND {_FIELD} {_ORDERS[operator]} ?)", [_sql_value(value)]
     if operator in _MEMBERSHIPS and isinstance(value, list | tuple | set) and all(map(_is_scalar, value)):
-        condition = f"{_FIELD} {_MEMBERSHIPS[operator]} ({','.join('?' * len(value))})"
+        operands = [_sql_value(member) for member in value]
+        places = ",".join("?" * len(operands))
+        if len(operands) > _MANY_VALUES and all(isinstance(each, str) for each in operands):
+            places, operands = "SELECT value FROM json_each(?)", [json.dumps(operands)]
+        condition = f"{_FIELD} {_MEMBERSHIPS[operator]} ({places})"
         if operator == "$nin":
             condition = f"({_FIELD} IS NULL OR {condition})"
-        return condition, [_sql_value(member) for member in value]
+        return condition, operands
     raise ConfigurationError(
         f"The filter on {key!r} has {operator!r} with {value!r}, which cannot be compared.", hint=_HINT
     )
@@ -157,6 +179,67 @@ def _is_scalar(value: Any) -> bool:
 def _sql_value(value: str | int | float) -> str | int | float:
     """Return a value that SQLite takes: it reads integers over 64 bits in JSON as floats."""
     return float(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
+
+
+def parse_filter(text: str) -> dict[str, Any]:
+    """Read a filter as people write it: ``language=pt``, ``page>=3``, or the JSON that ``filter_to_sql`` explains.
+
+    A value that looks like a number or is ``true`` or ``false`` also stands for the text.
+
+    Raises:
+        ConfigurationError: It is neither, or its JSON is no filter.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise ConfigurationError(f"The filter {text!r} is not valid JSON: {error}.", hint=_FORMS) from error
+        filter_to_sql(found)
+        return dict(found)
+    match = _COMPARISON.fullmatch(text)
+    if match is None:
+        raise ConfigurationError(f"The filter {text!r} is not of the form key=value.", hint=_FORMS)
+    key, operator, written = match.groups()
+    value = _read_value(written)
+    wanted: Any = value
+    if _WRITTEN[operator] in _MEMBERSHIPS:
+        wanted = [value] if isinstance(value, str) else [value, written]
+    chosen = {key: {_WRITTEN[operator]: wanted}}
+    filter_to_sql(chosen)
+    return chosen
+
+
+def _read_value(text: str) -> str | int | float:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if _is_scalar(value) else text
+
+
+def combine_filters(filters: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the filter that holds where all of some filters hold; ``None`` for none."""
+    return {"$and": list(filters)} if len(filters) > 1 else dict(filters[0]) if filters else None
+
+
+def match_sources(wanted: str, known: Sequence[str]) -> list[str]:
+    """Return the known names that a name, the end of a path, or a pattern such as ``2024/*.pdf`` stands for."""
+    if wanted not in known and _WILDCARDS.search(wanted):
+        return sorted(name for name in known if PurePath(name).match(wanted))
+    found = match_source(wanted, known)
+    return [] if found is None else [found]
+
+
+def near_sources(wanted: str, known: Iterable[str]) -> list[str]:
+    """Return the last parts of known names that are spelled nearly like a wanted one, the nearest first."""
+    by_end: dict[str, str] = {}
+    for name in map(PurePath, known):
+        by_end.setdefault(name.name.casefold(), name.name)
+        by_end.setdefault(name.stem.casefold(), name.name)
+    asked = PurePath(wanted).name.casefold()
+    near = get_close_matches(asked, by_end, n=2 * _NEAR_NAMES)
+    holding = [end for end in by_end if len(asked) > 2 and asked in end]
+    return list(dict.fromkeys(by_end[end] for end in [*near, *holding]))[:_NEAR_NAMES]
 
 
 def match_source(wanted: str, known: Iterable[str]) -> str | None:

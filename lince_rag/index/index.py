@@ -1,10 +1,11 @@
 """Index: a folder with a Chroma store, a lexical index, and the ledger of what has been committed."""
 
+import json
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from datetime import time as time_of_day
 from functools import partial
@@ -22,7 +23,7 @@ from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError
 from lince_rag.index.compaction import PurgeReport, purge
 from lince_rag.index.embeddings import LinceEmbeddings, check_loading, embeddings_name
-from lince_rag.index.filters import match_source
+from lince_rag.index.filters import combine_filters, filter_to_sql, match_sources, near_sources, parse_filter
 from lince_rag.index.ingestion import (
     IngestReport,
     Loaders,
@@ -243,12 +244,57 @@ class Index:
         Raises:
             ConfigurationError: There is no such document, or there are several.
         """
+        found = self.find_sources(name)
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"The source {name!r} may be any of {', '.join(found)}.", hint="Give more of its path."
+            )
+        return found[0]
+
+    def find_sources(self, name: str) -> list[str]:
+        """Return the names, as ``sources`` gives them, of the documents that a name or a pattern stands for.
+
+        Args:
+            name: What ``find_source`` takes, or a pattern of names or ends of paths (``"*.pdf"``,
+                ``"2024/contrato-*"``).
+
+        Raises:
+            ConfigurationError: There is no such document; or the name, which is no pattern, may be several.
+        """
         known = [source.source for source in self.sources()]
         if (absolute := os.path.abspath(Path(name).expanduser())) in known:
-            return absolute
-        if (found := match_source(name, known)) is None:
-            raise _unknown_source(name)
+            return [absolute]
+        if not (found := match_sources(name, known)):
+            raise _unknown_source(name, known)
         return found
+
+    def make_filter(
+        self, sources: Iterable[str] = (), filters: Iterable[str | Mapping[str, Any]] = ()
+    ) -> dict[str, Any] | None:
+        """Return the filter, as ``as_retriever`` takes it, for some documents and conditions.
+
+        Args:
+            sources: What ``find_sources`` takes; a chunk of any of them passes.
+            filters: Conditions that must all hold: ``"page>=3"``, ``"language=pt"``, JSON, or filters.
+
+        Returns:
+            The filter; ``None`` if nothing is given.
+
+        Raises:
+            ConfigurationError: There is no such document, a condition cannot be understood, or no chunk passes.
+        """
+        named = [found for name in sources for found in self.find_sources(name)]
+        wanted: list[Mapping[str, Any]] = [{"source": {"$in": list(dict.fromkeys(named))}}] if named else []
+        given = list(filters)
+        wanted += [parse_filter(each) if isinstance(each, str) else each for each in given]
+        combined = combine_filters(wanted)
+        if given and combined and not self.ledger.select_ids(*filter_to_sql(combined), limit=1):
+            shown = " ".join(each if isinstance(each, str) else json.dumps(each) for each in given)
+            raise ConfigurationError(
+                f"No passage passes the filter {shown}.",
+                hint=f"The keys are: {', '.join(self.ledger.metadata_keys())}.",
+            )
+        return combined
 
     def text(self, source: str) -> str:
         """Return the text of a document, in which ``Citation.start`` and ``Citation.end`` are offsets.
@@ -264,7 +310,7 @@ class Index:
         """
         text = self.ledger.text(source)
         if text is None:
-            raise _unknown_source(source)
+            raise _unknown_source(source, self.ledger.content_hashes())
         return text
 
     def ingest(
@@ -463,7 +509,7 @@ class Index:
         candidates = [str(source), os.path.abspath(path), str(path.resolve())]
         name = next((candidate for candidate in candidates if candidate in known), None)
         if name is None:
-            raise _unknown_source(str(source))
+            raise _unknown_source(str(source), known)
         with self.stores.writing():
             chunks = len(self.ledger.chunk_ids(name))
             self.stores.write([], forget=[name])
@@ -490,7 +536,9 @@ class Index:
         return verify(self.stores, repair=repair)
 
 
-def _unknown_source(source: str) -> ConfigurationError:
+def _unknown_source(source: str, known: Iterable[str]) -> ConfigurationError:
+    near = near_sources(source, known)
     return ConfigurationError(
-        f"There is no document {source!r} in the index.", hint="`lince-rag status --list` lists the documents."
+        f"There is no document {source!r} in the index.",
+        hint=f"Did you mean {' or '.join(near)}?" if near else "`lince-rag status --list` lists the documents.",
     )

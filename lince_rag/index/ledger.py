@@ -179,6 +179,14 @@ class Ledger(Database):
         statement = f"SELECT c.id FROM chunks c JOIN documents d USING (source) WHERE {condition} LIMIT ?"
         return sorted(row[0] for row in self._rows(statement, [*values, limit]))
 
+    def metadata_keys(self) -> list[str]:
+        """Return the keys of the metadata of some chunks of each document, sorted."""
+        rows = self._rows(
+            "SELECT DISTINCT j.key FROM (SELECT min(id), metadata FROM chunks GROUP BY source) c,"
+            " json_each(c.metadata) j ORDER BY j.key"
+        )
+        return [row[0] for row in rows]
+
     def select_among(self, ids: Iterable[str], condition: str, values: Sequence[Any]) -> set[str]:
         """Return those of some ids that ``select_ids`` returns."""
         return set(self.select_ids(f"c.id {_AMONG} AND {condition}", [_json(ids), *values]))

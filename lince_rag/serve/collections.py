@@ -13,6 +13,7 @@ from langchain_core.runnables import run_in_executor
 from lince_rag.chain.bindings import AnyModel
 from lince_rag.chain.rag import RagChain, create_rag_chain
 from lince_rag.errors import ConfigurationError
+from lince_rag.index.filters import combine_filters, match_sources, near_sources
 from lince_rag.index.index import Index
 from lince_rag.index.ledger import Source
 from lince_rag.index.retriever import HybridRetriever
@@ -112,8 +113,26 @@ class Collection:
             return self.chain
         changes: dict[str, Any] = {"k": k} if k else {}
         if documents:
-            changes["filter"] = {"source": {"$in": [each.source for each in documents]}}
+            named = {"source": {"$in": [each.source for each in documents]}}
+            changes["filter"] = combine_filters([each for each in (self._retriever.filter, named) if each])
         return RagChain(self.chain.llm, self._retriever.model_copy(update=changes), self.chain.settings)
+
+    def find(self, name: str) -> list[PublicDocument]:
+        """Return the documents that a name, the end of one, or a pattern such as ``*.pdf`` stands for.
+
+        Raises:
+            ConfigurationError: There is none, or the name may be that of several.
+        """
+        known = self.documents()
+        names = [each.name for each in known]
+        found = set(match_sources(name, names))
+        if not found:
+            near = near_sources(name, names)
+            raise ConfigurationError(
+                f"There is no document {name!r} in the index.",
+                hint=f"Did you mean {' or '.join(near)}?" if near else "",
+            )
+        return [each for each in known if each.name in found]
 
     def public_text(self, text: str) -> str:
         """Return a message with the names of documents instead of their paths."""

@@ -39,16 +39,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ingest_reports_problems_by_name_and_reason(folder: Path) -> None:
     out, err = run("ingest", "documentos", "--index", "indice", status=1, cwd=folder)
     assert "0 nuevos, 0 cambiados, 2 sin cambios, 0 retirados, 2 con problemas" in out
-    assert re.search(r"documentos/vacío\.txt: .*empty", err)
+    assert re.search(r"documentos/vacío\.txt: el archivo está vacío", err)
     assert re.search(r"documentos/foto\.pdf: .+", err)
     assert "Traceback" not in err
 
 
 def test_ask(folder: Path) -> None:
     out, _ = run("ask", "¿Cuándo vence el contrato?", "--index", "indice", cwd=folder)
-    assert out == "El contrato vence el 30 de junio de 2027.\n  Fuentes: documentos/contrato.txt\n"
+    assert out == "El contrato vence el 30 de junio de 2027.\n  Fuentes: documentos/contrato.txt, línea 1\n"
     out, _ = run("ask", "Em que dia foi a reunião?", "--index", "indice", cwd=folder)
-    said = "A reunião foi no dia 12 de maio.\n  Fontes: documentos/ata.md\n"
+    said = "A reunião foi no dia 12 de maio.\n  Fontes: documentos/ata.md, linha 3 (Ata)\n"
     assert out.startswith(said)
 
 
@@ -58,9 +58,57 @@ def test_only_the_documents_that_are_named_are_read(folder: Path) -> None:
     out, _ = run("ask", "Resume el documento", "--index", "indice", "--source", "contrato.txt", cwd=folder)
     assert "815 euros" in out
     _, err = run("ask", "¿?", "--index", "indice", "--source", "nada.txt", cwd=folder, status=2)
-    assert "There is no document 'nada.txt'" in err
+    assert "'nada.txt'" in err
+    out, _ = run(
+        "ask", "¿Cuándo vence el contrato?", "--index", "indice", "--source", "documentos/*.md", cwd=folder
+    )
+    assert "2027" not in out
+    for condition in ("language=es", '{"language": {"$ne": "pt"}}'):
+        out, _ = run("ask", "¿Cuándo vence el contrato?", "--index", "indice", "--filter", condition, cwd=folder)
+        assert "2027" in out
+    out, _ = run("ask", "¿Cuándo vence el contrato?", "--index", "indice", "--filter", "language!=es", cwd=folder)
+    assert "2027" not in out
     _, err = run("eval", "q.jsonl", "--index", "indice", "--source", "ata.md", cwd=folder, status=2)
     assert "--source" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--source", "contrat.txt"], ["'contrat.txt'", "contrato.txt"]),
+        (["--source", "*.odt"], ["'*.odt'"]),
+        (["--filter", "langage=es"], ["langage=es", "language"]),
+        (["--filter", "page"], ["'page'", "key=value"]),
+        (["--filter", '{"page": {"$like": 1}}'], ["$like"]),
+    ],
+)
+def test_a_wrong_name_or_condition_says_what_would_be_right(
+    folder: Path, options: list[str], said: list[str]
+) -> None:
+    for command in ("ask", "search"):
+        _, err = run(command, "¿Cuándo vence?", "--index", "indice", *options, cwd=folder, status=2)
+        assert all(each in err for each in said)
+        assert err.count("\n") == 1
+
+
+def test_search_prints_passages_best_first(folder: Path) -> None:
+    out, _ = run("search", "¿Cuándo vence el contrato?", "--index", "indice", cwd=folder)
+    assert re.match(r"1\. documentos/contrato\.txt, línea 1  \d+\.\d\d\n   La renta mensual", out)
+    assert "2. documentos/ata.md, línea 1 (Ata)" in out
+    out, _ = run("search", "¿Cuándo vence el contrato?", "--index", "indice", "-k", "1", "--json", cwd=folder)
+    (found,) = json.loads(out)
+    text = Path(found["source"]).read_text()
+    assert found["text"] == text[found["start"] : found["end"]]
+    assert found["score"] > 0
+    out, _ = run("search", "contrato", "--index", "indice", "--source", "ata.md", "--json", cwd=folder)
+    assert [Path(each["source"]).name for each in json.loads(out)] == ["ata.md"]
+    _, err = run("search", " ", "--index", "indice", cwd=folder, status=2)
+    assert err.count("\n") == 1
+
+
+def test_version() -> None:
+    out, _ = run("--version")
+    assert re.fullmatch(r"lince-rag \d+\.\d+\.\d+\n", out)
 
 
 def test_a_source_in_another_language_is_said(folder: Path) -> None:
@@ -86,7 +134,8 @@ def test_ask_what_the_documents_do_not_say(folder: Path) -> None:
 
 SHARED_OPTIONS = ["--model", "--model-path", "--base-model-path", "--device", "--dtype", "--quantization"]
 SHARED_OPTIONS += ["--engine", "--tokenizer", "--base-url", "--api-key"]
-SHARED_OPTIONS += ["--models-file", "--max-tokens", "--seed", "-k", "--reranker", "--source", "--language"]
+SHARED_OPTIONS += ["--models-file", "--max-tokens", "--seed", "-k", "--reranker", "--source", "--filter"]
+SHARED_OPTIONS += ["--language"]
 SHARED_OPTIONS += ["--on-unsupported", "--minimum-confidence", "--strict"]
 
 
@@ -211,15 +260,15 @@ def test_prompt_is_exact() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["ask", "¿Qué?", "--index", "nowhere"], 2, "There is no index in"),
+        (["ask", "¿Qué?", "--index", "nowhere"], 2, "No hay ningún índice en"),
         (["ask", "¿Qué?", "--index", "indice", "--model", "lince-cero"], 2, "lince-zero"),
         (["ask", "¿Cuál es la renta mensual?", "--index", "indice", "--model", "lince-zero"], 2, "lince-zero"),
-        (["ask", "", "--index", "indice"], 2, "not a question"),
+        (["ask", "", "--index", "indice"], 2, "no es una pregunta"),
         (["ask", "¿Qué?", "--index", "indice", "--language", "fr"], 2, "fr"),
         (["ask", "¿Qué?", "--index", "indice", "--on-unsupported", "hide"], 2, "hide"),
         (["ask", "¿Qué?", "--index", "indice", "--minimum-confidence", "2"], 2, "--minimum-confidence"),
         (["ask", "¿Qué?", "--index", "indice", "--embeddings", "other/model"], 2, "other/model"),
-        (["ask", "¿Qué?", "--index", "documentos"], 2, "holds other files"),
+        (["ask", "¿Qué?", "--index", "documentos"], 2, "contiene otros archivos"),
         (["ask", "¿Qué?", "--index", "indice", "-k", "0"], 2, "-k"),
         (["ask", "¿Qué?", "--indice", "indice"], 2, "--indice"),
         (["mcp", "--index", "indice", "--language", "fr"], 2, "fr"),
@@ -232,7 +281,7 @@ def test_prompt_is_exact() -> None:
         (["models", "--model", "lince-zero"], 2, "--check"),
         (["models", "--check", "documentos"], 2, "comes with no chat template"),
         (["models", "--check", "./missing"], 2, "./missing"),
-        (["status", "--index", "documentos/ata.md"], 2, "is a file"),
+        (["status", "--index", "documentos/ata.md"], 2, "es un archivo"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
@@ -284,7 +333,7 @@ def test_limits_of_a_file_are_options(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(pdf_bytes(["Hola.", "Adiós."]))
     index = ["--index", str(tmp_path / "índice")]
     _, error = run("ingest", str(tmp_path / "a.pdf"), *index, "--file-pages", "1", status=1)
-    assert "2 pages, the limit is 1" in error
+    assert "2 páginas, el límite son 1" in error
     run(
         "ingest", str(tmp_path / "a.pdf"), *index, "--file-seconds", "30", "--file-memory", "300", "--workers", "1"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lince_rag import Answer
-from lince_rag.cli.terminal import print_answer
+from lince_rag.cli.answers import print_answer
 from tests.integration_tests.commands import COMMAND, environment, run
 
 
@@ -72,7 +72,7 @@ def test_rows_and_items_stay_on_lines_of_their_own(place: Path) -> None:
 
 def test_names_with_values_and_items_stay_on_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     text = "Bastidor: VSSZZZ\nPróxima ITV: 2025-09-14\n\nHace falta:\n- un gato\n- una\nllave.\n1. Subir el coche."
-    print_answer([text, Answer(text=text, language="es")])
+    print_answer([text, Answer(text=text, language="es")], whole=True)
     assert text.replace("una\nllave", "una llave") in capsys.readouterr().out
 
 
@@ -125,4 +125,4 @@ def test_wrong_use_is_one_readable_line(place: Path) -> None:
         _, err = run("ingest", "documentos", "--index", "i", *arguments, cwd=place, status=2)
         assert err.strip()
     _, err = run("ingest", "https://example.org/a.pdf", "--index", "i", cwd=place, status=2)
-    assert "not on this machine" in err
+    assert "no está en esta máquina" in err

@@ -65,12 +65,12 @@ def test_the_command_merges_an_adapter_into_a_folder_that_answers(tmp_path):
     ]  # fmt: skip
     assert answer(model=ALPACA, model_path=str(made)) == answer(**checkpoint.chat_fields)
     _, err = run(*command, status=2)
-    assert f"{made} exists." in err
+    assert f"{made} ya existe." in err
 
 
 def test_options_of_the_other_format_are_refused(folder):
     _, err = run("convert", str(folder), "--to", "safetensors", "--quantization", "int8", status=2)
-    assert "--quantization does not go with --to safetensors" in err
+    assert "--quantization no va con --to safetensors" in err
 
 
 def test_int8_takes_a_quarter_of_the_room(tmp_path):

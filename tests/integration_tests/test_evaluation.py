@@ -614,14 +614,14 @@ def test_the_options_of_answers_reach_every_setting(folder: Path) -> None:
     [
         (["squad.json", "--index", "index", "--on-unsupported", "hide"], "hide"),
         (["squad.json", "--index", "index", "--compare", "language=fr"], "fr"),
-        (["squad.json", "--index", "nowhere"], "There is no index in"),
-        (["documents/acta.txt", "--index", "index"], "line 1"),
+        (["squad.json", "--index", "nowhere"], "No hay ningún índice en"),
+        (["documents/acta.txt", "--index", "index"], "acta.txt"),
         (
             ["squad.json", "--index", "index", "--compare", "k=1", "--compare", "lexical_weight=2"],
             "lexical_weight",
         ),
         (["squad.json", "--index", "index", "--limit", "0"], "--limit"),
-        (["--index", "index"], "Missing argument"),
+        (["--index", "index"], "Falta el argumento"),
     ],
 )
 def test_wrong_use(folder: Path, arguments: list[str], said: str) -> None:

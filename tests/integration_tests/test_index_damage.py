@@ -106,7 +106,7 @@ def test_commands_on_a_read_only_index(folder: Path) -> None:
         for arguments in (["ingest", __file__], ["status", "--repair"], ["chat", "--session", "a"]):
             said = run(*arguments, "--index", str(folder), status=2)
             assert said.count("\n") == 1
-            assert "cannot be" in said
+            assert "no se puede" in said
 
 
 def run(*arguments: str, status: int) -> str:
@@ -136,8 +136,8 @@ def test_stores_without_a_ledger_are_not_a_new_index(folder: Path, left: str) ->
     before = {path: path.stat().st_size for path in folder.rglob("*")}
     for arguments in (["ask", QUESTION], ["status", "--repair"], ["ingest", __file__]):
         said = run(*arguments, "--index", str(folder), status=2)
-        assert f"it is {left}" in said
-        assert "restore it from a backup" in said
+        assert {"missing": "falta", "empty": "está vacío"}[left] in said
+        assert "restáuralo de una copia de seguridad" in said
     assert {path: path.stat().st_size for path in folder.rglob("*")} == before
 
 

@@ -70,10 +70,32 @@ async def test_in_process(folder: Path) -> None:
             assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools.values())
 
 
+async def test_only_some_documents_are_read(folder: Path) -> None:
+    with Index.open(folder, create=False) as index:
+        only_ata = index.make_filter(["ata"])
+        uploads = index.folder.with_suffix(".uploads")
+        narrow = Collection("papeles", index, ChatLince(), index.as_retriever(filter=only_ata), uploads)
+        async with Client(create_server(collection(index))) as client:
+            question = "¿Cuánto cuesta el elevador?"
+            found = (await result(client, "search", question=question, source=["contr*"]))["result"]
+            assert {passage["source"] for passage in found} == {"contrato"}
+            found = (await result(client, "search", question=question, filter=["language=pt"]))["result"]
+            assert {passage["source"] for passage in found} == {"ata"}
+            answer = await result(client, "ask", question="¿Cuánto es la renta mensual?", source=["ata"])
+            assert "815" not in answer["text"]
+        async with Client(create_server(narrow)) as client:
+            # What the server was started with holds for every call.
+            for more in ({}, {"source": ["contrato", "ata"]}):
+                found = (await result(client, "search", question="¿Cuánto es la renta mensual?", **more))["result"]
+                assert {passage["source"] for passage in found} == {"ata"}
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [
         ("search", {"question": "x", "k": 0}),
+        ("search", {"k": 1, "question": "x", "source": ["the source"]}),
+        ("ask", {"question": "x", "filter": ["filter"]}),
         ("ask", {"question": " "}),
         ("ask", {"question": "x" * 1_000_000}),
         ("documents", {"limit": 0}),

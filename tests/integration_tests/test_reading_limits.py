@@ -78,7 +78,7 @@ def test_pages_are_limited(tmp_path: Path, folder: Path) -> None:
         assert [error.reason for error in report.failed] == ["2 pages, the limit is 1"]
     with pytest.raises(ConfigurationError, match="seconds"):
         ReadingLimits(seconds=0)
-    with pytest.raises(ConfigurationError, match="memory_mib is 120"):
+    with pytest.raises(ConfigurationError, match="memory_mib=120"):
         ReadingLimits(memory_mib=120)
 
 

@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 
 from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import ConfigurationError
-from lince_rag.index.filters import filter_to_sql
+from lince_rag.index.filters import filter_to_sql, match_sources, near_sources, parse_filter
 from lince_rag.index.ledger import Ledger
 
 KEYS = [
@@ -165,3 +165,59 @@ def test_a_filter_over_the_real_ledger(tmp_path):
     assert ledger.select_ids(*filter_to_sql({"página": 3, "source": {"$in": ["b", "c"]}})) == ["chunk-b"]
     assert ledger.select_ids(*filter_to_sql({"source": {"$in": [str(n) for n in range(30_000)]}})) == []
     ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("written", "filter_"),
+    [
+        ("language=pt", {"language": {"$in": ["pt"]}}),
+        (" título == a b ", {"título": {"$in": ["a b"]}}),
+        ("page=3", {"page": {"$in": [3, "3"]}}),
+        ("page!=3", {"page": {"$nin": [3, "3"]}}),
+        ("page>=3", {"page": {"$gte": 3}}),
+        ("a.b<z=y", {"a.b": {"$lt": "z=y"}}),
+        ('{"$or": [{"page": 3}, {"page": 4}]}', {"$or": [{"page": 3}, {"page": 4}]}),
+    ],
+)
+def test_filters_can_be_written(written, filter_):
+    assert parse_filter(written) == filter_
+
+
+@given(keys.filter(lambda key: not set(key) & set("\n;")), scalars)
+def test_what_is_written_as_equal_finds_what_is_equal(key, value):
+    if not isinstance(value, str) or value.strip() == value:
+        written = f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        try:
+            found = parse_filter(written)
+        except ConfigurationError:
+            # A key may begin with a sign of JSON.
+            assert key[0] in '"[{'
+        else:
+            assert passes({key: value}, found)
+
+
+@pytest.mark.parametrize(
+    "written", ["page", "=3", "", '{"page": ', '{"page": {"$like": 3}}', '{"page": []}', 'a"b=3']
+)
+def test_what_is_no_filter_is_an_error_that_says_so(written):
+    with pytest.raises(ConfigurationError, match=r"key=value|operators|quotation"):
+        parse_filter(written)
+
+
+def test_a_long_list_of_texts_is_a_filter():
+    ledger = Ledger(":memory:")
+    condition, values = filter_to_sql({"source": {"$in": [f"d{number}" for number in range(50_000)]}})
+    assert len(values) < 5
+    assert ledger.select_ids(condition, values) == []
+
+
+def test_names_that_are_nearly_right_are_found():
+    known = ["/a/contrato.pdf", "/b/acta de mayo.md", "/c/2024/contrato-piso.pdf", "notas"]
+    assert near_sources("contrat.pdf", known)[0] == "contrato.pdf"
+    assert near_sources("Acta de Mayo", known) == ["acta de mayo.md"]
+    assert "contrato-piso.pdf" in near_sources("piso", known)
+    assert near_sources("factura.docx", known) == []
+    assert match_sources("2024/*.pdf", known) == ["/c/2024/contrato-piso.pdf"]
+    assert match_sources("*.pdf", known) == ["/a/contrato.pdf", "/c/2024/contrato-piso.pdf"]
+    assert match_sources("contrato.pdf", known) == ["/a/contrato.pdf"]
+    assert match_sources("[ab", ["[ab"]) == ["[ab"]

@@ -1,0 +1,149 @@
+"""The command line in the reader's language: help texts, usage errors, and the errors of the library.
+
+The code is in English. ``prompts/messages.toml`` has each sentence of it in Spanish and Portuguese, found by the
+English one; what is put into a sentence is written there as ``{name}``, and found again by matching.
+"""
+
+import os
+import re
+import sys
+from functools import cache
+from string import Formatter
+from typing import Any, Final
+
+import typer.core
+from typer.core import TyperCommand, TyperGroup
+
+from lince_rag.errors import DocumentError, LinceError
+from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, load_table
+
+# Values that are sentences themselves.
+_SENTENCES: Final = frozenset({"reason", "hint"})
+
+
+# What moves the cursor, changes colours or reverses the text on a terminal; file names and documents may hold it.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def reader_language() -> Language:
+    """Return the language of the reader's locale (``LC_ALL``, ``LC_MESSAGES``, ``LANG``), else Spanish."""
+    for variable in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        code = os.environ.get(variable, "")[:2].lower()
+        for language in LANGUAGES:
+            if code == language:
+                return language
+    return DEFAULT_LANGUAGE
+
+
+def visible(text: str) -> str:
+    r"""Write control characters as escapes, such as ``\x1b``, except for line ends and tabs."""
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def translate(text: str, language: Language | None = None) -> str:
+    """Return an English sentence of the package in the reader's language; an unknown one stays as it is."""
+    language = language or reader_language()
+    if language == "en" or not text:
+        return text
+    if "{" not in text and (row := load_table("messages").get(text)):
+        return str(row[language])
+    for literal, written, row in _templates():
+        if literal in text and (match := _pattern(written).fullmatch(text)):
+            values = {
+                name: translate(value, language) if name in _SENTENCES else value
+                for name, value in match.groupdict().items()
+            }
+            return str(row[language].format(**values))
+    return text
+
+
+@cache
+def _templates() -> list[tuple[str, str, dict[str, str]]]:
+    """Return the sentences with values, the most specific first: the longest piece of each, itself, and its row.
+
+    One that begins with words comes before one that begins with a value.
+    """
+    found = []
+    for written, row in load_table("messages").items():
+        pieces = [(literal, field) for literal, field, _, _ in Formatter().parse(written)]
+        if "{" in written:
+            order = not pieces[0][0], -sum(len(literal) for literal, _ in pieces)
+            found.append((order, max((literal for literal, _ in pieces), key=len), written, row))
+    return [(literal, written, row) for _, literal, written, row in sorted(found, key=lambda each: each[0])]
+
+
+def _typer_word(text: str) -> str:
+    """Translate a word of typer's, whose values it puts in afterwards."""
+    row = {} if reader_language() == "en" else load_table("messages").get(text, {})
+    return str(row.get(reader_language(), text))
+
+
+@cache
+def _pattern(written: str) -> re.Pattern[str]:
+    """Return the pattern of the sentences that a template makes."""
+    pattern, seen = "", set[str]()
+    for literal, field, _, _ in Formatter().parse(written):
+        pattern += re.escape(literal)
+        if field:
+            pattern += f"(?P={field})" if field in seen else f"(?P<{field}>.*?)"
+            seen.add(field)
+    return re.compile(pattern, re.DOTALL)
+
+
+def translate_reason(text: str, language: Language | None = None) -> str:
+    """Translate the reason why something could not be read, which may begin with names of files."""
+    translated = translate(text, language)
+    name, colon, reason = text.partition(": ")
+    if translated == text and colon:
+        return f"{name}: {translate_reason(reason, language)}"
+    return translated
+
+
+def print_error(error: LinceError) -> None:
+    """Print an error as one line on the error stream."""
+    message = translate(error.message)
+    if isinstance(error, DocumentError):
+        message = f"{error.source}: {translate_reason(error.reason)}"
+    line = f"lince-rag: {message} {translate(error.hint)}".replace("\n", " ").rstrip()
+    sys.stderr.write(visible(line) + "\n")
+
+
+def print_usage_error(error: Any) -> None:
+    """Print an error in the use of a command, as typer found it, after how the command is used."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{error.message}\n")
+        return
+    if context := getattr(error, "ctx", None):
+        hint = translate(f"Try '{context.command_path} --help' for help.")
+        sys.stderr.write(f"{context.get_usage()}\n{hint}\n\n")
+    sys.stderr.write(visible(f"{translate('Error')}: {translate(error.format_message())}") + "\n")
+
+
+class _Localised:
+    """What commands and their group have in common: help in the reader's language."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for name in ("help", "options_metavar", "subcommand_metavar"):
+            if written := getattr(self, name, None):
+                setattr(self, name, translate(written))
+        # "Options", "required", "default" … typer looks up this name when it prints help.
+        setattr(typer.core, "_", _typer_word)  # noqa: B010 - mypy sees no such name
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for each in params:
+            each.help = translate(each.help or "")
+        return params
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        pieces = " ".join(self.collect_usage_pieces(ctx))  # type: ignore[attr-defined]
+        formatter.write_usage(ctx.command_path, pieces, prefix=translate("Usage: "))
+
+
+class LocalisedCommand(_Localised, TyperCommand):
+    """A command with help in the reader's language."""
+
+
+class LocalisedGroup(_Localised, TyperGroup):
+    """The command line with help in the reader's language."""
