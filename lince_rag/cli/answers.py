@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,8 +13,8 @@ from rich.style import Style
 from rich.text import Text
 
 from lince_rag.cli.localisation import visible
-from lince_rag.cli.terminal import output, short_path
-from lince_rag.text.language import LANGUAGES, Language, wording
+from lince_rag.cli.terminal import answer_notes, output, short_path
+from lince_rag.text.language import Language, wording
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -241,7 +241,7 @@ def _address(place: Place) -> str | None:
     return path.as_uri() + fragment
 
 
-@cache
+@lru_cache(maxsize=8)
 def _lines_of(source: str) -> str:
     """Return the text of a file that is one; the empty text for any other."""
     path = Path(source)
@@ -297,7 +297,7 @@ def print_answer(
         _print_text(console, answer.text)
         console.print()
     _print_sources(console, answer, passages, places)
-    for note in _notes(answer):
+    for note in answer_notes(answer):
         console.print(f"  {note}", style="yellow", markup=False)
     return answer
 
@@ -400,23 +400,3 @@ def print_passages(documents: "Sequence[Document]", places: Places, language: La
         console.print(Text.assemble(f"{number}. ", place, (score, "dim")))
         _print_text(console, document.page_content, margin=len(f"{number}. "))
         console.print("\n" if number < len(documents) else "")
-
-
-def _notes(answer: "Answer") -> Iterator[str]:
-    found = [document.metadata.get("language") for document in answer.documents]
-    used = {citation.source for citation in answer.citations}
-    languages = {
-        language
-        for document, language in zip(answer.documents, found, strict=True)
-        if document.metadata.get("source") in used and language in LANGUAGES
-    }
-    for language in sorted(languages - {answer.language}) if answer.language not in languages else ():
-        yield wording(f"source_in_{language}", answer.language)
-    if answer.doubtful:
-        yield wording("doubtful", answer.language, confidence=answer.confidence)
-    if not answer.grounded and not answer.abstained:
-        yield wording("unsupported", answer.language)
-    if answer.omitted:
-        yield wording("omitted", answer.language, count=len(answer.omitted))
-    if answer.shortened:
-        yield wording("shortened", answer.language, count=len(answer.shortened))

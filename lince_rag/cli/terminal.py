@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from lince_rag.cli.localisation import translate_reason, visible
-from lince_rag.text.language import Language, wording
+from lince_rag.text.language import LANGUAGES, Language, wording
 
 if TYPE_CHECKING:
+    from lince_rag.chain.answer import Answer
     from lince_rag.index.ingestion import IngestReport
     from lince_rag.index.ledger import Source
     from lince_rag.index.verification import VerifyReport
@@ -51,6 +52,27 @@ def print_waiting(count: int, language: Language) -> None:
     """Say that passages have been searched by their words only, if their vectors are still to come."""
     if count:
         output().print(f"  [dim]{escape(wording('searched_by_words', language, count=count))}[/]")
+
+
+def answer_notes(answer: "Answer") -> Iterator[str]:
+    """Yield what the reader of an answer should know: another language, doubts, what was not read."""
+    found = [document.metadata.get("language") for document in answer.documents]
+    used = {citation.source for citation in answer.citations}
+    languages = {
+        language
+        for document, language in zip(answer.documents, found, strict=True)
+        if document.metadata.get("source") in used and language in LANGUAGES
+    }
+    for language in sorted(languages - {answer.language}) if answer.language not in languages else ():
+        yield wording(f"source_in_{language}", answer.language)
+    if answer.doubtful:
+        yield wording("doubtful", answer.language, confidence=answer.confidence)
+    if not answer.grounded and not answer.abstained:
+        yield wording("unsupported", answer.language)
+    if answer.omitted:
+        yield wording("omitted", answer.language, count=len(answer.omitted))
+    if answer.shortened:
+        yield wording("shortened", answer.language, count=len(answer.shortened))
 
 
 @contextmanager

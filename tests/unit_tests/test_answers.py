@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lince_rag.chain.answer import Answer, Citation
 from lince_rag.cli import answers
-from lince_rag.cli.answers import Place, Places, TextPrinter, print_answer
+from lince_rag.cli.answers import Place, Places, TextPrinter, _line, print_answer
 
 MARKED = re.compile(r"\x1b\[[\d;]*m|\x1b\]8;[^\x1b]*\x1b\\")
 
@@ -156,3 +156,31 @@ def test_several_lines_of_a_document_are_one_source(monkeypatch: pytest.MonkeyPa
     assert Places().write(places, "es").plain == "a.txt, líneas 2, 9 (Pagos)"
     assert Places().write([Place("a.pdf", page=2), Place("a.pdf", page=3)], "en").plain == "a.pdf, pp. 2, 3"
     assert len(Places().write([Place("a.pdf", "Larga " * 40)], "en").plain) < 80
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "quote", "start", "line"),
+    [
+        ("a.txt", "Uno.\n\n\n\n\nDos tres.\nCuatro.", "Dos tres.\nCuatro.", 6, 6),
+        ("a.txt", "\ufeffUno.\n", "Uno.", 0, 1),
+        # The second of two that are alike, as in the text of the index.
+        ("a.md", "Igual.\n\n\nIgual.\n", "Igual.", 8, 4),
+        ("a.txt", "La renta ya no está aquí.", "La renta es de 815 euros.", 0, None),
+        ("a.html", "<p>Uno.</p>", "Uno.", 0, None),
+        ("a.txt", "Uno\0.", "Uno", 0, None),
+    ],
+)
+def test_lines_are_those_of_the_file(
+    tmp_path: Path, name: str, written: str, quote: str, start: int, line: int | None
+) -> None:
+    path = tmp_path / name
+    path.write_text(written, encoding="utf-8")
+    text = re.sub(r"\n{3,}", "\n\n", written.lstrip("\ufeff"))
+    assert _line(text, str(path), start, quote) == line
+    # Without the text of the index, only what the file has once has a line.
+    assert _line(None, str(path), start, quote) == (None if written.count("Igual") > 1 else line)
+
+
+def test_a_file_that_is_gone_has_no_lines(tmp_path: Path) -> None:
+    assert _line("Uno.", str(tmp_path / "no.txt"), 0, "Uno.") is None
+    assert _line("Uno.", "notas", 0, "Uno.") is None
