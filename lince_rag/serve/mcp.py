@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from lince_rag.chain.rag import RagChain
 from lince_rag.errors import LinceError, require
+from lince_rag.index.filters import parse_filter
 from lince_rag.serve.collections import Collection
 from lince_rag.serve.guard import Places, RefusedError
 from lince_rag.serve.messages import MOST_PASSAGES, QUESTION_CHARACTERS, public_answer, public_passage
@@ -152,8 +153,19 @@ def _narrowed(
     collection: Collection, sources: list[str] | None, filters: list[str] | None, k: int | None = None
 ) -> RagChain:
     """Return the chain that reads only what a client names."""
+    given = [parse_filter(each) for each in filters or ()]
+    if any("source" in _keys(each) for each in given):
+        # There it is a path, which comparisons would tell bit by bit.
+        raise RefusedError(422, "no_filter", "filter cannot have the key 'source': name documents with `source`.")
     documents = [found for name in sources or () for found in collection.find(name)]
-    return collection.chain_for(documents, k).with_filter(collection.index.make_filter((), filters or ()))
+    return collection.chain_for(documents, k).with_filter(collection.index.make_filter((), given))
+
+
+def _keys(wanted: Any) -> set[str]:
+    """Return all keys of a filter, also of the filters in it."""
+    if isinstance(wanted, dict):
+        return {*wanted, *(key for value in wanted.values() for key in _keys(value))}
+    return {key for each in wanted for key in _keys(each)} if isinstance(wanted, list) else set()
 
 
 @asynccontextmanager

@@ -98,6 +98,8 @@ async def test_only_some_documents_are_read(folder: Path) -> None:
         ("ask", {"question": "x", "filter": ["filter"]}),
         ("ask", {"question": " "}),
         ("ask", {"question": "x" * 1_000_000}),
+        ("ask", {"question": "x", "filter": ["source>=/home"]}),
+        ("ask", {"question": "x", "filter": ['{"$or": [{"page": 1}, {"source": {"$gt": "/home"}}]}']}),
         ("documents", {"limit": 0}),
         ("documents", {"offset": -1}),
     ],
