@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lince_rag import ChatLince, LinceLLM
-from lince_rag.engines.generation.transformers import without_cudnn_attention
+from lince_rag.engines.generation.reading import without_cudnn_attention
 from tests.benchmarks.giants import FULL_LOAD, QUESTION, SHAPES, TINY_LOAD, Giant, save_giant
 from tests.benchmarks.llamas import CONTRACT, CONTRACT_TOKENS, interleave
 from tests.benchmarks.tables import GPU_PACKAGES, installed, machine, table

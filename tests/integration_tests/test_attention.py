@@ -7,8 +7,8 @@ import pytest
 from torch.backends import cuda
 
 from lince_rag import ChatLince
-from lince_rag.engines.generation import transformers as engine
-from lince_rag.engines.generation.transformers import without_cudnn_attention
+from lince_rag.engines.generation import reading as engine
+from lince_rag.engines.generation.reading import without_cudnn_attention
 from tests.checkpoints import shared_checkpoint
 
 

@@ -29,7 +29,8 @@ from transformers import (
 
 from lince_rag import ChatLince, LinceLLM, create_rag_chain
 from lince_rag.engines.checkpoints import memory
-from lince_rag.engines.generation.batches import Row, RowDecoder, can_join
+from lince_rag.engines.generation.batches import Row, RowDecoder
+from lince_rag.engines.generation.reading import can_read
 from lince_rag.errors import ContextWindowError, EngineError
 from tests.checkpoints import KINDS, SENTENCES, build_checkpoint, shared_checkpoint
 from tests.unit_tests.chain_samples import Fixed
@@ -388,7 +389,7 @@ ATTENTION: Final[dict[str, Any]] = {**SMALL, "num_attention_heads": 2, "intermed
 
 
 def test_models_with_another_state_are_not_joined() -> None:
-    assert can_join(LlamaForCausalLM(LlamaConfig(**ATTENTION)))
-    assert can_join(MistralForCausalLM(MistralConfig(**ATTENTION, num_key_value_heads=2, sliding_window=None)))
-    assert not can_join(MistralForCausalLM(MistralConfig(**ATTENTION, num_key_value_heads=2, sliding_window=8)))
-    assert not can_join(MambaForCausalLM(MambaConfig(**SMALL, state_size=4)))
+    assert can_read(LlamaForCausalLM(LlamaConfig(**ATTENTION)))
+    assert can_read(MistralForCausalLM(MistralConfig(**ATTENTION, num_key_value_heads=2, sliding_window=None)))
+    assert not can_read(MistralForCausalLM(MistralConfig(**ATTENTION, num_key_value_heads=2, sliding_window=8)))
+    assert not can_read(MambaForCausalLM(MambaConfig(**SMALL, state_size=4)))

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any, Final
 
 from lince_rag.engines.checkpoints import memory
 from lince_rag.engines.generation.decoding import cancelled_before
+from lince_rag.engines.generation.reading import Reader
 
 # The most tokens, padding included, that are read in one pass; a longer prompt is read alone.
 _READ_TOKENS: Final = 2048
@@ -105,19 +105,15 @@ class RowDecoder:
     """Decodes the rows of one model together, in a thread that lives as long as there are some.
 
     Args:
-        model: The model; ``can_join`` says whether it is one that can be used here.
+        model: The model; ``reading.can_read`` says whether it is one that can be used here.
         pad_id: The id that fills up shorter prompts.
         computing: Entered while the model computes, without gradients and one at a time.
     """
 
     def __init__(self, model: Any, pad_id: int, computing: Callable[[], AbstractContextManager[None]]) -> None:
-        self._model = model
+        self._reader = Reader(model)
         self._pad_id = pad_id
         self._computing = computing
-        accepted = signature(model.forward).parameters
-        self._takes_positions = "position_ids" in accepted
-        # The scores after the last token are all that is needed.
-        self._fixed = {"use_cache": True, **({"logits_to_keep": 1} if "logits_to_keep" in accepted else {})}
         # What waits, and the thread; both are protected by the lock.
         self._lock = threading.Lock()
         self._waiting: list[Row] = []
@@ -167,7 +163,9 @@ class RowDecoder:
 
     def _room(self) -> float:
         """Return how many tokens the whole cache may come to have."""
-        free = memory.available_bytes(str(self._model.device)) if self._token_bytes and self._waiting else None
+        free = (
+            memory.available_bytes(str(self._reader.model.device)) if self._token_bytes and self._waiting else None
+        )
         if free is None:
             return float("inf")
         taken = len(self._rows) * self._cache.get_seq_length() * self._token_bytes if self._rows else 0
@@ -201,9 +199,9 @@ class RowDecoder:
 
         longest = max(len(row.ids) for row in rows)
         padded = [[self._pad_id] * (longest - len(row.ids)) + list(row.ids) for row in rows]
-        cache: Any = DynamicCache(config=self._model.config)
+        cache: Any = DynamicCache(config=self._reader.model.config)
         try:
-            logits = self._forward(padded, [len(row.ids) for row in rows], cache)
+            logits = self._reader.forward(padded, [len(row.ids) for row in rows], cache)
         except Exception as error:
             # Such as too little memory for them; the others go on.
             for row in rows:
@@ -219,34 +217,8 @@ class RowDecoder:
     def _step(self) -> list[Row]:
         """Compute one token of each row; return those that have ended."""
         lengths = [row.length + 1 for row in self._rows]
-        logits = self._forward([[row.answer[-1]] for row in self._rows], lengths, self._cache)
+        logits = self._reader.forward([[row.answer[-1]] for row in self._rows], lengths, self._cache)
         return self._drop(_take_tokens(self._rows, logits))
-
-    def _forward(self, ids: Sequence[Sequence[int]], lengths: Sequence[int], cache: Any) -> Any:
-        """Return the scores of the next tokens.
-
-        Args:
-            ids: The new tokens of each row, padded on the left.
-            lengths: How many tokens each row has with these, without padding.
-            cache: What was computed before; the new tokens are added.
-
-        Returns:
-            A tensor (rows, vocabulary) of float32.
-        """
-        import torch
-
-        device, new = self._model.device, len(ids[0])
-        total = cache.get_seq_length() + new
-        given: dict[str, Any] = dict(self._fixed)
-        padding = torch.tensor([[total - length] for length in lengths], device=device)
-        if min(lengths) < total:
-            # A mask of ones alone says nothing, and costs some time in every layer.
-            given["attention_mask"] = (torch.arange(total, device=device) >= padding).long()
-        if self._takes_positions:
-            places = torch.arange(total - new, total, device=device)
-            given["position_ids"] = (places - padding).clamp(min=0)
-        output = self._model(input_ids=torch.tensor(ids, device=device), past_key_values=cache, **given)
-        return output.logits[:, -1].float()
 
     def _join(self, rows: Sequence[Row], cache: Any) -> None:
         """Add rows with their cache to those that are decoded."""
@@ -279,20 +251,6 @@ class RowDecoder:
             chosen = torch.tensor(kept, device=layer.keys.device)
             layer.keys, layer.values = layer.keys[chosen, :, padding:], layer.values[chosen, :, padding:]
         return ended
-
-
-def can_join(model: Any) -> bool:
-    """Return whether the answers of a model can be decoded by a ``RowDecoder``.
-
-    Its state must be keys and values of all tokens: no sliding window, and no state that padding would change.
-    """
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    if "past_key_values" not in signature(model.forward).parameters:
-        return False
-    layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:

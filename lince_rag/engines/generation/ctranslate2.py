@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from lince_rag.engines.checkpoints.files import (
     find_both,
 )
 from lince_rag.engines.generation.decoding import TextAssembler, TokenQueue, cancelled_before
-from lince_rag.engines.generation.tokens import TokenEngine, logger
+from lince_rag.engines.generation.tokens import Request, TokenEngine, logger
 from lince_rag.errors import ConfigurationError, EngineError, require
 from lince_rag.prompting.registry import ModelSpec
 
@@ -82,19 +83,14 @@ class CTranslate2Engine(TokenEngine):
         """Maximum tokens of prompt and answer together."""
         return context_window(self.spec, self.checkpoint)
 
-    def _generate_encoded(
-        self,
-        encoded: Sequence[Sequence[int]],
-        options: dict[str, Any],
-        settings: GenerationSettings,
-        candidates: int,
-    ) -> list[list[Generation]]:
+    def _answer(self, request: Request) -> list[list[Generation]]:
+        prompts = request.prompts
         found: dict[int, list[Generation]] = {}
-        for group in self._groups(list(map(len, encoded)), options["max_new_tokens"]):
-            answers = self._run([encoded[at] for at in group], options, settings, candidates)
+        for group in self._groups(list(map(len, prompts)), request.options["max_new_tokens"]):
+            answers = self._run(replace(request, prompts=[prompts[at] for at in group]))
             for at, ids_of_candidates in zip(group, answers, strict=True):
-                found[at] = [self._cut_answer(ids, encoded[at], settings) for ids in ids_of_candidates]
-        return [found[at] for at in range(len(encoded))]
+                found[at] = [self._cut_answer(ids, prompts[at], request.settings) for ids in ids_of_candidates]
+        return [found[at] for at in range(len(prompts))]
 
     @property
     def _declared_ends(self) -> int | Sequence[int] | None:
@@ -168,14 +164,12 @@ class CTranslate2Engine(TokenEngine):
                 groups.append([at])
         return groups
 
-    def _generate_streamed(
-        self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
-    ) -> None:
+    def _stream_answer(self, request: Request, streamer: TokenQueue) -> None:
         def pass_on(step: Any) -> bool:
             streamer.add(step.token_id)
             return streamer.cancelled.is_set()
 
-        self._run([ids], options, settings, 1, pass_on)
+        self._run(request, pass_on)
 
     def _end_at_stops(self, settings: GenerationSettings) -> _Step:
         """Return what ends each answer at a stop text."""
@@ -189,23 +183,16 @@ class CTranslate2Engine(TokenEngine):
 
         return end
 
-    def _run(
-        self,
-        encoded: Sequence[Sequence[int]],
-        options: dict[str, Any],
-        settings: GenerationSettings,
-        candidates: int,
-        ends: _Step | None = None,
-    ) -> list[list[list[int]]]:
+    def _run(self, request: Request, ends: _Step | None = None) -> list[list[list[int]]]:
         """Return the ids of the candidates of each prompt; a beam search does not call ``ends``."""
-        cancelled, interrupted = settings.cancelled, threading.Event()
-        ends = ends or self._end_at_stops(settings)
+        cancelled, interrupted = request.settings.cancelled, threading.Event()
+        ends = ends or self._end_at_stops(request.settings)
 
         def is_last(step: Any) -> bool:
             return ends(step) or interrupted.is_set() or (cancelled is not None and cancelled.is_set())
 
-        search = self._search(options, candidates, max(map(len, encoded)))
-        if not is_beam_search(options):
+        search = self._search(request)
+        if not is_beam_search(request.options):
             # A beam search cannot be told to end.
             search["callback"] = is_last
         with self._lock, engine_errors(self.checkpoint.label, "cannot generate"):
@@ -213,7 +200,7 @@ class CTranslate2Engine(TokenEngine):
             if cancelled and cancelled.is_set():
                 raise cancelled_before()
             results = self.generator.generate_batch(
-                [self.tokenizer.convert_ids_to_tokens(list(ids)) for ids in encoded],
+                [self.tokenizer.convert_ids_to_tokens(list(ids)) for ids in request.prompts],
                 **search,
                 include_prompt_in_result=False,
                 end_token=sorted(self._end_ids),
@@ -231,12 +218,13 @@ class CTranslate2Engine(TokenEngine):
                     time.sleep(_POLL_SECONDS)
             return [result.result().sequences_ids for result in results]
 
-    def _search(self, options: dict[str, Any], candidates: int, longest: int) -> dict[str, Any]:
-        """Return the options for prompts of at most ``longest`` tokens, as CTranslate2 names them."""
+    def _search(self, request: Request) -> dict[str, Any]:
+        """Return the options of a request, as CTranslate2 names them."""
+        options, longest = request.options, max(map(len, request.prompts))
         search: dict[str, Any] = {
             "max_length": min(options["max_new_tokens"], self.context_window - longest),
             "beam_size": options["num_beams"],
-            "num_hypotheses": candidates,
+            "num_hypotheses": request.candidates,
             "repetition_penalty": options.get("repetition_penalty", 1.0),
         }
         if is_sampling(options):

@@ -4,7 +4,7 @@ import logging
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,18 @@ from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Request:
+    """What is asked of a model: prompts as token ids, and how to answer them."""
+
+    prompts: Sequence[Sequence[int]]
+    # Keyword arguments of transformers' ``GenerationConfig``.
+    options: dict[str, Any]
+    settings: GenerationSettings
+    # The number of answers to each prompt.
+    candidates: int = 1
 
 
 class PromptEngine(Engine):
@@ -107,16 +119,12 @@ class TokenEngine(PromptEngine):
         self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int = 1
     ) -> list[list[Generation]]:
         """Generate answers to several prompts, in batches where that changes no answer and is faster."""
-        encoded, options = self._check_batch(prompts, settings, candidates)
-        return self._generate_encoded(encoded, options, settings, candidates)
+        return self._answer(self._check_batch(prompts, settings, candidates))
 
-    def _check_batch(
-        self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int
-    ) -> tuple[list[list[int]], dict[str, Any]]:
-        """Return the prompts as ids, and the options."""
+    def _check_batch(self, prompts: Sequence[Prompt], settings: GenerationSettings, candidates: int) -> Request:
         options = self._options(settings)
         check_candidates(options, candidates)
-        return [self._encode_checked(prompt) for prompt in prompts], options
+        return Request([self._encode_checked(prompt) for prompt in prompts], options, settings, candidates)
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[Generation]:
         """Generate token by token, with one beam because a beam search cannot stream."""
@@ -124,8 +132,9 @@ class TokenEngine(PromptEngine):
         ids = self._encode_checked(prompt)
         assembler = TextAssembler(self.tokenizer, *self._stops(settings))
         streamer = TokenQueue()
+        request = Request([ids], options, settings)
         worker = threading.Thread(
-            target=self._run_streamed, args=(ids, options, settings, streamer), name="lince-stream", daemon=True
+            target=self._run_streamed, args=(request, streamer), name="lince-stream", daemon=True
         )
         worker.start()
         counted, ended, answer = 0, False, []
@@ -170,27 +179,17 @@ class TokenEngine(PromptEngine):
         """The end tokens that the checkpoint's generation settings declare."""
 
     @abstractmethod
-    def _generate_encoded(
-        self,
-        encoded: Sequence[Sequence[int]],
-        options: dict[str, Any],
-        settings: GenerationSettings,
-        candidates: int,
-    ) -> list[list[Generation]]:
-        """Generate the candidates for each of several prompts."""
+    def _answer(self, request: Request) -> list[list[Generation]]:
+        """Generate the candidates for each prompt."""
 
     @abstractmethod
-    def _generate_streamed(
-        self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
-    ) -> None:
-        """Put the ids of an answer into a queue as they are generated, until the queue is cancelled."""
+    def _stream_answer(self, request: Request, streamer: TokenQueue) -> None:
+        """Put the ids of the answer to one prompt into a queue as they are generated, until it is cancelled."""
 
-    def _run_streamed(
-        self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
-    ) -> None:
+    def _run_streamed(self, request: Request, streamer: TokenQueue) -> None:
         """Generate in the worker thread of a stream; the reader raises its errors."""
         try:
-            self._generate_streamed(ids, options, settings, streamer)
+            self._stream_answer(request, streamer)
         except BaseException as error:
             streamer.fail(error)
         else:

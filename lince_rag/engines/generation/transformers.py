@@ -3,9 +3,8 @@
 import asyncio
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import as_completed, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -13,40 +12,34 @@ from typing import Any
 from lince_rag.engines.base import Generation, GenerationSettings, check_torch, is_beam_search, is_sampling
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import LoadedModel, load_model
-from lince_rag.engines.generation.batches import Row, RowDecoder, can_join
+from lince_rag.engines.generation.batches import Row, RowDecoder
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TokenQueue, cancelled_before
-from lince_rag.engines.generation.tokens import TokenEngine
+from lince_rag.engines.generation.reading import can_read, computing
+from lince_rag.engines.generation.tokens import Request, TokenEngine
 from lince_rag.errors import ConfigurationError, ContextWindowError
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
-
-_cudnn_lock = threading.Lock()
-# Generations that keep cuDNN out now, and what the process had set before the first of them.
-_without_cudnn = 0
-_cudnn_before = True
 
 
 @dataclass(eq=False)
 class _Search:
     """A call of ``model.generate`` that waits for its turn."""
 
-    encoded: Sequence[Sequence[int]]
-    options: dict[str, Any]
-    settings: GenerationSettings
-    candidates: int
+    request: Request
     found: list[list[Generation]] | None = None
 
     @property
     def is_separate(self) -> bool:
         """Whether each of its prompts must run alone, to be reproducible by itself."""
-        return self.settings.seed is not None and is_sampling(self.options)
+        return self.request.settings.seed is not None and is_sampling(self.request.options)
 
     def joins(self, other: "_Search") -> bool:
         """Return whether it waits for its turn and can run in one batch with another search."""
-        cancelled = self.settings.cancelled
+        cancelled = self.request.settings.cancelled
         if self is other or self.found is not None or (cancelled and cancelled.is_set()) or self.is_separate:
             return False
-        mine, its = ((each.options, each.settings, each.candidates) for each in (self, other))
+        asked = (self.request, other.request)
+        mine, its = ((each.options, each.settings, each.candidates) for each in asked)
         return mine == its
 
 
@@ -85,46 +78,38 @@ class TransformersEngine(TokenEngine):
         cancelled = threading.Event()
         settings = replace(settings, cancelled=cancelled)
         try:
-            encoded, options = await asyncio.to_thread(self._check_batch, prompts, settings, candidates)
-            if not await asyncio.to_thread(self._decodes_rows, options):
-                return await asyncio.to_thread(self._generate_encoded, encoded, options, settings, candidates)
-            rows = await asyncio.to_thread(self._submit, encoded, options, settings, candidates)
-            answers = await asyncio.gather(*(asyncio.wrap_future(row.future) for row in rows))
-            return await asyncio.to_thread(self._cut_rows, answers, encoded, settings, candidates)
+            request = await asyncio.to_thread(self._check_batch, prompts, settings, candidates)
+            if not await asyncio.to_thread(self._decodes_rows, request):
+                return await asyncio.to_thread(self._answer, request)
+            rows = await asyncio.to_thread(self._submit, request)
+            await asyncio.gather(*(asyncio.wrap_future(row.future) for row in rows))
+            return await asyncio.to_thread(self._cut_rows, rows, request)
         finally:
             # If the caller is cancelled, or one answer fails, the others are not needed.
             cancelled.set()
 
-    def _generate_encoded(
-        self,
-        encoded: Sequence[Sequence[int]],
-        options: dict[str, Any],
-        settings: GenerationSettings,
-        candidates: int,
-    ) -> list[list[Generation]]:
-        if not self._decodes_rows(options):
-            return self._search(_Search(encoded, options, settings, candidates))
+    def _answer(self, request: Request) -> list[list[Generation]]:
+        if not self._decodes_rows(request):
+            return self._search(_Search(request))
         interrupted = threading.Event()
-        rows = self._submit(encoded, options, settings, candidates, [interrupted])
-        return self._cut_rows(_results(rows, interrupted), encoded, settings, candidates)
+        rows = self._submit(request, interrupted)
+        _wait_for(rows, interrupted)
+        return self._cut_rows(rows, request)
 
-    def _generate_streamed(
-        self, ids: Sequence[int], options: dict[str, Any], settings: GenerationSettings, streamer: TokenQueue
-    ) -> None:
-        if not self._decodes_rows(options):
-            self._generate_ids([ids], options, settings, [Cancellation([streamer.cancelled])], streamer)
+    def _stream_answer(self, request: Request, streamer: TokenQueue) -> None:
+        if not self._decodes_rows(request):
+            self._generate_ids(request, [Cancellation([streamer.cancelled])], streamer)
             return
-        row = self._row(ids, options, settings, [streamer.cancelled], on_token=streamer.add)
-        self._decoder.submit([row])
-        _results([row], streamer.cancelled)
+        rows = self._submit(request, streamer.cancelled, on_token=streamer.add)
+        _wait_for(rows, streamer.cancelled)
 
-    def _decodes_rows(self, options: dict[str, Any]) -> bool:
+    def _decodes_rows(self, request: Request) -> bool:
         """Return whether answers are decoded together by a ``RowDecoder``."""
-        return self._can_join and not is_beam_search(options)
+        return self._can_read and not is_beam_search(request.options)
 
     @cached_property
-    def _can_join(self) -> bool:
-        return can_join(self._base_model)
+    def _can_read(self) -> bool:
+        return can_read(self._base_model)
 
     @property
     def _base_model(self) -> Any:
@@ -137,33 +122,26 @@ class TransformersEngine(TokenEngine):
         process = os.getpid()
         if process not in self._decoders:
             # It does not know the engine, so that the weights are freed with the engine.
-            computing = partial(_computing, self._lock, self.loaded.model.device.type)
-            made = RowDecoder(self._base_model, self.tokenizer.pad_token_id, computing)
+            guard = partial(computing, self._lock, self.loaded.model.device.type)
+            made = RowDecoder(self._base_model, self.tokenizer.pad_token_id, guard)
             return self._decoders.setdefault(process, made)
         return self._decoders[process]
 
-    def _submit(
-        self,
-        encoded: Sequence[Sequence[int]],
-        options: dict[str, Any],
-        settings: GenerationSettings,
-        candidates: int,
-        cancelled: Sequence[threading.Event] = (),
-    ) -> list[Row]:
+    def _submit(self, request: Request, *cancelled: threading.Event, **more: Any) -> list[Row]:
         """Begin to decode the candidates of some prompts, each with a seed of its own."""
         rows = []
-        for ids in encoded:
-            for number in range(candidates):
-                seed = None if settings.seed is None else settings.seed + number
-                rows.append(self._row(ids, options, replace(settings, seed=seed), cancelled))
+        for ids in request.prompts:
+            for number in range(request.candidates):
+                seed = None if request.settings.seed is None else request.settings.seed + number
+                rows.append(self._row(ids, request, seed, cancelled=cancelled, **more))
         self._decoder.submit(rows)
         return rows
 
     def _row(
         self,
         ids: Sequence[int],
-        options: dict[str, Any],
-        settings: GenerationSettings,
+        request: Request,
+        seed: int | None,
         cancelled: Sequence[threading.Event],
         **more: Any,
     ) -> Row:
@@ -171,16 +149,16 @@ class TransformersEngine(TokenEngine):
         import torch
 
         check_torch()
-        model = self._base_model
+        model, settings = self._base_model, request.settings
         processors, config = model.generate(
             input_ids=torch.tensor([list(ids)], device=model.device),
             attention_mask=torch.ones((1, len(ids)), dtype=torch.long, device=model.device),
             custom_generate=_prepared,
-            **self._generation(len(ids), options, settings),
+            **self._generation(len(ids), request),
         )
         generator = None
-        if settings.seed is not None and config.do_sample:
-            generator = torch.Generator(model.device).manual_seed(settings.seed)
+        if seed is not None and config.do_sample:
+            generator = torch.Generator(model.device).manual_seed(seed)
         stops = StopTexts(self.tokenizer, *self._stops(settings), token_texts=self._token_texts)
         return Row(
             ids=ids,
@@ -195,15 +173,9 @@ class TransformersEngine(TokenEngine):
             **more,
         )
 
-    def _cut_rows(
-        self,
-        answers: Sequence[list[int]],
-        encoded: Sequence[Sequence[int]],
-        settings: GenerationSettings,
-        candidates: int,
-    ) -> list[list[Generation]]:
-        cut = [self._cut_answer(ids, encoded[at // candidates], settings) for at, ids in enumerate(answers)]
-        return [cut[first : first + candidates] for first in range(0, len(cut), candidates)]
+    def _cut_rows(self, rows: Sequence[Row], request: Request) -> list[list[Generation]]:
+        cut = [self._cut_answer(row.answer, row.ids, request.settings) for row in rows]
+        return [cut[first : first + request.candidates] for first in range(0, len(cut), request.candidates)]
 
     def _search(self, search: _Search) -> list[list[Generation]]:
         """Run a search as soon as no other one runs, together with equal ones that wait."""
@@ -220,20 +192,22 @@ class TransformersEngine(TokenEngine):
 
     def _run_searches(self, searches: Sequence[_Search]) -> None:
         """Run equal searches in batches of similar length."""
-        first = searches[0]
-        prompts = [(search, at) for search in searches for at in range(len(search.encoded))]
-        prompts.sort(key=lambda each: len(each[0].encoded[each[1]]))
+        first = searches[0].request
+        prompts = [(search, at) for search in searches for at in range(len(search.request.prompts))]
+        prompts.sort(key=lambda each: len(each[0].request.prompts[each[1]]))
         # A prompt whose answer would be cut earlier by the window if it were padded to a longer one runs alone.
         longest = self.context_window - first.options["max_new_tokens"]
-        size = 1 if first.is_separate else first.settings.batch_size
-        fitting = [each for each in prompts if len(each[0].encoded[each[1]]) <= longest]
+        size = 1 if searches[0].is_separate else first.settings.batch_size
+        fitting = [each for each in prompts if len(each[0].request.prompts[each[1]]) <= longest]
         batches = [fitting[start : start + size] for start in range(0, len(fitting), size)]
         batches += [[each] for each in prompts[len(fitting) :]]
-        found: dict[int, list[list[Generation]]] = {id(search): [[]] * len(search.encoded) for search in searches}
+        found: dict[int, list[list[Generation]]] = {
+            id(search): [[]] * len(search.request.prompts) for search in searches
+        }
         for batch in batches:
-            encoded = [search.encoded[at] for search, at in batch]
-            cancelled = [search.settings.cancelled for search, _ in batch]
-            answers = self._run_batch(encoded, first.options, first.settings, first.candidates, cancelled)
+            encoded = [search.request.prompts[at] for search, at in batch]
+            cancelled = [search.request.settings.cancelled for search, _ in batch]
+            answers = self._run_batch(replace(first, prompts=encoded), cancelled)
             for (search, at), answer in zip(batch, answers, strict=True):
                 found[id(search)][at] = answer
         for search in searches:
@@ -263,24 +237,18 @@ class TransformersEngine(TokenEngine):
                 ) from error
             raise
 
-    def _run_batch(
-        self,
-        encoded: Sequence[Sequence[int]],
-        options: dict[str, Any],
-        settings: GenerationSettings,
-        candidates: int,
-        cancelled: Sequence[threading.Event | None],
-    ) -> list[list[Generation]]:
+    def _run_batch(self, request: Request, cancelled: Sequence[threading.Event | None]) -> list[list[Generation]]:
         """Run one batch and return the candidates of each prompt."""
-        longest = max(map(len, encoded))
-        stops = StopTexts(self.tokenizer, *self._stops(settings), token_texts=self._token_texts, prompt=longest)
-        options = {**options, "num_return_sequences": candidates}
-        output = self._generate_ids(encoded, options, settings, [stops, Cancellation(cancelled)])
+        longest, count = max(map(len, request.prompts)), request.candidates
+        texts = self._stops(request.settings)
+        stops = StopTexts(self.tokenizer, *texts, token_texts=self._token_texts, prompt=longest)
+        request = replace(request, options={**request.options, "num_return_sequences": count})
+        output = self._generate_ids(request, [stops, Cancellation(cancelled)])
         generations = [
-            self._cut_padded(answer, encoded[row // candidates], settings)
+            self._cut_padded(answer, request.prompts[row // count], request.settings)
             for row, answer in enumerate(output[:, longest:].tolist())
         ]
-        return [generations[first : first + candidates] for first in range(0, len(generations), candidates)]
+        return [generations[first : first + count] for first in range(0, len(generations), count)]
 
     def _cut_padded(self, ids: list[int], prompt: Sequence[int], settings: GenerationSettings) -> Generation:
         """Cut an answer of a batch, where padding follows an answer that a stop text ended."""
@@ -295,45 +263,39 @@ class TransformersEngine(TokenEngine):
 
         model = self.loaded.model
         read = torch.tensor([[*prompt, *answer][:-1]], device=model.device)
-        with _computing(self._lock, model.device.type):
+        with computing(self._lock, model.device.type):
             logits = model(input_ids=read, logits_to_keep=len(answer), use_cache=False).logits[0]
             return logits.float().log_softmax(dim=-1).cpu().numpy()
 
-    def _generation(self, longest: int, options: dict[str, Any], settings: GenerationSettings) -> dict[str, Any]:
+    def _generation(self, longest: int, request: Request) -> dict[str, Any]:
         """Return what ``model.generate`` is told about answers to prompts of at most ``longest`` tokens."""
         from transformers import GenerationConfig
         from transformers.generation.logits_process import LogitsProcessorList
 
+        options = request.options
         limit = min(options["max_new_tokens"], self.context_window - longest)
         config = GenerationConfig(  # type: ignore[no-untyped-call]
             **{**options, "max_new_tokens": limit},
             eos_token_id=sorted(self._end_ids),
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        processors = self._processors(settings, limit, options["max_new_tokens"])
+        processors = self._processors(request.settings, limit, options["max_new_tokens"])
         return {"generation_config": config, "logits_processor": LogitsProcessorList(processors)}
 
-    def _generate_ids(
-        self,
-        encoded: Sequence[Sequence[int]],
-        options: dict[str, Any],
-        settings: GenerationSettings,
-        criteria: Sequence[Any],
-        streamer: Any = None,
-    ) -> Any:
+    def _generate_ids(self, request: Request, criteria: Sequence[Any], streamer: Any = None) -> Any:
         """Call ``model.generate`` on a left-padded batch; with a seed, the global random state does not change."""
         import torch
         from transformers.generation.stopping_criteria import StoppingCriteriaList
 
         check_torch()
-        model = self.loaded.model
+        model, settings = self.loaded.model, request.settings
         batch = self.tokenizer.pad(
-            {"input_ids": [list(ids) for ids in encoded]}, padding_side="left", return_tensors="pt"
+            {"input_ids": [list(ids) for ids in request.prompts]}, padding_side="left", return_tensors="pt"
         )
-        generation = self._generation(batch["input_ids"].shape[1], options, settings)
+        generation = self._generation(batch["input_ids"].shape[1], request)
         devices = [model.device] if model.device.type == "cuda" else []
         with (
-            _computing(self._lock, model.device.type),
+            computing(self._lock, model.device.type),
             torch.random.fork_rng(devices=devices, enabled=settings.seed is not None),
         ):
             if settings.cancelled and settings.cancelled.is_set():
@@ -349,15 +311,6 @@ class TransformersEngine(TokenEngine):
             )
 
 
-@contextmanager
-def _computing(lock: threading.Lock, device_type: str) -> Iterator[None]:
-    """Compute one at a time and without gradients."""
-    import torch
-
-    with lock, torch.inference_mode(), without_cudnn_attention(device_type):
-        yield
-
-
 def _prepared(
     model: Any, input_ids: Any, logits_processor: Any, generation_config: Any, **others: Any
 ) -> tuple[Any, Any]:
@@ -365,43 +318,12 @@ def _prepared(
     return logits_processor, generation_config
 
 
-def _results(rows: Sequence[Row], interrupted: threading.Event) -> list[list[int]]:
+def _wait_for(rows: Sequence[Row], interrupted: threading.Event) -> None:
     """Wait for the answers; if one fails, or at Ctrl-C, end the others before that is raised."""
     futures = [row.future for row in rows]
     try:
         for future in as_completed(futures):
             future.result()
-        return [future.result() for future in futures]
     finally:
         interrupted.set()
         wait(futures)
-
-
-@contextmanager
-def without_cudnn_attention(device_type: str) -> Iterator[None]:
-    """Keep cuDNN out of attention on a CUDA device while a generation runs; elsewhere, do nothing.
-
-    On Hopper and Blackwell, PyTorch prefers cuDNN for half precision. cuDNN builds a plan for every length of the
-    key-value cache, so for every token, and PyTorch keeps the plans for the thread that built them: a stream,
-    which has a thread of its own, builds all of them again. On an H200 that took about 45 ms a token, twice the
-    time of a token of a 7B model (tests/benchmarks/RESULTS.md). The setting is one for the whole process, so the
-    last generation to end puts it back.
-    """
-    global _without_cudnn, _cudnn_before
-    if device_type != "cuda":
-        yield
-        return
-    from torch.backends import cuda
-
-    with _cudnn_lock:
-        if not _without_cudnn:
-            _cudnn_before = cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
-            cuda.enable_cudnn_sdp(False)
-        _without_cudnn += 1
-    try:
-        yield
-    finally:
-        with _cudnn_lock:
-            _without_cudnn -= 1
-            if not _without_cudnn:
-                cuda.enable_cudnn_sdp(_cudnn_before)
