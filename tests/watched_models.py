@@ -19,6 +19,11 @@ def bare(kind: str, **options: Any) -> tuple[Any, Any]:
     return shared_checkpoint(kind, **options).load()
 
 
+def counted(usage: Any) -> dict[str, int]:
+    """The tokens of a prompt and its answer; how many were kept from before depends on what was asked before."""
+    return {name: usage[name] for name in ("input_tokens", "output_tokens", "total_tokens")}
+
+
 @dataclass
 class Meter:
     """What a model did while it was watched.
@@ -26,10 +31,12 @@ class Meter:
     Attributes:
         passes: Forward passes.
         rows: How many rows each pass computed.
+        tokens: How many tokens each pass computed, padding included.
     """
 
     passes: int = 0
     rows: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
 
 
 @contextmanager
@@ -58,6 +65,7 @@ def watched(
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         meter.passes += 1
         meter.rows.append(len(kwargs["input_ids"]))
+        meter.tokens.append(kwargs["input_ids"].numel())
         deadline = time.monotonic() + 10
         while meter.passes == 1 and not until() and time.monotonic() < deadline:
             time.sleep(0.001)

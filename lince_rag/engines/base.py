@@ -59,6 +59,9 @@ class GenerationSettings:
     text_allowed: bool = False
     # The most answers that an engine in this process computes at once.
     batch_size: int = DEFAULT_BATCH_SIZE
+    # The most bytes of keys and values that transformers keeps of what was read, for prompts that begin with it;
+    # ``None`` leaves it to the engine.
+    prefix_cache_bytes: int | None = None
     # Set from another thread: the generation stops at its next token.
     cancelled: Event | None = field(default=None, compare=False, repr=False)
 
@@ -85,6 +88,8 @@ class Generation:
     finish_reason: FinishReason | None = None
     # Whether the engine says that the documents do not hold the answer.
     abstained: bool = False
+    # How many tokens of the prompt were not computed for this answer; ``None`` if the engine cannot say it.
+    cached_tokens: int | None = None
     # How likely each of its tokens was, if that was asked for: the objects in ``logprobs.content`` of OpenAI's
     # interface for chats (https://platform.openai.com/docs/api-reference/chat/object).
     logprobs: tuple[dict[str, Any], ...] | None = None
@@ -180,6 +185,7 @@ def join_steps(steps: Sequence[Generation]) -> Generation:
     return Generation(
         text="".join(step.text for step in steps),
         input_tokens=steps[-1].input_tokens,
+        cached_tokens=steps[-1].cached_tokens,
         output_tokens=sum(step.output_tokens for step in steps),
         finish_reason=steps[-1].finish_reason,
         abstained=any(step.abstained for step in steps),

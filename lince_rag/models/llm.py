@@ -86,9 +86,11 @@ class LinceLLM(NativeModel, BaseLLM):
             [Generation(text=candidate.text, generation_info=_info(candidate)) for candidate in candidates]
             for candidates in batch
         ]
+        cached = [candidates[0].cached_tokens for candidates in batch]
         usage = token_usage(
             sum(candidates[0].input_tokens for candidates in batch),
             sum(candidate.output_tokens for candidates in batch for candidate in candidates),
+            None if None in cached else sum(tokens or 0 for tokens in cached),
         )
         return LLMResult(generations=generations, llm_output={"model_name": self.model, "token_usage": usage})
 

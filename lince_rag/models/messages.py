@@ -166,7 +166,7 @@ def read_reply(model: str, generation: Generation, *, may_call: bool) -> AIMessa
             if not call.complete
         ],
         response_metadata=_metadata(model, generation) | logprobs_info(generation),
-        usage_metadata=token_usage(generation.input_tokens, generation.output_tokens),
+        usage_metadata=token_usage(generation.input_tokens, generation.output_tokens, generation.cached_tokens),
     )
 
 
@@ -191,13 +191,13 @@ class ReplyReader:
         else:
             content, self._given = self._text[self._given :], len(self._text)
         # Usage adds up over the chunks of a stream, so the prompt counts once.
-        input_tokens = 0 if self._prompt_counted else step.input_tokens
+        input_tokens, cached = (0, None) if self._prompt_counted else (step.input_tokens, step.cached_tokens)
         self._prompt_counted = True
         return AIMessageChunk(
             content=content,
             tool_call_chunks=calls,
             response_metadata=(_metadata(self._model, step) if step.finish_reason else {}) | logprobs_info(step),
-            usage_metadata=token_usage(input_tokens, step.output_tokens),
+            usage_metadata=token_usage(input_tokens, step.output_tokens, cached),
             chunk_position="last" if step.finish_reason else None,
         )
 
@@ -237,11 +237,14 @@ def logprobs_info(generation: Generation) -> dict[str, Any]:
     return {} if generation.logprobs is None else {"logprobs": {"content": list(generation.logprobs)}}
 
 
-def token_usage(input_tokens: int, output_tokens: int) -> UsageMetadata:
-    """Return the usage of a call, with its total."""
-    return UsageMetadata(
+def token_usage(input_tokens: int, output_tokens: int, cached_tokens: int | None = None) -> UsageMetadata:
+    """Return the usage of a call, with its total, and the tokens of the prompt that were not computed again."""
+    usage = UsageMetadata(
         input_tokens=input_tokens, output_tokens=output_tokens, total_tokens=input_tokens + output_tokens
     )
+    if cached_tokens is not None:
+        usage["input_token_details"] = {"cache_read": cached_tokens}
+    return usage
 
 
 def last_question(messages: Sequence[BaseMessage]) -> str:

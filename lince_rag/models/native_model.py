@@ -73,6 +73,10 @@ class NativeModel(CallSettings):
         n: Number of candidate answers for each prompt.
         batch_size: Maximum number of answers that transformers decodes at once (fewer, where the memory is too
             small; the others wait), and that a ``batch`` asks for at once.
+        prefix_cache_bytes: The most bytes of keys and values that transformers keeps of what it has read and
+            written, so that a prompt that begins with the same tokens (a retry, the next turn, another question on
+            the same documents) is not computed from its start; ``None`` takes 1 GiB, or a tenth of the free memory
+            if that is less. 0 keeps nothing.
         api_key: Key of the server.
         timeout: Seconds to wait for a connection to the server, and for the next part of an answer; ``None`` for
             600. Like ``max_retries``, it is not used by a model that runs in this process.
@@ -99,6 +103,7 @@ class NativeModel(CallSettings):
     endpoint: str | None = None
     n: int = Field(default=1, ge=1)
     batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1)
+    prefix_cache_bytes: int | None = Field(default=None, ge=0)
     timeout: float | None = Field(default=None, gt=0.0)
     max_retries: int | None = Field(default=None, ge=0)
     api_key: SecretStr | None = None
@@ -295,7 +300,7 @@ class NativeModel(CallSettings):
                 hint=f"It accepts {', '.join(sorted([*CALL_SETTINGS, *self._call_keywords]))}.",
             )
         settings = merge_settings(self, {**overrides, "language": language, "stop": stop or self.stop})
-        settings = replace(settings, batch_size=self.batch_size)
+        settings = replace(settings, batch_size=self.batch_size, prefix_cache_bytes=self.prefix_cache_bytes)
         if self.quotes and answer_format.schema is not None:
             raise EngineError(
                 "The embedded engine quotes documents and cannot write JSON for a schema.",

@@ -28,6 +28,7 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, wording
 from tests.checkpoints import shared_checkpoint
 from tests.integration_tests.classifier_samples import save_tiny_classifier
+from tests.watched_models import counted
 
 AIRA, LINCE, LLAMA = "aira-2-portuguese-1b7", "lince-zero", "llama-2-7b-spanish"
 QUESTION: Final = "Quando vence o contrato de aluguel?"
@@ -138,13 +139,13 @@ def test_the_batch_of_a_native_model_is_ranked(rewards: SequenceClassifier) -> N
 def test_usage_is_the_sum_over_the_candidates(rewards: SequenceClassifier) -> None:
     llm = chat(seed=7)
     spent = [one.usage_metadata for one in direct(llm, 3)]
-    with get_usage_metadata_callback() as counted:
+    with get_usage_metadata_callback() as noted:
         reply = BestOf(llm=llm, n=3, ranking=rewards).invoke(QUESTION)
-    assert reply.usage_metadata == {
+    assert counted(reply.usage_metadata) == {
         name: sum(usage[name] for usage in spent) for name in ("input_tokens", "output_tokens", "total_tokens")
     }
     # The callback sees the first answer of an inner run only, but never ours under the model's name.
-    assert counted.usage_metadata[AIRA] == spent[0]
+    assert counted(noted.usage_metadata[AIRA]) == counted(spent[0])
 
 
 def test_one_seed_is_one_answer(rewards: SequenceClassifier) -> None:
@@ -283,11 +284,11 @@ def test_usage_of_other_models_is_added_up() -> None:
         usage = {"input_tokens": 10, "output_tokens": tokens, "total_tokens": 10 + tokens}
         return AIMessage(text, usage_metadata=usage, response_metadata={"model_name": "other"})
 
-    with get_usage_metadata_callback() as counted:
+    with get_usage_metadata_callback() as noted:
         best = BestOf(llm=fake(reply("a", 1), reply("b", 2), reply("c", 3)), n=3).invoke(QUESTION)
     total = {"input_tokens": 30, "output_tokens": 6, "total_tokens": 36}
     assert best.usage_metadata == total
-    assert counted.usage_metadata == {"other": total, "best-of-3/other": total}
+    assert noted.usage_metadata == {"other": total, "best-of-3/other": total}
 
 
 def test_documents_rank_and_do_not_reach_other_models() -> None:
@@ -421,7 +422,7 @@ def test_real_answers_are_guarded_and_paid_for(rewards: SequenceClassifier) -> N
     assert reply.text == kept[0]
     nothing = BestOf(llm=llm, n=4, guardrail=rewards, guardrail_threshold=1000.0).invoke(QUESTION)
     assert nothing.text == wording("abstention", "pt")
-    assert nothing.usage_metadata == reply.usage_metadata
+    assert counted(nothing.usage_metadata) == counted(reply.usage_metadata)
 
 
 # ---------------------------------------------------------------------------- callbacks, streams, async and chains

@@ -20,7 +20,7 @@ from lince_rag.errors import ContextWindowError
 from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
 from tests.engines import ENGINES, SEEDED_ENGINES, engine_fields
 from tests.integration_tests.commands import in_a_fork
-from tests.watched_models import bare, dictated, watched
+from tests.watched_models import bare, counted, dictated, watched
 
 QUESTION: Final = "Dame una lista de lugares que visitar en España."
 # Of very different lengths, so that a batch of them is padded.
@@ -181,14 +181,14 @@ def test_max_tokens(kind, max_tokens):
         reply = chat(kind).invoke(QUESTION, max_tokens=max_tokens, **GREEDY)
     assert meter.passes == max_tokens
     assert finish_reason(reply) == "length"
-    assert reply.usage_metadata == {
+    assert counted(reply.usage_metadata) == {
         "input_tokens": len(prompt_ids),
         "output_tokens": max_tokens,
         "total_tokens": len(prompt_ids) + max_tokens,
     }
     total = total_of(list(chat(kind).stream(QUESTION, max_tokens=max_tokens, **GREEDY)))
     assert total.text == reply.text
-    assert total.usage_metadata == reply.usage_metadata
+    assert counted(total.usage_metadata) == counted(reply.usage_metadata)
     assert finish_reason(total) == "length"
 
 
@@ -206,7 +206,7 @@ def test_end_of_the_models_own(kind):
         ended += has_ended
         assert reply.text == total.text == tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert finish_reason(reply) == finish_reason(total) == ("stop" if has_ended else "length")
-        assert reply.usage_metadata == total.usage_metadata
+        assert counted(reply.usage_metadata) == counted(total.usage_metadata)
         # The end token is no part of the answer.
         assert reply.usage_metadata["output_tokens"] == len(ids) - has_ended
     assert ended
@@ -294,12 +294,12 @@ def test_a_seed_leaves_the_random_state_of_others_alone():
 @pytest.mark.parametrize("decoding", [GREEDY, {"num_beams": 4}, {**SAMPLING, "seed": 3}], ids=str)
 def test_batch_equals_one_by_one(kind, decoding):
     singles = [chat(kind).invoke(question, **decoding) for question in QUESTIONS]
-    expected = [(reply.text, reply.usage_metadata, finish_reason(reply)) for reply in singles]
+    expected = [(reply.text, counted(reply.usage_metadata), finish_reason(reply)) for reply in singles]
     batch = chat(kind).batch(QUESTIONS, **decoding)
-    assert [(reply.text, reply.usage_metadata, finish_reason(reply)) for reply in batch] == expected
+    assert [(reply.text, counted(reply.usage_metadata), finish_reason(reply)) for reply in batch] == expected
     result = chat(kind).generate([[HumanMessage(question)] for question in QUESTIONS], **decoding)
     messages = [candidates[0].message for candidates in result.generations]
-    assert [(reply.text, reply.usage_metadata, finish_reason(reply)) for reply in messages] == expected
+    assert [(reply.text, counted(reply.usage_metadata), finish_reason(reply)) for reply in messages] == expected
     # And in one padded batch, where the engine has them together.
     engine_settings = GenerationSettings(max_tokens=MAX_TOKENS, **decoding)
     prompts = [chat(kind).render([HumanMessage(question)]) for question in QUESTIONS]

@@ -30,7 +30,7 @@ from lince_rag.errors import (
     UnusedDocumentsError,
 )
 from tests.checkpoints import KINDS, build_checkpoint, shared_checkpoint
-from tests.watched_models import watched
+from tests.watched_models import counted, watched
 
 LINCE, ALPACA = "lince-zero", "alpaca-lora-ptbr-7b"
 MAX_TOKENS: Final = 20
@@ -43,16 +43,25 @@ INSTRUCTION, INPUT, CONTEXT = "Resume el texto.", "En dos frases.", "El gato due
 by_kind = pytest.mark.parametrize("kind", KINDS)
 
 
+def fields(kind: str) -> dict[str, Any]:
+    return {
+        **shared_checkpoint(kind).chat_fields,
+        "max_tokens": MAX_TOKENS,
+        "temperature": 0,
+        "prefix_cache_bytes": 0,
+    }
+
+
 @cache
 def llm(kind: str = LINCE) -> LinceLLM:
-    """A greedy text model on a tiny checkpoint."""
-    return LinceLLM(**shared_checkpoint(kind).chat_fields, max_tokens=MAX_TOKENS, temperature=0)
+    """A greedy text model on a tiny checkpoint, which reads every prompt from its start."""
+    return LinceLLM(**fields(kind))
 
 
 @cache
 def chat(kind: str = LINCE) -> ChatLince:
-    """A greedy chat model on a tiny checkpoint."""
-    return ChatLince(**shared_checkpoint(kind).chat_fields, max_tokens=MAX_TOKENS, temperature=0)
+    """A greedy chat model on a tiny checkpoint, which reads every prompt from its start."""
+    return ChatLince(**fields(kind))
 
 
 @contextmanager
@@ -197,10 +206,9 @@ def test_usage_and_the_reason_of_the_end():
     result = llm().generate(QUESTIONS)
     lengths = [len(chat().encode([HumanMessage(question)])) for question in QUESTIONS]
     read, said = sum(lengths), MAX_TOKENS * len(QUESTIONS)
-    assert result.llm_output == {
-        "model_name": LINCE,
-        "token_usage": {"input_tokens": read, "output_tokens": said, "total_tokens": read + said},
-    }
+    assert result.llm_output["model_name"] == LINCE
+    usage = {"input_tokens": read, "output_tokens": said, "total_tokens": read + said}
+    assert counted(result.llm_output["token_usage"]) == usage
     assert [row[0].generation_info["finish_reason"] for row in result.generations] == ["length"] * 3
     stopped = llm().generate([QUESTION], stop=[stop_in(llm().invoke(QUESTION))])
     assert stopped.generations[0][0].generation_info["finish_reason"] == "stop"

@@ -8,19 +8,14 @@ texts and cancellation.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Final
 
 from lince_rag.engines.checkpoints import memory
 from lince_rag.engines.generation.decoding import cancelled_before
-from lince_rag.engines.generation.reading import Reader
-
-# The most tokens, padding included, that are read in one pass; a longer prompt is read alone.
-_READ_TOKENS: Final = 2048
-
-# The most padding of such a pass, as a share of its longest prompt.
-_READ_PADDING: Final = 0.2
+from lince_rag.engines.generation.reading import Reader, TokenPrompt, Unread, join, select
 
 # The share of the free memory that the cache may come to take.
 _CACHE_SHARE: Final = 0.5
@@ -30,8 +25,7 @@ _CACHE_SHARE: Final = 0.5
 class Row:
     """An answer in the making."""
 
-    # The prompt.
-    ids: Sequence[int]
+    prompt: TokenPrompt
     # Maximum number of tokens of the answer.
     limit: int
     end_ids: set[int]
@@ -47,12 +41,19 @@ class Row:
     is_stopped: Callable[[Sequence[int]], bool]
     cancelled: Sequence[threading.Event] = ()
     # Receives each token.
-    on_token: Callable[[int], None] = lambda token: None
+    on_token: Callable[["Row", int], None] = lambda row, token: None
     answer: list[int] = field(default_factory=list)
+    # How many tokens of the prompt were not computed for this answer.
+    reused: int = 0
     # All ids that the processors have seen, as a tensor of one row.
     seen: Any = None
     # Its result is the answer, with its end token.
     future: "Future[list[int]]" = field(default_factory=Future)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The prompt's tokens."""
+        return self.prompt.ids
 
     @property
     def is_cancelled(self) -> bool:
@@ -83,7 +84,7 @@ class Row:
     def take(self, token: int) -> bool:
         """Add a token; return whether it is the last one."""
         self.answer.append(token)
-        self.on_token(token)
+        self.on_token(self, token)
         return (
             token in self.end_ids
             or len(self.answer) >= self.limit
@@ -111,8 +112,7 @@ class RowDecoder:
     """
 
     def __init__(self, model: Any, pad_id: int, computing: Callable[[], AbstractContextManager[None]]) -> None:
-        self._reader = Reader(model)
-        self._pad_id = pad_id
+        self.reader = Reader(model, pad_id)
         self._computing = computing
         # What waits, and the thread; both are protected by the lock.
         self._lock = threading.Lock()
@@ -121,8 +121,6 @@ class RowDecoder:
         # What is decoded, in the order of the rows of the cache; only the thread uses them.
         self._rows: list[Row] = []
         self._cache: Any = None
-        # Bytes of the cache for one token; 0 until the first prompt has been read.
-        self._token_bytes = 0
 
     def submit(self, rows: Sequence[Row]) -> None:
         """Decode rows as soon as there is room."""
@@ -163,13 +161,12 @@ class RowDecoder:
 
     def _room(self) -> float:
         """Return how many tokens the whole cache may come to have."""
-        free = (
-            memory.available_bytes(str(self._reader.model.device)) if self._token_bytes and self._waiting else None
-        )
+        size = self.reader.token_bytes
+        free = memory.available_bytes(str(self.reader.model.device)) if size and self._waiting else None
         if free is None:
             return float("inf")
-        taken = len(self._rows) * self._cache.get_seq_length() * self._token_bytes if self._rows else 0
-        return _CACHE_SHARE * (free + taken) / self._token_bytes
+        taken = len(self._rows) * self._cache.get_seq_length() * size if self._rows else 0
+        return _CACHE_SHARE * (free + taken) / size
 
     def _fits(self, rows: Sequence[Row], row: Row, room: float) -> bool:
         """Return whether a row can join others; alone it can always."""
@@ -179,12 +176,12 @@ class RowDecoder:
         if len(everyone) > min(each.batch_size for each in everyone):
             return False
         # The first row shows how much memory a token takes.
-        return bool(self._token_bytes) and len(everyone) * max(each.longest for each in everyone) <= room
+        return bool(self.reader.token_bytes) and len(everyone) * max(each.longest for each in everyone) <= room
 
     def _advance(self, joining: Sequence[Row]) -> list[Row]:
         """Let rows join, and compute one token of each row; return those that have ended."""
         try:
-            ended = [row for group in _groups(joining) for row in self._read(group)]
+            ended = self._read_all(joining) if joining else []
             return [*ended, *self._step()] if self._rows else ended
         except BaseException as error:
             # The cache may be broken.
@@ -193,47 +190,52 @@ class RowDecoder:
             self._rows, self._cache = [], None
             return []
 
-    def _read(self, rows: Sequence[Row]) -> list[Row]:
+    def _read_all(self, rows: Sequence[Row]) -> list[Row]:
         """Read prompts, choose the first token of each, and let them join; return those that have ended."""
-        from transformers import DynamicCache
+        waiting: dict[TokenPrompt, list[Row]] = {}
+        for row in rows:
+            waiting.setdefault(row.prompt, []).append(row)
+        groups: list[list[Unread]] = []
+        with self._failing(rows):
+            groups = self.reader.groups(waiting)
+        return [row for group in groups for row in self._read(group, [waiting[each.prompt] for each in group])]
 
-        longest = max(len(row.ids) for row in rows)
-        padded = [[self._pad_id] * (longest - len(row.ids)) + list(row.ids) for row in rows]
-        cache: Any = DynamicCache(config=self._reader.model.config)
+    def _read(self, group: Sequence[Unread], waiting: Sequence[Sequence[Row]]) -> list[Row]:
+        """Read prompts in one pass, each once for all rows that wait for it."""
+        rows = list(chain.from_iterable(waiting))
+        found = None
+        with self._failing(rows):
+            found = self.reader.read(group)
+        if found is None:
+            return []
+        scores, cache, known = found
+        if len(rows) > len(group):
+            order = [at for at, same in enumerate(waiting) for _ in same]
+            scores, cache = scores[order], select(cache, order)
+        for same, length in zip(waiting, known, strict=True):
+            for row in same:
+                # Only the first one waits until the rest is read.
+                row.reused = length if row is same[0] else len(row.ids) - 1
+        ended = _take_tokens(rows, scores)
+        self._cache = join(self._cache, cache) if self._rows else cache
+        self._rows = [*self._rows, *rows]
+        return self._drop(ended)
+
+    @contextmanager
+    def _failing(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Let rows fail that cannot be read, such as for too little memory; the others go on."""
         try:
-            logits = self._reader.forward(padded, [len(row.ids) for row in rows], cache)
+            yield
         except Exception as error:
-            # Such as too little memory for them; the others go on.
+            self.reader.prefixes.clear()
             for row in rows:
                 row.finish(error)
-            return []
-        ended = _take_tokens(rows, logits)
-        self._token_bytes = sum(
-            (layer.keys.nbytes + layer.values.nbytes) // (len(rows) * longest) for layer in cache.layers
-        )
-        self._join(rows, cache)
-        return self._drop(ended)
 
     def _step(self) -> list[Row]:
         """Compute one token of each row; return those that have ended."""
         lengths = [row.length + 1 for row in self._rows]
-        logits = self._reader.forward([[row.answer[-1]] for row in self._rows], lengths, self._cache)
+        logits = self.reader.forward([[row.answer[-1]] for row in self._rows], lengths, self._cache)
         return self._drop(_take_tokens(self._rows, logits))
-
-    def _join(self, rows: Sequence[Row], cache: Any) -> None:
-        """Add rows with their cache to those that are decoded."""
-        import torch
-        from torch.nn.functional import pad
-
-        if self._rows:
-            total = max(cache.get_seq_length(), self._cache.get_seq_length())
-            for old, new in zip(self._cache.layers, cache.layers, strict=True):
-                for name in ("keys", "values"):
-                    parts = [getattr(layer, name) for layer in (old, new)]
-                    padded = [pad(part, (0, 0, total - part.shape[-2], 0)) for part in parts]
-                    setattr(new, name, torch.cat(padded))
-        self._cache = cache
-        self._rows = [*self._rows, *rows]
 
     def _drop(self, ended: list[Row]) -> list[Row]:
         """Take rows that have ended out of the cache, and the padding that all others have; return them."""
@@ -241,6 +243,7 @@ class RowDecoder:
 
         if not ended:
             return ended
+        self._keep_answers(ended)
         kept = [at for at, row in enumerate(self._rows) if row not in ended]
         self._rows = [self._rows[at] for at in kept]
         if not self._rows:
@@ -252,24 +255,17 @@ class RowDecoder:
             layer.keys, layer.values = layer.keys[chosen, :, padding:], layer.values[chosen, :, padding:]
         return ended
 
-
-def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Divide rows into groups that are read in one pass each, with little padding."""
-    group: list[Row] = []
-    for row in sorted(rows, key=lambda each: len(each.ids)):
-        length = len(row.ids)
-        if group and (
-            length * (len(group) + 1) > _READ_TOKENS or len(group[0].ids) < (1 - _READ_PADDING) * length
-        ):
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
+    def _keep_answers(self, ended: Sequence[Row]) -> None:
+        """Keep the keys and values of whole answers: the next turn of a conversation begins with them."""
+        for at, row in enumerate(self._rows):
+            if row in ended and not row.future.done():
+                written = replace(row.prompt, ids=(*row.ids, *row.answer[:-1]))
+                self.reader.keep(written, self._cache, at)
 
 
 def _take_tokens(rows: Sequence[Row], logits: Any) -> list[Row]:
     """Choose the next token of each row; return the rows that have ended."""
+    logits = logits[:, -1]
     best = logits.argmax(dim=-1)
     for at, row in enumerate(rows):
         if row.processors or row.samples:

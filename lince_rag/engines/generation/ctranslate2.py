@@ -97,7 +97,9 @@ class CTranslate2Engine(TokenEngine):
         declared: int | Sequence[int] | None = self.checkpoint.read_json(GENERATION_CONFIG).get("eos_token_id")
         return declared
 
-    def _log_probabilities(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+    def _log_probabilities(
+        self, prompt: Sequence[int], answer: Sequence[int], settings: GenerationSettings
+    ) -> Any:
         import numpy
 
         tokens = self.tokenizer.convert_ids_to_tokens([*prompt, *answer][:-1])

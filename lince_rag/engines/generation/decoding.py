@@ -209,6 +209,8 @@ class TokenQueue:
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
+        # Of the prompt; ``None`` if the engine cannot say it.
+        self.cached_tokens: int | None = None
         self._queue: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
         self._prompt_seen = False
 

@@ -144,7 +144,7 @@ class TokenEngine(PromptEngine):
                 counted += not ended
                 answer += [] if ended else [token]
                 if text := assembler.add([] if ended else [token]):
-                    yield Generation(text, len(ids), counted)
+                    yield Generation(text, len(ids), counted, cached_tokens=streamer.cached_tokens)
                     counted = 0
                 if assembler.stopped or ended:
                     break
@@ -153,7 +153,8 @@ class TokenEngine(PromptEngine):
             worker.join()
         reason: FinishReason = "stop" if ended or assembler.stopped else "length"
         scored = self._logprobs(ids, answer, settings)
-        yield Generation(assembler.finish(), len(ids), counted, reason, logprobs=scored)
+        cached = streamer.cached_tokens
+        yield Generation(assembler.finish(), len(ids), counted, reason, cached_tokens=cached, logprobs=scored)
 
     def generate(self, prompt: Prompt, settings: GenerationSettings) -> Generation:
         """Generate the whole answer."""
@@ -195,14 +196,16 @@ class TokenEngine(PromptEngine):
         else:
             streamer.end()
 
-    def _cut_answer(self, ids: list[int], prompt: Sequence[int], settings: GenerationSettings) -> Generation:
+    def _cut_answer(
+        self, ids: list[int], prompt: Sequence[int], settings: GenerationSettings, cached: int | None = None
+    ) -> Generation:
         """Cut an answer to a prompt at its end token or stop text."""
         end = next((at for at, token in enumerate(ids) if token in self._end_ids), None)
         answer = ids if end is None else ids[:end]
         text, stopped = assemble(self.tokenizer, answer, *self._stops(settings))
         reason: FinishReason = "length" if end is None and not stopped else "stop"
         scored = self._logprobs(prompt, answer, settings)
-        return Generation(text, len(prompt), len(answer), reason, logprobs=scored)
+        return Generation(text, len(prompt), len(answer), reason, cached_tokens=cached, logprobs=scored)
 
     def _logprobs(
         self, prompt: Sequence[int], answer: Sequence[int], settings: GenerationSettings
@@ -214,9 +217,11 @@ class TokenEngine(PromptEngine):
         """
         if settings.alternatives is None:
             return None
-        scores = self._log_probabilities(prompt, answer) if answer else ()
+        scores = self._log_probabilities(prompt, answer, settings) if answer else ()
         return describe(scores, answer, settings.alternatives, self._constraints.vocabulary)
 
     @abstractmethod
-    def _log_probabilities(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+    def _log_probabilities(
+        self, prompt: Sequence[int], answer: Sequence[int], settings: GenerationSettings
+    ) -> Any:
         """Return the logarithms of probabilities as an array of shape [tokens of the answer, vocabulary]."""

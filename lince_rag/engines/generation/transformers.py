@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from concurrent.futures import as_completed, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Final
 
 from lince_rag.engines.base import Generation, GenerationSettings, check_torch, is_beam_search, is_sampling
+from lince_rag.engines.checkpoints import memory
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import LoadedModel, load_model
 from lince_rag.engines.generation.batches import Row, RowDecoder
 from lince_rag.engines.generation.decoding import Cancellation, StopTexts, TokenQueue, cancelled_before
-from lince_rag.engines.generation.reading import can_read, computing
+from lince_rag.engines.generation.reading import TokenPrompt, can_read, computing
 from lince_rag.engines.generation.tokens import Request, TokenEngine
 from lince_rag.errors import ConfigurationError, ContextWindowError
 from lince_rag.prompting.registry import ModelSpec
 from lince_rag.prompting.templates import Prompt
+
+# The most bytes of keys and values that are kept for later prompts if the caller does not say it, and the most of
+# the memory that is free when the first answer is asked for.
+_KEPT_BYTES: Final = 2**30
+_KEPT_SHARE: Final = 0.1
 
 
 @dataclass(eq=False)
@@ -100,8 +106,12 @@ class TransformersEngine(TokenEngine):
         if not self._decodes_rows(request):
             self._generate_ids(request, [Cancellation([streamer.cancelled])], streamer)
             return
-        rows = self._submit(request, streamer.cancelled, on_token=streamer.add)
-        _wait_for(rows, streamer.cancelled)
+
+        def pass_on(row: Row, token: int) -> None:
+            streamer.cached_tokens = row.reused
+            streamer.add(token)
+
+        _wait_for(self._submit(request, streamer.cancelled, on_token=pass_on), streamer.cancelled)
 
     def _decodes_rows(self, request: Request) -> bool:
         """Return whether answers are decoded together by a ``RowDecoder``."""
@@ -161,7 +171,7 @@ class TransformersEngine(TokenEngine):
             generator = torch.Generator(model.device).manual_seed(seed)
         stops = StopTexts(self.tokenizer, *self._stops(settings), token_texts=self._token_texts)
         return Row(
-            ids=ids,
+            prompt=TokenPrompt(tuple(ids), self._kept_bytes(settings)),
             limit=config.max_new_tokens,
             end_ids=self._end_ids,
             processors=processors,
@@ -174,7 +184,7 @@ class TransformersEngine(TokenEngine):
         )
 
     def _cut_rows(self, rows: Sequence[Row], request: Request) -> list[list[Generation]]:
-        cut = [self._cut_answer(row.answer, row.ids, request.settings) for row in rows]
+        cut = [self._cut_answer(row.answer, row.ids, request.settings, row.reused) for row in rows]
         return [cut[first : first + request.candidates] for first in range(0, len(cut), request.candidates)]
 
     def _search(self, search: _Search) -> list[list[Generation]]:
@@ -258,14 +268,28 @@ class TransformersEngine(TokenEngine):
                 ids = ids[:-1]
         return self._cut_answer(ids, prompt, settings)
 
-    def _log_probabilities(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+    def _log_probabilities(
+        self, prompt: Sequence[int], answer: Sequence[int], settings: GenerationSettings
+    ) -> Any:
         import torch
 
-        model = self.loaded.model
-        read = torch.tensor([[*prompt, *answer][:-1]], device=model.device)
+        model, ids = self.loaded.model, (*prompt, *answer)[:-1]
         with computing(self._lock, model.device.type):
-            logits = model(input_ids=read, logits_to_keep=len(answer), use_cache=False).logits[0]
-            return logits.float().log_softmax(dim=-1).cpu().numpy()
+            if self._can_read:
+                scores = self._decoder.reader.score(TokenPrompt(ids, self._kept_bytes(settings)), len(answer))
+            else:
+                read = torch.tensor([ids], device=model.device)
+                scores = model(input_ids=read, logits_to_keep=len(answer), use_cache=False).logits[0].float()
+            return scores.log_softmax(dim=-1).cpu().numpy()
+
+    def _kept_bytes(self, settings: GenerationSettings) -> int:
+        asked = settings.prefix_cache_bytes
+        return self._default_kept_bytes if asked is None else asked
+
+    @cached_property
+    def _default_kept_bytes(self) -> int:
+        free = memory.available_bytes(str(self.loaded.model.device))
+        return _KEPT_BYTES if free is None else min(_KEPT_BYTES, int(_KEPT_SHARE * free))
 
     def _generation(self, longest: int, request: Request) -> dict[str, Any]:
         """Return what ``model.generate`` is told about answers to prompts of at most ``longest`` tokens."""
@@ -307,8 +331,18 @@ class TransformersEngine(TokenEngine):
                 attention_mask=batch["attention_mask"].to(model.device),
                 stopping_criteria=StoppingCriteriaList(criteria),
                 **generation,
+                **self._read_ahead(request),
                 **({"streamer": streamer} if streamer else {}),
             )
+
+    def _read_ahead(self, request: Request) -> dict[str, Any]:
+        """Read prompts but for the last token, once for all beams of a search, which would each read all of it."""
+        kept_bytes = self._kept_bytes(request.settings)
+        if not (kept_bytes and self._can_read and min(map(len, request.prompts)) > 1):
+            return {}
+        cache = self._decoder.reader.fill([TokenPrompt(tuple(ids[:-1]), kept_bytes) for ids in request.prompts])
+        cache.batch_repeat_interleave(max(request.options["num_beams"], request.candidates))
+        return {"past_key_values": cache}
 
 
 def _prepared(
