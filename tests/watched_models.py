@@ -54,12 +54,14 @@ def watched(
         kind: The kind.
         delay: Seconds that a pass takes longer.
         fail_at: The pass that raises.
-        script: Ids of one answer; each pass makes the next one certain.
+        script: Ids of one answer, which are made certain, each in its place.
         until: The first pass waits for this, but not longer than ten seconds.
     """
     model_class = MODEL_CLASSES[kind]
     original = model_class.forward
     meter = Meter()
+    # The length of the prompt, and so of the text before the answer.
+    prompt: list[int] = []
 
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -74,9 +76,13 @@ def watched(
         time.sleep(delay)
         output = original(self, *args, **kwargs)
         if script:
-            step = min(meter.passes, len(script)) - 1
+            read = output.past_key_values.get_seq_length()
+            prompt[:] = prompt or [read]
+            count = output.logits.shape[1]
             output.logits = torch.full_like(output.logits, -1e4)
-            output.logits[..., script[step]] = 1e4
+            for at in range(count):
+                step = read - prompt[0] - (count - 1 - at)
+                output.logits[:, at, script[max(min(step, len(script) - 1), 0)]] = 1e4
         return output
 
     model_class.forward = forward

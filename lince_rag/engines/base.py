@@ -62,6 +62,8 @@ class GenerationSettings:
     # The most bytes of keys and values that transformers keeps of what was read, for prompts that begin with it;
     # ``None`` leaves it to the engine.
     prefix_cache_bytes: int | None = None
+    # Whether transformers guesses that an answer quotes its prompt; what it says is the same.
+    prompt_lookup: bool = True
     # Set from another thread: the generation stops at its next token.
     cancelled: Event | None = field(default=None, compare=False, repr=False)
 

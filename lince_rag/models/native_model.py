@@ -77,6 +77,8 @@ class NativeModel(CallSettings):
             written, so that a prompt that begins with the same tokens (a retry, the next turn, another question on
             the same documents) is not computed from its start; ``None`` takes 1 GiB, or a tenth of the free memory
             if that is less. 0 keeps nothing.
+        prompt_lookup: Whether transformers computes several tokens in one pass where an answer seems to quote its
+            prompt; the answer is the same.
         api_key: Key of the server.
         timeout: Seconds to wait for a connection to the server, and for the next part of an answer; ``None`` for
             600. Like ``max_retries``, it is not used by a model that runs in this process.
@@ -104,6 +106,7 @@ class NativeModel(CallSettings):
     n: int = Field(default=1, ge=1)
     batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1)
     prefix_cache_bytes: int | None = Field(default=None, ge=0)
+    prompt_lookup: bool = True
     timeout: float | None = Field(default=None, gt=0.0)
     max_retries: int | None = Field(default=None, ge=0)
     api_key: SecretStr | None = None
@@ -300,7 +303,8 @@ class NativeModel(CallSettings):
                 hint=f"It accepts {', '.join(sorted([*CALL_SETTINGS, *self._call_keywords]))}.",
             )
         settings = merge_settings(self, {**overrides, "language": language, "stop": stop or self.stop})
-        settings = replace(settings, batch_size=self.batch_size, prefix_cache_bytes=self.prefix_cache_bytes)
+        own = ("batch_size", "prefix_cache_bytes", "prompt_lookup")
+        settings = replace(settings, **{name: getattr(self, name) for name in own})
         if self.quotes and answer_format.schema is not None:
             raise EngineError(
                 "The embedded engine quotes documents and cannot write JSON for a schema.",

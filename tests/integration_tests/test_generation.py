@@ -361,8 +361,7 @@ def test_the_first_piece_comes_before_the_last_token(kind):
         first = next(chunk.text for chunk in stream if chunk.text)
         passes = meter.passes
         rest = "".join(chunk.text for chunk in stream)
-    assert passes < MAX_TOKENS // 2
-    assert meter.passes == MAX_TOKENS
+    assert passes < meter.passes // 2
     assert first + rest == greedy_text(kind)
 
 

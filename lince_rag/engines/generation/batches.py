@@ -15,10 +15,65 @@ from typing import Any, Final
 
 from lince_rag.engines.checkpoints import memory
 from lince_rag.engines.generation.decoding import cancelled_before
-from lince_rag.engines.generation.reading import Reader, TokenPrompt, Unread, join, select
+from lince_rag.engines.generation.reading import Reader, TokenPrompt, Unread, join, select, shorten
 
 # The share of the free memory that the cache may come to take.
 _CACHE_SHARE: Final = 0.5
+
+
+# How many last tokens of an answer are looked for in the text before them, the longer first.
+_LOOKED_UP: Final = (3, 2)
+
+# The most tokens of a pass with guesses. So many take little longer than one, because a pass reads all weights
+# however many there are.
+_PASS_TOKENS: Final = 16
+
+# How many tokens are guessed first; guesses that were all right are followed by twice as many.
+_FIRST_GUESSES: Final = 3
+
+# For how many tokens nothing is guessed after a guess that was wrong from its start, and how many times as long
+# after each further one.
+_PAUSE: Final = 2
+_LONGER_PAUSE: Final = 3
+
+
+class Guesses:
+    """Guesses the next tokens of a text: those that came next when its last ones occurred before.
+
+    An answer about documents quotes them. A guess counts only where the model says the same.
+    """
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._ids: list[int] = []
+        # Where the text goes on after some tokens.
+        self._next: dict[tuple[int, ...], int] = {}
+        self._size, self._pause, self._resumes = _FIRST_GUESSES, _PAUSE, 0
+        self.add(ids)
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Add tokens to the text."""
+        for token in ids:
+            for length in _LOOKED_UP:
+                self._next[tuple(self._ids[-length:])] = len(self._ids)
+            self._ids.append(token)
+
+    def make(self, most: int) -> list[int]:
+        """Return what may come next, at most a number of tokens; nothing as long as guessing does not pay."""
+        if len(self._ids) < self._resumes:
+            return []
+        found = (self._next.get(tuple(self._ids[-length:])) for length in _LOOKED_UP)
+        start = next((at for at in found if at is not None), len(self._ids))
+        return self._ids[start : start + min(self._size, most)]
+
+    def learn(self, guessed: int, right: int) -> None:
+        """Decide by how many first tokens of the last guess were right when and how much to guess next."""
+        if right:
+            self._size = 2 * guessed if right == guessed else _FIRST_GUESSES
+            self._pause = _PAUSE
+        else:
+            self._size = _FIRST_GUESSES
+            self._resumes = len(self._ids) + self._pause
+            self._pause *= _LONGER_PAUSE
 
 
 @dataclass(eq=False)
@@ -42,9 +97,12 @@ class Row:
     cancelled: Sequence[threading.Event] = ()
     # Receives each token.
     on_token: Callable[["Row", int], None] = lambda row, token: None
+    # Whether the next tokens may be guessed.
+    looks_up: bool = False
     answer: list[int] = field(default_factory=list)
     # How many tokens of the prompt were not computed for this answer.
     reused: int = 0
+    _guesses: Guesses | None = None
     # All ids that the processors have seen, as a tensor of one row.
     seen: Any = None
     # Its result is the answer, with its end token.
@@ -69,6 +127,41 @@ class Row:
     def length(self) -> int:
         """How many of its tokens are in the cache: all but the newest one."""
         return len(self.ids) + len(self.answer) - 1
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the next token is not simply the one with the greatest score."""
+        return bool(self.processors) or self.samples
+
+    def guess(self, most: int) -> list[int]:
+        """Return what its next tokens may be, at most a number of them, and so many that one more can follow."""
+        most = min(most, self.limit - len(self.answer) - 1)
+        if not self.looks_up or most < 1:
+            return []
+        if self._guesses is None:
+            self._guesses = Guesses([*self.ids, *self.answer])
+        return self._guesses.make(most)
+
+    def follow(self, guesses: Sequence[int], best: Sequence[int], scores: Any) -> bool:
+        """Add tokens as long as they are as guessed, and the next one; return whether the answer has ended.
+
+        Args:
+            guesses: What was guessed.
+            best: The tokens with the greatest scores after the newest token and after each guess.
+            scores: All scores there, a tensor (guesses + 1, vocabulary).
+        """
+        before, right, ended = len(self.answer), 0, False
+        for at, token in enumerate(best[: len(guesses) + 1]):
+            chosen = int(self.choose(scores[at : at + 1])[0]) if guesses and self.chooses else token
+            ended = self.take(chosen)
+            if ended or at == len(guesses) or chosen != guesses[at]:
+                break
+            right += 1
+        if self._guesses:
+            self._guesses.add(self.answer[before:])
+        if self._guesses and guesses:
+            self._guesses.learn(len(guesses), right)
+        return ended
 
     def choose(self, logits: Any) -> Any:
         """Return the next token, given the scores of all tokens as a tensor of one row."""
@@ -232,10 +325,21 @@ class RowDecoder:
                 row.finish(error)
 
     def _step(self) -> list[Row]:
-        """Compute one token of each row; return those that have ended."""
-        lengths = [row.length + 1 for row in self._rows]
-        logits = self.reader.forward([[row.answer[-1]] for row in self._rows], lengths, self._cache)
-        return self._drop(_take_tokens(self._rows, logits))
+        """Compute a token of each row, and those that were guessed right; return the rows that have ended."""
+        guesses = [row.guess(_PASS_TOKENS // len(self._rows) - 1) for row in self._rows]
+        new = 1 + max(map(len, guesses))
+        # Behind fewer guesses there is padding, which is taken off the cache again like wrong guesses.
+        ids = [
+            [row.answer[-1], *each, *[0] * (new - 1 - len(each))]
+            for row, each in zip(self._rows, guesses, strict=True)
+        ]
+        lengths = [row.length for row in self._rows]
+        scores = self.reader.forward(ids, [length + new for length in lengths], self._cache, new)
+        ended = _take_tokens(self._rows, scores, guesses)
+        if new > 1:
+            surplus = [length + new - row.length for row, length in zip(self._rows, lengths, strict=True)]
+            shorten(self._cache, surplus)
+        return self._drop(ended)
 
     def _drop(self, ended: list[Row]) -> list[Row]:
         """Take rows that have ended out of the cache, and the padding that all others have; return them."""
@@ -263,15 +367,34 @@ class RowDecoder:
                 self.reader.keep(written, self._cache, at)
 
 
-def _take_tokens(rows: Sequence[Row], logits: Any) -> list[Row]:
-    """Choose the next token of each row; return the rows that have ended."""
-    logits = logits[:, -1]
-    best = logits.argmax(dim=-1)
+def _take_tokens(rows: Sequence[Row], scores: Any, guesses: Sequence[Sequence[int]] = ()) -> list[Row]:
+    """Choose the next tokens of each row, as far as they are as guessed; return the rows that have ended.
+
+    Args:
+        rows: The rows.
+        scores: A tensor (rows, tokens, vocabulary): after the newest token of each row, and after each guess.
+        guesses: The guesses of each row; by default there are none.
+    """
+    guesses = guesses or [()] * len(rows)
+    best = scores.argmax(dim=-1)
     for at, row in enumerate(rows):
-        if row.processors or row.samples:
-            try:
-                best[at] = row.choose(logits[at : at + 1])[0]
-            except Exception as error:
-                # Such as a schema that is too complex; the other rows go on.
-                row.finish(error)
-    return [row for row, token in zip(rows, best.tolist(), strict=True) if row.future.done() or row.take(token)]
+        if row.chooses and not guesses[at]:
+            with _failing_alone(row):
+                best[at, 0] = row.choose(scores[at, :1])[0]
+    ended = []
+    for row, guessed, tokens, found in zip(rows, guesses, best.tolist(), scores, strict=True):
+        with _failing_alone(row):
+            if row.future.done() or row.follow(guessed, tokens, found):
+                ended.append(row)
+        if row.future.done() and row not in ended:
+            ended.append(row)
+    return ended
+
+
+@contextmanager
+def _failing_alone(row: Row) -> Iterator[None]:
+    """Let a row fail by itself, such as for a schema that is too complex; the others go on."""
+    try:
+        yield
+    except Exception as error:
+        row.finish(error)

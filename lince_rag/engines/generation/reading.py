@@ -43,7 +43,7 @@ class Kept:
 
     ids: tuple[int, ...]
     # Of each layer, tensors of (1, heads, tokens, size of a head).
-    layers: list[tuple[Any, Any]]
+    layers: list[tuple[Any, ...]]
 
     @property
     def nbytes(self) -> int:
@@ -208,7 +208,7 @@ class Reader:
         for layer in cache.layers:
             parts = (layer.keys[row : row + 1, :, -length:], layer.values[row : row + 1, :, -length:])
             # A whole tensor needs no copy: a cache grows by new tensors, and does not change those it has.
-            layers.append(parts if len(layer.keys) == 1 and layer.keys.shape[-2] == length else _copies(parts))
+            layers.append(tuple(part if _is_whole(part) else part.clone() for part in parts))
         self.prefixes.keep(Kept(text.ids, layers), text.kept_bytes, spared)
 
     def _look_up(self, prompt: TokenPrompt, scored: int) -> Unread:
@@ -312,15 +312,29 @@ def select(cache: Any, rows: Sequence[int]) -> Any:
     return cache
 
 
+def shorten(cache: Any, surplus: Sequence[int]) -> None:
+    """Take a number of last tokens off each row of a cache; rows that lose more get that much more padding."""
+    import torch
+
+    least, total = min(surplus), cache.get_seq_length()
+    for layer in cache.layers:
+        for name in ("keys", "values"):
+            part = getattr(layer, name)[:, :, : total - least]
+            if max(surplus) > least:
+                rows = [row.roll(tokens - least, dims=-2) for row, tokens in zip(part, surplus, strict=True)]
+                part = torch.stack(rows)
+            setattr(layer, name, part)
+
+
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     """Return how many first tokens two texts have in common."""
     different = (at for at, (mine, its) in enumerate(zip(one, other, strict=False)) if mine != its)
     return next(different, min(len(one), len(other)))
 
 
-def _copies(parts: tuple[Any, Any]) -> tuple[Any, Any]:
-    keys, values = parts
-    return keys.clone(), values.clone()
+def _is_whole(part: Any) -> bool:
+    """Return whether a tensor is all that its memory holds."""
+    return bool(part.untyped_storage().nbytes() == part.nbytes)
 
 
 def can_read(model: Any) -> bool:

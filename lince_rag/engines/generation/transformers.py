@@ -179,6 +179,7 @@ class TransformersEngine(TokenEngine):
             generator=generator,
             batch_size=settings.batch_size,
             is_stopped=stops.end,
+            looks_up=settings.prompt_lookup,
             cancelled=[*cancelled, *([settings.cancelled] if settings.cancelled else [])],
             **more,
         )
