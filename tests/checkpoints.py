@@ -200,6 +200,8 @@ def build_checkpoint(
     eos_scale: float = RARE,
     special_scale: float = RARE,
     fragment_scale: float = RARE,
+    layers: int = _LAYERS,
+    hidden: int = _HIDDEN_SIZE,
 ) -> Checkpoint:
     """Build a tiny checkpoint.
 
@@ -214,6 +216,8 @@ def build_checkpoint(
         eos_scale: How soon answers end by themselves.
         special_scale: How often answers hold the other special tokens.
         fragment_scale: How often answers hold control characters and pieces of a character's bytes.
+        layers: Its layers.
+        hidden: Its hidden size, a multiple of 64.
 
     Returns:
         The checkpoint.
@@ -226,7 +230,7 @@ def build_checkpoint(
     scales |= dict.fromkeys(set(tokenizer.added_tokens_decoder), special_scale)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _MODELS[kind](tokenizer, context_window).float().eval()
+        model = _MODELS[kind](tokenizer, _Sizes(context_window, layers, hidden)).float().eval()
         _spread(model, scales | {eos: eos_scale})
         model.generation_config = GenerationConfig(
             bos_token_id=model.config.bos_token_id, eos_token_id=eos, pad_token_id=model.config.pad_token_id
@@ -497,35 +501,46 @@ def _fragments(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 # -------------------------------------------------------------------------------------------------------- models
 
 
-def _falcon_7b(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+@dataclass(frozen=True)
+class _Sizes:
+    window: int
+    layers: int
+    hidden: int
+
+    @property
+    def heads(self) -> int:
+        return max(_HEADS, self.hidden // 64)
+
+
+def _falcon_7b(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> PreTrainedModel:
     """Falcon-7B, and so LINCE: one key and value head, one layer norm for attention and MLP."""
     return FalconForCausalLM(
         FalconConfig(
-            **_falcon_sizes(tokenizer, context_window),
+            **_falcon_sizes(tokenizer, sizes),
             new_decoder_architecture=False,
             multi_query=True,
         )
     )
 
 
-def _falcon_40b(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+def _falcon_40b(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> PreTrainedModel:
     """Falcon-40B: several key and value heads, a layer norm each for attention and MLP."""
     return FalconForCausalLM(
         FalconConfig(
-            **_falcon_sizes(tokenizer, context_window),
+            **_falcon_sizes(tokenizer, sizes),
             new_decoder_architecture=True,
-            num_kv_heads=_HEADS // 2,
+            num_kv_heads=sizes.heads // 2,
         )
     )
 
 
-def _falcon_sizes(tokenizer: PreTrainedTokenizerBase, context_window: int) -> dict[str, Any]:
+def _falcon_sizes(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
-        "hidden_size": _HIDDEN_SIZE,
-        "num_hidden_layers": _LAYERS,
-        "num_attention_heads": _HEADS,
-        "max_position_embeddings": context_window,
+        "hidden_size": sizes.hidden,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "max_position_embeddings": sizes.window,
         "parallel_attn": True,
         "alibi": False,
         "bias": False,
@@ -535,14 +550,14 @@ def _falcon_sizes(tokenizer: PreTrainedTokenizerBase, context_window: int) -> di
     }
 
 
-def _bloom(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+def _bloom(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> PreTrainedModel:
     return BloomForCausalLM(
         BloomConfig(
             vocab_size=len(tokenizer),
-            hidden_size=_HIDDEN_SIZE,
-            n_layer=_LAYERS,
-            n_head=_HEADS,
-            seq_length=context_window,
+            hidden_size=sizes.hidden,
+            n_layer=sizes.layers,
+            n_head=sizes.heads,
+            seq_length=sizes.window,
             initializer_range=0.2,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -551,15 +566,15 @@ def _bloom(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTraine
     )
 
 
-def _llama(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+def _llama(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=_HIDDEN_SIZE,
-            intermediate_size=2 * _HIDDEN_SIZE,
-            num_hidden_layers=_LAYERS,
-            num_attention_heads=_HEADS,
-            max_position_embeddings=context_window,
+            hidden_size=sizes.hidden,
+            intermediate_size=2 * sizes.hidden,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads,
+            max_position_embeddings=sizes.window,
             initializer_range=0.2,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
