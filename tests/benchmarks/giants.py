@@ -5,9 +5,11 @@ size of the vocabulary; the models answer in these words alone, so that every to
 """
 
 import json
+import time
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import torch
@@ -23,6 +25,7 @@ from transformers import (
 )
 
 from lince_rag import ChatLince, LinceLLM, NativePrompt
+from lince_rag.engines.checkpoints.loading import LoadedModel
 from lince_rag.models.native_prompt import NativePromptValue
 from tests.checkpoints import RARE, SENTENCES, build_checkpoint
 
@@ -35,9 +38,12 @@ _SIZES: Final[dict[str, dict[str, int]]] = {
     "llama-2-7b-spanish": {"vocab": 32_000, "hidden": 4096, "layers": 32, "heads": 32, "inner": 11_008},
     "lince-zero": {"vocab": 65_024, "hidden": 4544, "layers": 32, "heads": 71},
     "aira-2-portuguese-1b7": {"vocab": 250_683, "hidden": 2048, "layers": 24, "heads": 16},
+    "falcon-40b-instruct": {"vocab": 65_024, "hidden": 8192, "layers": 60, "heads": 128, "groups": 8},
 }
+# Made on the device and never written: its 83 GB are more than the disks of machines that are lent.
+UNSAVED: Final = ("falcon-40b-instruct",)
 SHAPES: Final = tuple(_SIZES)
-_TINY: Final = {"vocab": 1500, "hidden": 64, "layers": 2, "heads": 4, "inner": 128}
+_TINY: Final = {"vocab": 1500, "hidden": 64, "layers": 2, "heads": 4, "inner": 128, "groups": 2}
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,11 @@ FULL_LOAD: Final = Load(tokens=40, long=80, prompt=1000, batch=32, rounds=3)
 TINY_LOAD: Final = Load(tokens=12, long=80, prompt=120, batch=3, rounds=1)
 
 
-def save_giant(kind: str, folder: Path, device: str, *, tiny: bool) -> int:
-    """Save a model of a kind's real shape in bfloat16 with random weights.
+def save_giant(kind: str, folder: Path, device: str, *, tiny: bool) -> tuple[int, Any]:
+    """Make a model of a kind's real shape in bfloat16 with random weights, and save it unless it is ``UNSAVED``.
 
     Returns:
-        The number of its weights.
+        The number of its weights, and the model if it was not saved.
     """
     sizes = _TINY if tiny else _SIZES[kind]
     build_checkpoint(kind, folder, context_window=WINDOW)
@@ -80,8 +86,37 @@ def save_giant(kind: str, folder: Path, device: str, *, tiny: bool) -> int:
         head[:known] *= RARE
     eos, pad = model.config.eos_token_id, model.config.pad_token_id
     model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
+    count = sum(weights.numel() for weights in model.parameters())
+    if kind in UNSAVED:
+        model.config.save_pretrained(folder)
+        return count, model.eval()
     model.save_pretrained(folder)
-    return sum(weights.numel() for weights in model.parameters())
+    return count, None
+
+
+def place(chat: ChatLince, model: Any) -> None:
+    """Give a chat a model that is nowhere on disk."""
+    engine: Any = chat.runtime
+    engine.loaded = LoadedModel(model, engine.tokenizer, WINDOW)
+
+
+def bandwidth(device: str, *, tiny: bool) -> float:
+    """Measure how many bytes a second the memory of a device reads and writes, with a copy of 2 GiB."""
+    block = torch.empty(2**25 if tiny else 2**31, dtype=torch.uint8, device=device)
+    other = torch.empty_like(block)
+    times = []
+    for _ in range(7):
+        _synchronize(device)
+        started = time.perf_counter()
+        other.copy_(block)
+        _synchronize(device)
+        times.append(time.perf_counter() - started)
+    return 2 * block.nbytes / median(times)
+
+
+def _synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize(device)
 
 
 def _configuration(kind: str, sizes: dict[str, int], tokenizer: Any) -> PreTrainedConfig:
@@ -91,10 +126,11 @@ def _configuration(kind: str, sizes: dict[str, int], tokenizer: Any) -> PreTrain
     if kind == "aira-2-portuguese-1b7":
         return BloomConfig(**shared, n_layer=layers, n_head=heads, pad_token_id=tokenizer.pad_token_id)
     shared |= {"num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": WINDOW}
-    if kind == "lince-zero":
-        return FalconConfig(
-            **shared, multi_query=True, parallel_attn=True, bias=False, alibi=False, new_decoder_architecture=False
-        )
+    if "falcon" in kind or kind == "lince-zero":
+        shared |= {"parallel_attn": True, "bias": False, "alibi": False}
+        if kind == "lince-zero":
+            return FalconConfig(**shared, multi_query=True, new_decoder_architecture=False)
+        return FalconConfig(**shared, num_kv_heads=sizes["groups"], new_decoder_architecture=True)
     return LlamaConfig(**shared, intermediate_size=sizes["inner"])
 
 

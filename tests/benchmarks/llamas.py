@@ -13,6 +13,10 @@ from tests.checkpoints import build_checkpoint
 KIND: Final = "llama-2-7b-spanish"
 QUESTION: Final = "Dame una lista de lugares que visitar en España, y di qué tiene de bueno cada uno. "
 
+# For times of the same prompt again and again: it is read each time, and each token takes a pass. What is saved
+# otherwise is measured in test_reuse.py.
+SAVES_NOTHING: Final[dict[str, Any]] = {"prefix_cache_bytes": 0, "prompt_lookup": False}
+
 # A schema, and the most tokens of its answer.
 CONTRACT_TOKENS: Final = 256
 CONTRACT: Final = {

@@ -15,7 +15,15 @@ from transformers import PreTrainedTokenizerFast
 
 from lince_rag import ChatLince
 from lince_rag.engines.json_schema.constraints import Constraints
-from tests.benchmarks.llamas import CONTRACT, CONTRACT_TOKENS, KIND, QUESTION, interleave, save_llama
+from tests.benchmarks.llamas import (
+    CONTRACT,
+    CONTRACT_TOKENS,
+    KIND,
+    QUESTION,
+    SAVES_NOTHING,
+    interleave,
+    save_llama,
+)
 from tests.benchmarks.tables import table
 from tests.checkpoints import KINDS, shared_checkpoint
 
@@ -94,7 +102,7 @@ def test_time(tmp_path: Path, results: list[str]) -> None:
     rows: list[list[object]] = []
     for layers, hidden, rounds in ((4, 256, 21), (6, 512, 9)):
         folder = save_llama(tmp_path / f"{layers}x{hidden}", layers, hidden)
-        fields = {"model": KIND, "model_path": str(folder), "device": "cpu", "temperature": 0}
+        fields = {"model": KIND, "model_path": str(folder), "device": "cpu", "temperature": 0, **SAVES_NOTHING}
         chat = ChatLince(**fields, max_tokens=CONTRACT_TOKENS)
         held = chat.invoke(QUESTION, response_format=CONTRACT)
         json.loads(held.text)

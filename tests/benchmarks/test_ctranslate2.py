@@ -14,7 +14,7 @@ import torch
 
 from lince_rag import ChatLince
 from lince_rag.engines.checkpoints.conversion import convert_to_ctranslate2
-from tests.benchmarks.llamas import KIND, QUESTION, interleave, save_llama
+from tests.benchmarks.llamas import KIND, QUESTION, SAVES_NOTHING, interleave, save_llama
 from tests.benchmarks.squad import load
 from tests.benchmarks.tables import installed, table
 
@@ -87,7 +87,7 @@ def test_a_billion_weights(tmp_path: Path, results: list[str]) -> None:
     folder = save_llama(tmp_path / "llama", LAYERS, HIDDEN)
     fields = chats(folder)
     used = {name: memory(each) for name, each in fields.items()}
-    models = {name: ChatLince(**each, temperature=0) for name, each in fields.items()}
+    models = {name: ChatLince(**each, **SAVES_NOTHING, temperature=0) for name, each in fields.items()}
     read, gigabytes = read_gigabytes()
     calls = [
         lambda chat=chat, tokens=tokens: chat.invoke(QUESTION, max_tokens=tokens)
@@ -179,7 +179,10 @@ def test_what_rounding_costs(data: Path, tmp_path: Path, results: list[str]) -> 
     folder = save_llama(tmp_path / "llama", SMALL_LAYERS, SMALL_HIDDEN)
     small = ChatLince(model=KIND, model_path=str(folder), device="cpu")
     train(small, paragraphs[MEASURED:], folder)
-    models = {name: ChatLince(**each, temperature=0, max_tokens=64) for name, each in chats(folder).items()}
+    models = {
+        name: ChatLince(**each, **SAVES_NOTHING, temperature=0, max_tokens=64)
+        for name, each in chats(folder).items()
+    }
     tokenizer: Any = small.runtime.tokenizer  # type: ignore[attr-defined]
     encoded = [tokenizer.encode(text)[:512] for text in paragraphs[:MEASURED]]
     expected: list[Any] = []

@@ -15,8 +15,18 @@ from transformers import AutoModelForCausalLM
 
 from lince_rag import ChatLince, LinceLLM
 from lince_rag.engines.generation.reading import without_cudnn_attention
-from tests.benchmarks.giants import FULL_LOAD, QUESTION, SHAPES, TINY_LOAD, Giant, save_giant
-from tests.benchmarks.llamas import CONTRACT, CONTRACT_TOKENS, interleave
+from tests.benchmarks.giants import (
+    FULL_LOAD,
+    QUESTION,
+    SHAPES,
+    TINY_LOAD,
+    UNSAVED,
+    Giant,
+    bandwidth,
+    place,
+    save_giant,
+)
+from tests.benchmarks.llamas import CONTRACT, CONTRACT_TOKENS, SAVES_NOTHING, interleave
 from tests.benchmarks.tables import GPU_PACKAGES, installed, machine, table
 from tests.benchmarks.watching import (
     Arrivals,
@@ -48,11 +58,13 @@ HEADERS: Final[dict[str, tuple[list[str], str]]] = {
             "first text, ms",
             "tokens a second",
             "the first time",
+            "share of the bandwidth limit",
             "time / model.generate",
             "same tokens",
         ],
         "A prompt of about {load.prompt} tokens, {load.tokens} of answer; medians of {load.rounds} rounds in "
         "turns, the ratio of each round. The first time: before the rounds, when no kernel has met these lengths. "
+        "The limit: each token after the first reads all weights once, as fast as the memory was copied here. "
         "The first text is what a reader sees; of model.generate, its first token. Same tokens: as model.generate "
         "with the attention kernels that the package uses.",
     ),
@@ -61,6 +73,12 @@ HEADERS: Final[dict[str, tuple[list[str], str]]] = {
         "{load.batch} different prompts, {load.tokens} tokens of answer each; HuggingFacePipeline and its "
         "pipeline with batch_size={load.batch}; medians of {load.rounds} rounds in turns, after one before which "
         "no kernel had met these lengths. Same tokens: as above.",
+    ),
+    "prompts that begin alike": (
+        ["model", "tokens", "first text, ms", "of another question, ms", "times as soon", "same answer"],
+        "ChatLince.stream of a new prompt, and then of one with another question on the same passages (LINCE's "
+        "format has the question first); medians of {load.rounds} prompts. Same answer: as with "
+        "prefix_cache_bytes=0.",
     ),
     "stop": (
         ["model", "by", "tokens until the stop is complete", "tokens generated", "past the stop", "ms"],
@@ -105,14 +123,20 @@ def giant(
 ) -> Iterator[Giant]:
     kind = request.param
     folder = tmp_path_factory.mktemp("giants") / kind
-    count = save_giant(kind, folder, device, tiny=tiny)
+    count, model = save_giant(kind, folder, device, tiny=tiny)
     free_memory()
     fields = {
-        "model": kind, "model_path": str(folder), "device": device, "dtype": "bfloat16", "temperature": 0
+        "model": kind, "model_path": str(folder), "device": device, "dtype": "bfloat16", "temperature": 0,
+        **SAVES_NOTHING,
     }  # fmt: skip
     chat = ChatLince(**fields)
     assert tiny or count == chat.spec.parameters
-    rows["loading"].append(measure_loading(kind, "ChatLince", folder, lambda: getattr(chat.runtime, "loaded")))  # noqa: B009
+    if model is not None:
+        place(chat, model)
+        del model
+    else:
+        load = lambda: getattr(chat.runtime, "loaded")  # noqa: B009, E731
+        rows["loading"].append(measure_loading(kind, "ChatLince", folder, load))
     made = Giant(kind, folder, chat, LinceLLM(**fields), TINY_LOAD if tiny else FULL_LOAD)
     made.generate([made.ids(made.prompt(0))], 8)
     yield made
@@ -134,6 +158,8 @@ def measure_loading(kind: str, name: str, folder: Path, load: Callable[[], Any])
 
 
 def test_loading(giant: Giant, rows: Rows, device: str) -> None:
+    if giant.kind in UNSAVED:
+        pytest.skip("it is not on the disk")
     peer = {
         "model_id": str(giant.folder), "task": "text-generation", "device": 0 if device != "cpu" else -1,
         "model_kwargs": {"dtype": torch.bfloat16},
@@ -147,8 +173,11 @@ def test_loading(giant: Giant, rows: Rows, device: str) -> None:
     rows["loading"] += [measure_loading(giant.kind, name, giant.folder, load) for name, load in ways.items()]
 
 
-def test_stream(giant: Giant, rows: Rows) -> None:
+def test_stream(giant: Giant, rows: Rows, device: str, tiny: bool) -> None:
     load = giant.load
+    # The milliseconds that reading all weights once takes.
+    weights = sum(part.nbytes for part in giant.model.parameters())
+    limit = 1000 * weights / bandwidth(device, tiny=tiny)
     prompt = giant.prompt(0)
     ids, text, peer = giant.ids(prompt), giant.text(prompt), giant.peer(load.tokens)
     firsts: dict[str, list[float]] = {BARE: [], "ChatLince": [], "LinceLLM": [], PEER: []}
@@ -175,10 +204,9 @@ def test_stream(giant: Giant, rows: Rows) -> None:
     for name, first, times, answer in zip(calls, cold, clock, answers, strict=True):
         ratio = median(mine / theirs for mine, theirs in zip(times, clock[0], strict=True))
         speeds = [f"{1000 * load.tokens / milliseconds:.1f}" for milliseconds in (median(times), first)]
-        same = matching([answer], expected)
-        rows["one answer, streamed"].append(
-            [giant.kind, name, f"{median(firsts[name]):.1f}", *speeds, ratio, same]
-        )
+        same, until = matching([answer], expected), median(firsts[name])
+        share = limit * (load.tokens - 1) / (median(times) - until)
+        rows["one answer, streamed"].append([giant.kind, name, f"{until:.1f}", *speeds, share, ratio, same])
     check_same(answers[1:3], expected * 2)
 
 
@@ -223,6 +251,28 @@ def test_batch(giant: Giant, rows: Rows) -> None:
         speed = f"{1000 * load.batch * load.tokens / median(times):.0f}"
         rows["batch"].append([giant.kind, max(map(len, ids)), name, speed, ratio, same])
     check_same(answers[1], expected)
+
+
+def test_prompts_that_begin_alike(giant: Giant, rows: Rows) -> None:
+    load, keeps = giant.load, giant.chat.model_copy(update={"prefix_cache_bytes": 2**32})
+    firsts: tuple[list[float], list[float]] = ([], [])
+    same = 0
+    for number in range(load.rounds):
+        prompt = giant.prompt(number + 3)
+        messages = prompt.to_messages()
+        other = [
+            *messages[:-1],
+            messages[-1].model_copy(update={"content": f"{messages[-1].content} ¿Y qué más?"}),
+        ]
+        for asked, found in zip((messages, other), firsts, strict=True):
+            timed_stream(lambda asked=asked: keeps.stream(asked, max_tokens=load.tokens), found)()  # type: ignore[misc]
+        told = [chat.invoke(other, max_tokens=load.tokens).text for chat in (keeps, giant.chat)]
+        same += told[0] == told[1]
+    new, known = map(median, firsts)
+    length = len(giant.ids(prompt))
+    keeps.runtime._decoder.reader.prefixes.clear()  # type: ignore[attr-defined]
+    row = [giant.kind, length, f"{new:.1f}", f"{known:.1f}", f"{new / known:.1f}", f"{same} of {load.rounds}"]
+    rows["prompts that begin alike"].append(row)
 
 
 def test_stop(giant: Giant, rows: Rows) -> None:
@@ -316,7 +366,12 @@ def test_quantized(giant: Giant, rows: Rows, device: str, quantization: str) -> 
     free_memory()
     before = allocated(reset=True)
     small = ChatLince(
-        model=giant.kind, model_path=str(giant.folder), device=device, temperature=0, quantization=quantization
+        model=giant.kind,
+        model_path=str(giant.folder),
+        device=device,
+        temperature=0,
+        quantization=quantization,
+        **SAVES_NOTHING,
     )
     small.invoke(prompt, max_tokens=4)
     peak = (allocated(peak=True) - before) / 1e9

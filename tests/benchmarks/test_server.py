@@ -124,7 +124,13 @@ def test_gguf_beside_transformers(tmp_path: Path, results: list[str], monkeypatc
                 name: write_gguf(folder, tmp_path / f"{layers}x{hidden}-{name}.gguf", 1024, quantization)
                 for name, quantization in QUANTIZATIONS.items()
             }
-            fields = {"model": KIND, "device": "cpu", "temperature": 0, "max_tokens": TOKENS}
+            fields = {
+                "model": KIND,
+                "device": "cpu",
+                "temperature": 0,
+                "max_tokens": TOKENS,
+                "prompt_lookup": False,
+            }
             chats = [ChatLince(model_path=str(folder), **fields)]
             chats += [ChatLince(model_path=str(file), **fields) for file in files.values()]
             texts = [chat.invoke(QUESTION).text for chat in chats]
@@ -158,7 +164,7 @@ def test_gguf_beside_transformers(tmp_path: Path, results: list[str], monkeypatc
         "equal greedy tokens",
     ]
     note = (
-        f"Whole answers of {TOKENS} tokens, prompt included (llama.cpp keeps its keys and values), one thread; "
+        f"Whole answers of {TOKENS} tokens, prompt included (both keep its keys and values), one thread; "
         "medians, taken in turns. The weights are random, so close decisions between two tokens are more frequent "
         f"than in a trained model. {installed(PACKAGES)}."
     )

@@ -20,8 +20,9 @@ from transformers import AutoTokenizer
 
 from lince_rag import ChatLince, LinceLLM, NativePrompt, create_rag_chain
 from tests.benchmarks.giants import Giant, Load
-from tests.benchmarks.llamas import KIND, QUESTION, interleave, save_llama
+from tests.benchmarks.llamas import KIND, QUESTION, SAVES_NOTHING, interleave, save_llama
 from tests.benchmarks.tables import table
+from tests.benchmarks.watching import free_memory, host_memory
 from tests.checkpoints import SENTENCES
 
 TOKENS: Final = 64
@@ -35,7 +36,8 @@ def test_time(tmp_path: Path, results: list[str]) -> None:
     try:
         for layers, hidden, rounds in ((4, 256, 61), (6, 512, 21)):
             folder = save_llama(tmp_path / f"{layers}x{hidden}", layers, hidden)
-            chat = ChatLince(model=KIND, model_path=str(folder), device="cpu", temperature=0, max_tokens=TOKENS)
+            fields = {"model": KIND, "model_path": str(folder), "device": "cpu", "temperature": 0}
+            chat = ChatLince(**fields, **SAVES_NOTHING, max_tokens=TOKENS)
             ids = chat.encode([HumanMessage(QUESTION)])
             # The same weights in the same place: of two copies, one may be some percent slower than the other.
             model, tokenizer = chat.runtime.loaded.model, AutoTokenizer.from_pretrained(folder)
@@ -99,6 +101,7 @@ def test_batches(tmp_path: Path, results: list[str]) -> None:
     found = RunnableLambda(lambda question: [Document(passages[int(question.partition(":")[0])])])
     chain = create_rag_chain(chat, found, rewriting="off", language="es")
     said: dict[str, list[str]] = {}
+    peaks: dict[str, int] = {}
 
     async def at_once() -> list[Any]:
         return await asyncio.gather(*map(chat.ainvoke, prompts))
@@ -106,20 +109,23 @@ def test_batches(tmp_path: Path, results: list[str]) -> None:
     ways: dict[str, Callable[[], list[Any]]] = {
         "ChatLince, one by one": lambda: [chat.invoke(each) for each in prompts],
         "ChatLince.batch": lambda: chat.batch(prompts),
+        "ChatLince.batch, again": lambda: chat.batch(prompts),
         "ChatLince.ainvoke, all at once": lambda: asyncio.run(at_once()),
         "LinceLLM.batch": lambda: llm.batch(prompts),
         "create_rag_chain, one by one": lambda: [chain.invoke(each) for each in questions],
         "create_rag_chain(…).batch": lambda: chain.batch(questions),
+        **peer_ways(giant, list(map(giant.text, prompts))),
     }
-    with suppress(ImportError):
-        for size in (1, BATCH):
-            peer = giant.peer(ANSWER, size)
-            ways[f"HuggingFacePipeline.batch, batch_size={size}"] = partial(
-                peer.batch, list(map(giant.text, prompts))
-            )
 
     def noting(way: str) -> None:
+        if not way.endswith("again"):
+            # What an earlier way has read is not for this one.
+            chat.runtime._decoder.reader.prefixes.clear()  # type: ignore[attr-defined]
+        free_memory()
+        before = resident()
+        host_memory(reset=True)
         said[way] = [str(getattr(each, "text", each)) for each in ways[way]()]
+        peaks[way] = host_memory() - before
 
     threads = torch.get_num_threads()
     # Several would wait for each other, longer in one thread of Python than in another.
@@ -127,23 +133,74 @@ def test_batches(tmp_path: Path, results: list[str]) -> None:
     try:
         for warm in (chat.invoke, llm.invoke):
             warm(prompts[0])
-        clock, processor = interleave([partial(noting, way) for way in ways], giant.load.rounds)
+        clock: list[list[float]] = []
+        processor: list[list[float]] = []
+        for way in ways:
+            # One after the other, because one of them needs what the one before has read.
+            (times,), (work,) = interleave([partial(noting, way)], giant.load.rounds)
+            clock.append(times)
+            processor.append(work)
     finally:
         torch.set_num_threads(threads)
     rows: list[list[object]] = []
     for way, times, work in zip(ways, clock, processor, strict=True):
         first = next(each for each in ways if ("rag_chain" in each) == ("rag_chain" in way))
         same = sum(answer.strip() in text for answer, text in zip(said[first], said[way], strict=True))
-        rows.append([way, median(times) / 1000, median(work) / 1000, f"{same} of {BATCH}"])
+        peak = f"{peaks[way] / 2**20:.0f}"
+        rows.append([way, median(times) / 1000, median(work) / 1000, peak, f"{same} of {BATCH}"])
     lengths = sorted(len(giant.ids(each)) for each in prompts)
     note = (
         f"{BATCH} prompts of {lengths[0]} to {lengths[-1]} tokens, {ANSWER} tokens of answer each, greedy; a "
-        f"Llama of 8 layers of 768 (75 million weights) in float32, one thread; {giant.load.rounds} round. The "
-        "processor's time is disturbed less by other work on the machine. Same answers: as one by one, in the "
-        "chain as the chain's own."
+        f"Llama of 8 layers of 768 (75 million weights) in float32, one thread; {giant.load.rounds} round, each "
+        "way from an empty cache, but for the one that comes again. The processor's time is disturbed less by "
+        "other work on the machine. Memory: the peak above what the process had before, the kept keys and values "
+        "included. "
+        "Same answers: as one by one, in the chain as the chain's own. LlamaIndex's ``complete`` and Haystack's "
+        f"``run`` take one prompt at a time. Load of the machine {os.getloadavg()[0]:.1f}."
     )
-    header = ["by", "seconds", "seconds of the processor", "same answers"]
+    header = ["by", "seconds", "seconds of the processor", "memory, MiB", "same answers"]
     results.append(f"## Batches: time\n\n{table(header, rows)}\n\n{note}")
+
+
+def resident() -> int:
+    """Resident memory of this process in bytes, 0 where it cannot be measured."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+def peer_ways(giant: Giant, texts: list[str]) -> dict[str, Callable[[], list[Any]]]:
+    """The peers that are installed, on the same weights."""
+    ways: dict[str, Callable[[], list[Any]]] = {}
+    with suppress(ImportError):
+        for size in (1, BATCH):
+            ways[f"HuggingFacePipeline.batch, batch_size={size}"] = partial(giant.peer(ANSWER, size).batch, texts)
+    with suppress(ImportError):
+        from llama_index.llms.huggingface import HuggingFaceLLM
+
+        index_llm = HuggingFaceLLM(
+            model=giant.model,
+            tokenizer=giant.tokenizer,
+            max_new_tokens=ANSWER,
+            generate_kwargs={"do_sample": False, "pad_token_id": giant.tokenizer.pad_token_id},
+        )
+        ways["LlamaIndex HuggingFaceLLM.complete"] = lambda: [index_llm.complete(each).text for each in texts]
+    with suppress(ImportError):
+        from haystack.dataclasses import ChatMessage
+        from haystack_integrations.components.generators.transformers import TransformersChatGenerator
+
+        generator = TransformersChatGenerator(
+            model=str(giant.folder),
+            task="text-generation",
+            # The texts are prompts already.
+            chat_template="{{ messages[0]['content'] }}",
+            generation_kwargs={"do_sample": False, "max_new_tokens": ANSWER},
+            huggingface_pipeline_kwargs={"device": "cpu", "model_kwargs": {"dtype": torch.float32}},
+        )
+        generator.warm_up()
+        ways["Haystack TransformersChatGenerator.run"] = lambda: [
+            generator.run([ChatMessage.from_user(each)])["replies"][0].text for each in texts
+        ]
+    return ways
 
 
 PEAK = """

@@ -13,7 +13,7 @@ from typing import Any, Final
 _READ_TOKENS: Final = 2048
 
 # The most padding of such a pass, as a share of its longest prompt.
-_READ_PADDING: Final = 0.2
+_READ_PADDING: Final = 0.1
 
 # A shorter common beginning is not looked for: reading it costs less.
 _LEAST_TOKENS: Final = 8
