@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from peft import PeftModel
-from transformers import LogitsProcessorList
+from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
 from lince_rag import ChatLince
 from lince_rag.engines.generation.batches import Guesses, Row, RowDecoder
@@ -127,6 +127,22 @@ def test_guesses_save_passes(kind: str, processors: Any, seed: int | None) -> No
     assert meter.passes < 60
     # What was guessed wrong is not in the cache.
     assert max(meter.tokens[1:]) > 1
+
+
+def test_no_row_reads_beyond_the_window() -> None:
+    """The positions of GPT-2 are a table: one more than it has is an error."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=64)).eval()
+    decoder = RowDecoder(model, 0, computing)
+
+    def count(ids: Any, scores: Any) -> Any:
+        return torch.nn.functional.one_hot((ids[:, -1] + 1) % 20, 50).float()
+
+    shared = {"ends": set(), "processors": count, "seed": None, "stops_at": 9e9}
+    # The first one, whose text is new, is read alone; then the other one is guessed up to the end of its own.
+    asked = [{"ids": [30] * 56, "limit": 8}, {"ids": list(range(20)), "limit": 40}]
+    decoder.submit(rows := [row_of({**each, **shared}, looks_up=True) for each in asked])
+    assert [len(row.future.result(30)) for row in rows] == [8, 40]
 
 
 # ------------------------------------------------------------------------------------------------ what is guessed

@@ -200,6 +200,18 @@ def test_the_one_that_was_not_used_for_longest_goes_first() -> None:
     assert [prefixes.find(ids)[0] for ids in (one, two, three)] == [10, 0, 10]
 
 
+def test_what_does_not_fit_drives_nothing_out() -> None:
+    one, two, much = tuple(range(10)), tuple(range(20, 30)), tuple(range(40))
+    prefixes = PrefixCache()
+    first = kept(one)
+    for each in (first, kept(two), kept(much)):
+        prefixes.keep(each, 160)
+    assert [prefixes.find(ids)[0] for ids in (one, two, much)] == [10, 10, 10]
+    # Nor does what fits only in the place of what is used now.
+    prefixes.keep(kept(tuple(range(50, 65))), 160, [first])
+    assert prefixes.find(one)[0] == 10
+
+
 def test_what_is_kept_does_not_change_while_answers_grow() -> None:
     decoder = RowDecoder(model_of(KINDS[0]), 0, computing)
     decoder.submit([first := row_of(range(20, 80), 3, MUCH)])

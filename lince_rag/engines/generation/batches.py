@@ -134,8 +134,7 @@ class Row:
         return bool(self.processors) or self.samples
 
     def guess(self, most: int) -> list[int]:
-        """Return what its next tokens may be, at most a number of them, and so many that one more can follow."""
-        most = min(most, self.limit - len(self.answer) - 1)
+        """Return what its next tokens may be, at most a number of them."""
         if not self.looks_up or most < 1:
             return []
         if self._guesses is None:
@@ -152,9 +151,14 @@ class Row:
         """
         before, right, ended = len(self.answer), 0, False
         for at, token in enumerate(best[: len(guesses) + 1]):
-            chosen = int(self.choose(scores[at : at + 1])[0]) if guesses and self.chooses else token
-            ended = self.take(chosen)
-            if ended or at == len(guesses) or chosen != guesses[at]:
+            if guesses and self.chooses:
+                try:
+                    token = int(self.choose(scores[at : at + 1])[0])
+                except Exception as error:
+                    self.finish(error)
+                    return True
+            ended = self.take(token)
+            if ended or at == len(guesses) or token != guesses[at]:
                 break
             right += 1
         if self._guesses:
@@ -326,7 +330,9 @@ class RowDecoder:
 
     def _step(self) -> list[Row]:
         """Compute a token of each row, and those that were guessed right; return the rows that have ended."""
-        guesses = [row.guess(_PASS_TOKENS // len(self._rows) - 1) for row in self._rows]
+        # One more token follows the guesses. No row may be longer than its limit, which the window may set.
+        most = min(_PASS_TOKENS // len(self._rows), *(row.limit - len(row.answer) for row in self._rows)) - 1
+        guesses = [row.guess(most) for row in self._rows]
         new = 1 + max(map(len, guesses))
         # Behind fewer guesses there is padding, which is taken off the cache again like wrong guesses.
         ids = [
@@ -377,24 +383,12 @@ def _take_tokens(rows: Sequence[Row], scores: Any, guesses: Sequence[Sequence[in
     """
     guesses = guesses or [()] * len(rows)
     best = scores.argmax(dim=-1)
-    for at, row in enumerate(rows):
-        if row.chooses and not guesses[at]:
-            with _failing_alone(row):
-                best[at, 0] = row.choose(scores[at, :1])[0]
-    ended = []
-    for row, guessed, tokens, found in zip(rows, guesses, best.tolist(), scores, strict=True):
-        with _failing_alone(row):
-            if row.future.done() or row.follow(guessed, tokens, found):
-                ended.append(row)
-        if row.future.done() and row not in ended:
-            ended.append(row)
-    return ended
-
-
-@contextmanager
-def _failing_alone(row: Row) -> Iterator[None]:
-    """Let a row fail by itself, such as for a schema that is too complex; the others go on."""
-    try:
-        yield
-    except Exception as error:
-        row.finish(error)
+    for row, guessed, tokens, found in zip(rows, guesses, best, scores, strict=True):
+        if row.chooses and not guessed:
+            try:
+                tokens[0] = row.choose(found[:1])[0]
+            except Exception as error:
+                # Such as a schema that is too complex; the other rows go on.
+                row.finish(error)
+    followed = zip(rows, guesses, best.tolist(), scores, strict=True)
+    return [row for row, *found in followed if row.future.done() or row.follow(*found)]

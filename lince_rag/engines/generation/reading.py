@@ -98,18 +98,19 @@ class PrefixCache:
             longer = self._sorted[at]
             self._kept[longer] = self._kept.pop(longer)
             return
+        held = [each.nbytes for each in spared if each is self._kept.get(each.ids)]
+        if new.nbytes + sum(held) > most_bytes:
+            return
         if at and new.ids[: len(self._sorted[at - 1])] == self._sorted[at - 1]:
             self._remove(self._sorted[at - 1])
-        size = new.nbytes
         for old in list(self._kept.values()):
-            if self.nbytes + size <= most_bytes:
+            if self.nbytes + new.nbytes <= most_bytes:
                 break
             if old not in spared:
                 self._remove(old.ids)
-        if self.nbytes + size <= most_bytes:
-            insort(self._sorted, new.ids)
-            self._kept[new.ids] = new
-            self.nbytes += size
+        insort(self._sorted, new.ids)
+        self._kept[new.ids] = new
+        self.nbytes += new.nbytes
 
     def clear(self) -> None:
         """Forget everything."""
