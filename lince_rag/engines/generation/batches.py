@@ -33,8 +33,8 @@ _FIRST_GUESSES: Final = 3
 
 # For how many tokens nothing is guessed after a guess that was wrong from its start, and how many times as long
 # after each further one.
-_PAUSE: Final = 2
-_LONGER_PAUSE: Final = 3
+_PAUSE: Final = 4
+_LONGER_PAUSE: Final = 4
 
 
 class Guesses:
@@ -52,10 +52,13 @@ class Guesses:
 
     def add(self, ids: Sequence[int]) -> None:
         """Add tokens to the text."""
-        for token in ids:
-            for length in _LOOKED_UP:
-                self._next[tuple(self._ids[-length:])] = len(self._ids)
-            self._ids.append(token)
+        before = len(self._ids)
+        self._ids += ids
+        for length in _LOOKED_UP:
+            start = max(before - length, 0)
+            text = self._ids[start:]
+            sequences = zip(*(text[at:] for at in range(length)), strict=False)
+            self._next.update(zip(sequences, range(start + length, len(self._ids)), strict=False))
 
     def make(self, most: int) -> list[int]:
         """Return what may come next, at most a number of tokens; nothing as long as guessing does not pay."""
