@@ -296,7 +296,9 @@ def test_each_row_leaves_when_it_has_ended(kind: str) -> None:
     model, _ = bare(kind)
     decoder = RowDecoder(model, 0, computing)
     with watched(kind) as meter:
-        decoder.submit([row := row_of(range(10, 20), 2), *(row_of(range(limit, limit + 10), limit) for limit in (5, 9))])
+        decoder.submit(
+            [row := row_of(range(10, 20), 2), *(row_of(range(limit, limit + 10), limit) for limit in (5, 9))]
+        )
         row.future.result(30)
         while decoder._thread is not None:
             time.sleep(0.001)

@@ -20,9 +20,8 @@ from lince_rag.engines.generation.reading import Reader, TokenPrompt, Unread, jo
 # The share of the free memory that the cache may come to take.
 _CACHE_SHARE: Final = 0.5
 
-
-# How many last tokens of an answer are looked for in the text before them, the longer first.
-_LOOKED_UP: Final = (3, 2)
+# How many last tokens of an answer are looked for in the text before them. Two are often alike by chance.
+_LOOKED_UP: Final = 3
 
 # The most tokens of a pass with guesses. So many take little longer than one, because a pass reads all weights
 # however many there are.
@@ -31,9 +30,9 @@ _PASS_TOKENS: Final = 16
 # How many tokens are guessed first; guesses that were all right are followed by twice as many.
 _FIRST_GUESSES: Final = 3
 
-# For how many tokens nothing is guessed after a guess that was wrong from its start, and how many times as long
-# after each further one.
-_PAUSE: Final = 4
+# For how many tokens nothing is guessed when less than half of a guess was right, and how many times as long after
+# each further guess that was all wrong. A guess costs about half a pass (tests/benchmarks/RESULTS.md).
+_PAUSE: Final = 8
 _LONGER_PAUSE: Final = 4
 
 
@@ -52,30 +51,27 @@ class Guesses:
 
     def add(self, ids: Sequence[int]) -> None:
         """Add tokens to the text."""
-        before = len(self._ids)
+        start = max(len(self._ids) - _LOOKED_UP, 0)
         self._ids += ids
-        for length in _LOOKED_UP:
-            start = max(before - length, 0)
-            text = self._ids[start:]
-            sequences = zip(*(text[at:] for at in range(length)), strict=False)
-            self._next.update(zip(sequences, range(start + length, len(self._ids)), strict=False))
+        text = self._ids[start:]
+        sequences = zip(*(text[at:] for at in range(_LOOKED_UP)), strict=False)
+        self._next.update(zip(sequences, range(start + _LOOKED_UP, len(self._ids)), strict=False))
 
     def make(self, most: int) -> list[int]:
         """Return what may come next, at most a number of tokens; nothing as long as guessing does not pay."""
         if len(self._ids) < self._resumes:
             return []
-        found = (self._next.get(tuple(self._ids[-length:])) for length in _LOOKED_UP)
-        start = next((at for at in found if at is not None), len(self._ids))
+        start = self._next.get(tuple(self._ids[-_LOOKED_UP:]), len(self._ids))
         return self._ids[start : start + min(self._size, most)]
 
     def learn(self, guessed: int, right: int) -> None:
         """Decide by how many first tokens of the last guess were right when and how much to guess next."""
-        if right:
-            self._size = 2 * guessed if right == guessed else _FIRST_GUESSES
+        self._size = 2 * guessed if right == guessed else _FIRST_GUESSES
+        if 2 * right >= guessed:
             self._pause = _PAUSE
-        else:
-            self._size = _FIRST_GUESSES
-            self._resumes = len(self._ids) + self._pause
+            return
+        self._resumes = len(self._ids) + self._pause
+        if not right:
             self._pause *= _LONGER_PAUSE
 
 
