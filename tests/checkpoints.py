@@ -582,15 +582,15 @@ def _llama(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> PreTrainedModel
     )
 
 
-def _later_sizes(tokenizer: PreTrainedTokenizerBase, context_window: int) -> dict[str, Any]:
+def _later_sizes(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
-        "hidden_size": _HIDDEN_SIZE,
-        "intermediate_size": 2 * _HIDDEN_SIZE,
-        "num_hidden_layers": _LAYERS,
-        "num_attention_heads": _HEADS,
-        "num_key_value_heads": _HEADS // 2,
-        "max_position_embeddings": context_window,
+        "hidden_size": sizes.hidden,
+        "intermediate_size": 2 * sizes.hidden,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.heads // 2,
+        "max_position_embeddings": sizes.window,
         "initializer_range": 0.2,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -598,34 +598,34 @@ def _later_sizes(tokenizer: PreTrainedTokenizerBase, context_window: int) -> dic
     }
 
 
-def _qwen_3(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
-    sizes = _later_sizes(tokenizer, context_window)
-    return Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16, tie_word_embeddings=True))
+def _qwen_3(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> PreTrainedModel:
+    shared = _later_sizes(tokenizer, sizes)
+    return Qwen3ForCausalLM(Qwen3Config(**shared, head_dim=16, tie_word_embeddings=True))
 
 
-def _llama_3(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+def _llama_3(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> PreTrainedModel:
     scaling = {
         "rope_type": "llama3",
         "rope_theta": 500_000.0,
         "factor": 8.0,
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
-        "original_max_position_embeddings": context_window // 8,
+        "original_max_position_embeddings": sizes.window // 8,
     }
-    return LlamaForCausalLM(LlamaConfig(**_later_sizes(tokenizer, context_window), rope_parameters=scaling))
+    return LlamaForCausalLM(LlamaConfig(**_later_sizes(tokenizer, sizes), rope_parameters=scaling))
 
 
-def _gemma_2(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+def _gemma_2(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> PreTrainedModel:
     """Layers that see the whole text and layers that see a part take turns, and scores are capped."""
-    sizes = _later_sizes(tokenizer, context_window)
-    return Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=16, query_pre_attn_scalar=16, sliding_window=64))
+    shared = _later_sizes(tokenizer, sizes)
+    return Gemma2ForCausalLM(Gemma2Config(**shared, head_dim=16, query_pre_attn_scalar=16, sliding_window=64))
 
 
-def _gemma_3(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrainedModel:
+def _gemma_3(tokenizer: PreTrainedTokenizerBase, sizes: _Sizes) -> PreTrainedModel:
     """With the part that reads images, as published; nothing here gives it one."""
-    sizes = _later_sizes(tokenizer, context_window)
+    shared = _later_sizes(tokenizer, sizes)
     text = {
-        **sizes,
+        **shared,
         "head_dim": 16,
         "query_pre_attn_scalar": 16,
         "sliding_window": 64,
@@ -640,7 +640,7 @@ def _gemma_3(tokenizer: PreTrainedTokenizerBase, context_window: int) -> PreTrai
         "patch_size": 14,
     }
     ids = {"boi_token_index": 4, "eoi_token_index": 5, "image_token_index": 6, "mm_tokens_per_image": 4}
-    special = {name: sizes[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    special = {name: shared[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, **ids, **special))
 
 

@@ -48,7 +48,9 @@ def original(kind: str, **options: Any) -> ChatLince:
 
 
 def summary(message: Any) -> tuple[Any, ...]:
-    return message.text, message.usage_metadata, message.response_metadata["finish_reason"]
+    # Only transformers keeps what it has read, and says how much of a prompt that was.
+    tokens = {name: count for name, count in message.usage_metadata.items() if name.endswith("_tokens")}
+    return message.text, tokens, message.response_metadata["finish_reason"]
 
 
 def streamed(chat: ChatLince, question: str, **decoding: Any) -> Any:

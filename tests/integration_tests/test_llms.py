@@ -49,6 +49,7 @@ def fields(kind: str) -> dict[str, Any]:
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
         "prefix_cache_bytes": 0,
+        "prompt_lookup": False,
     }
 
 

@@ -312,7 +312,7 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
         (["--host", "0.0.0.0"], "keys add"),
         (["--rate", "often"], "600/minute"),
         (["--model", "no-such-model"], "no-such-model"),
-        (["--index", "otra carpeta=x"], "NAME=FOLDER"),
+        (["--index", "otra carpeta=x"], "otra carpeta"),
     ],
 )
 def test_wrong_options_end_it_at_once(tmp_path: Path, options: list[str], said: str) -> None:
