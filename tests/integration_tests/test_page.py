@@ -109,6 +109,8 @@ def open_page(browser: Browser, server: str) -> Iterator[OpenPage]:
 def upload(page: Page, *files: tuple[str, bytes]) -> None:
     """Add files as a reader does, and wait until they are read."""
     given = [{"name": name, "mimeType": "application/octet-stream", "buffer": data} for name, data in files]
+    # Its buttons work when it knows the collections.
+    expect(page.locator("#collection option").first).to_be_attached()
     if not page.locator("#documents").is_visible():
         page.locator("#show-documents").click()
     before = page.locator("#jobs .job").count()
