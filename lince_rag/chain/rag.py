@@ -53,21 +53,30 @@ class RagChain(Runnable[RagInput, Any]):
     def __repr__(self) -> str:
         return f"RagChain(llm={self.llm!r}, retriever={self.retriever!r}, settings={self.settings!r})"
 
-    def with_filter(self, filter: Mapping[str, Any] | None) -> "RagChain":  # noqa: A002 - the retriever's name
-        """Return this chain over what passes a metadata filter, too; over the same if the filter is ``None``.
+    def with_filter(
+        self,
+        filter: Mapping[str, Any] | None,  # noqa: A002 - the retriever's name
+        *,
+        k: int | None = None,
+    ) -> "RagChain":
+        """Return this chain over what also passes a metadata filter.
+
+        Args:
+            filter: The filter; ``None`` leaves out nothing.
+            k: Number of chunks to read; ``None`` keeps the retriever's.
 
         Raises:
             ConfigurationError: The retriever is not that of an ``Index``.
         """
-        if filter is None:
+        if filter is None and k is None:
             return self
         if not isinstance(self.retriever, HybridRetriever):
             raise ConfigurationError(
                 f"{type(self.retriever).__name__} takes no metadata filter.",
                 hint="Use the retriever of Index.as_retriever.",
             )
-        both = combine_filters([each for each in (self.retriever.filter, filter) if each])
-        return RagChain(self.llm, self.retriever.model_copy(update={"filter": both}), self.settings)
+        changes = {"filter": combine_filters([self.retriever.filter, filter]), "k": k or self.retriever.k}
+        return RagChain(self.llm, self.retriever.model_copy(update=changes), self.settings)
 
     @property
     def InputType(self) -> Any:  # noqa: N802 - LangChain's name.
@@ -255,8 +264,8 @@ class RagChain(Runnable[RagInput, Any]):
         """Return the keywords that confine a search to one document; other retrievers have none in common."""
         if not step.source or not isinstance(self.retriever, HybridRetriever):
             return {}
-        wanted = [each for each in (self.retriever.filter, {"source": step.source}) if each]
-        return {"filter": combine_filters(wanted), "k": SUMMARY_CHUNKS}
+        both = combine_filters([self.retriever.filter, {"source": step.source}])
+        return {"filter": both, "k": SUMMARY_CHUNKS}
 
     def _resolved(self, config: RunnableConfig | None) -> Runnable[RagInput, Any]:
         """Return the chain over the model that ``config`` chooses, with a chain for each of its fallbacks."""

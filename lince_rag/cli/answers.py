@@ -244,19 +244,16 @@ def _address(place: Place) -> str | None:
 @lru_cache(maxsize=8)
 def _lines_of(source: str) -> str:
     """Return the text of a file that is one; the empty text for any other."""
+    from lince_rag.documents.readers.blocks import Unreadable
+    from lince_rag.documents.readers.text import decode
+
     path = Path(source)
     try:
         if path.suffix.lower() in _WITHOUT_LINES or path.stat().st_size > _MAXIMUM_FILE:
             return ""
-        data = path.read_bytes()
-    except OSError:
+        return decode(path.read_bytes())
+    except (OSError, Unreadable):
         return ""
-    if b"\0" in data:
-        return ""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
 
 
 def _line(text: str | None, source: str, start: int, quote: str) -> int | None:

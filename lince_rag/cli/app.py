@@ -156,14 +156,6 @@ command("chat")(chat)
 command("shell", hidden=True)(chat)
 command("eval")(evaluate_file)
 command("questions")(draft_file)
-
-
-command("chat")(chat)
-command("shell", hidden=True)(chat)
-command("eval")(evaluate_file)
-command("questions")(draft_file)
-
-
 command("serve")(serve)
 command("mcp")(mcp)
 app.add_typer(keys, name="keys")

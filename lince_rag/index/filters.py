@@ -217,9 +217,10 @@ def _read_value(text: str) -> str | int | float:
     return value if _is_scalar(value) else text
 
 
-def combine_filters(filters: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the filter that holds where all of some filters hold; ``None`` for none."""
-    return {"$and": list(filters)} if len(filters) > 1 else dict(filters[0]) if filters else None
+def combine_filters(filters: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the filter that holds where all of some filters hold; ``None`` if none says anything."""
+    given = [each for each in filters if each]
+    return {"$and": given} if len(given) > 1 else dict(given[0]) if given else None
 
 
 def match_sources(wanted: str, known: Sequence[str]) -> list[str]:

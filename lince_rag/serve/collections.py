@@ -13,7 +13,7 @@ from langchain_core.runnables import run_in_executor
 from lince_rag.chain.bindings import AnyModel
 from lince_rag.chain.rag import RagChain, create_rag_chain
 from lince_rag.errors import ConfigurationError
-from lince_rag.index.filters import combine_filters, match_sources, near_sources
+from lince_rag.index.filters import match_sources, near_sources
 from lince_rag.index.index import Index
 from lince_rag.index.ledger import Source
 from lince_rag.index.retriever import HybridRetriever
@@ -74,7 +74,6 @@ class Collection:
         self.name = name
         self.index = index
         self.chain = create_rag_chain(llm, retriever, **options)
-        self._retriever = retriever
         self.uploads = uploads
         self._listed: tuple[int, dict[str, PublicDocument]] = (-1, {})
 
@@ -109,13 +108,8 @@ class Collection:
 
     def chain_for(self, documents: Sequence[PublicDocument], k: int | None = None) -> RagChain:
         """Return the chain that reads only some documents (all, if none are given), and ``k`` chunks."""
-        if not documents and k is None:
-            return self.chain
-        changes: dict[str, Any] = {"k": k} if k else {}
-        if documents:
-            named = {"source": {"$in": [each.source for each in documents]}}
-            changes["filter"] = combine_filters([each for each in (self._retriever.filter, named) if each])
-        return RagChain(self.chain.llm, self._retriever.model_copy(update=changes), self.chain.settings)
+        named = {"source": {"$in": [each.source for each in documents]}} if documents else None
+        return self.chain.with_filter(named, k=k)
 
     def find(self, name: str) -> list[PublicDocument]:
         """Return the documents that a name, the end of one, or a pattern such as ``*.pdf`` stands for.

@@ -104,18 +104,8 @@ def create_server(collection: Collection, places: Places | None = None) -> "MCPS
         async with _answering(places):
             chain = await to_thread(_narrowed, collection, source, filter, k)
             found = [public_passage(collection, each) for each in await chain.retriever.ainvoke(question)]
-        return [
-            Passage(
-                source=each.name,
-                title=each.title,
-                page=each.page,
-                start=each.start,
-                text=each.text,
-                also_in=each.also_in,
-                relevance=each.relevance,
-            )
-            for each in found
-        ]
+        same = set(Passage.model_fields) - {"source"}
+        return [Passage(source=each.name, **each.model_dump(include=same)) for each in found]
 
     @server.tool(annotations=read_only)
     async def ask(
