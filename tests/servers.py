@@ -75,29 +75,72 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass
+class Served:
+    """A process of ``lince-rag serve``."""
+
+    process: subprocess.Popen[str]
+    url: str
+    index: Path
+    log: Path
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **options)
+
+    def wait_for_job(self, client: httpx.Client, job: str) -> dict[str, Any]:
+        for _ in range(600):
+            found: dict[str, Any] = client.get(f"/v1/jobs/{job}").json()
+            if found["status"] in ("done", "failed"):
+                return found
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+
 @contextmanager
-def lince_server(folder: Path, *options: str) -> Iterator[str]:
+def serving(
+    index: Path, *options: str, log: Path, name: str = "papeles", awaited: str = "ready"
+) -> Iterator[Served]:
     """Run ``lince-rag serve`` in a process of its own.
 
     Args:
-        folder: Its index; made if it is missing. Keys and uploads are beside it, in ``FOLDER.serve``.
+        index: Its index; made if it is missing. Keys and uploads are beside it, in ``INDEX.serve``.
         options: More options of the command.
+        log: The file that it logs to.
+        name: The name of its collection.
+        awaited: What ``/readyz`` says before it is used.
 
     Yields:
-        Its address, without a slash at the end, as soon as it answers without loading anything first.
+        The server.
     """
     port = free_port()
-    command = [sys.executable, "-m", "lince_rag.cli.app", "serve", "--index", str(folder), "--port", str(port)]
-    address = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([*command, *options], stdout=log, stderr=log, start_new_session=True)
-        try:
-            _await_answer(process, f"{address}/readyz", log, LINCE_SECONDS)
-            yield address
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait(30)
+    command = [sys.executable, "-m", "lince_rag.cli.app", "serve"]
+    command += ["--index", f"{name}={index}", "--port", str(port), *options]
+    with log.open("a") as target:
+        process = subprocess.Popen(command, stdout=target, stderr=target, text=True)
+    served = Served(process, f"http://127.0.0.1:{port}", index, log)
+    try:
+        for _ in range(10 * LINCE_SECONDS):
+            try:
+                if httpx.get(f"{served.url}/readyz").json()["status"] == awaited:
+                    break
+            except httpx.TransportError:
+                assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield served
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(15)
+
+
+@contextmanager
+def lince_server(folder: Path, *options: str) -> Iterator[str]:
+    """Yield the address of a server of an index, without a slash at the end; see ``serving``."""
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        serving(folder, *options, log=Path(logs) / "log", name=folder.name) as served,
+    ):
+        yield served.url
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from lince_rag import ChatLince, Index
 from lince_rag.errors import MissingExtraError
 from lince_rag.serve.collections import Collection
 from lince_rag.serve.mcp import create_server
+from tests.servers import free_port
 
 TEXTS = {
     "contrato": "La renta mensual es de 815 euros. El contrato vence el 30 de junio de 2027.",
@@ -131,9 +132,7 @@ async def test_standard_streams(folder: Path) -> None:
 
 @pytest.fixture
 def address(folder: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "lince_rag.cli.app", "mcp", "--index", str(folder), "--http", str(port)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:

@@ -9,8 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,68 +26,11 @@ from lince_rag import ChatLince, Index
 from lince_rag.serve.app import create_app
 from lince_rag.serve.collections import Collection
 from lince_rag.serve.state import ServerState
+from tests.servers import Served, serving
 
 QUESTION = "¿Cuánto es la renta mensual?"
 RENT = "La renta mensual es de 815 euros. El contrato vence el 30 de junio de 2027."
 SECRET = "La contraseña de la caja es violeta-nocturna-77."
-
-
-@dataclass
-class Served:
-    """A server process."""
-
-    process: subprocess.Popen[str]
-    url: str
-    index: Path
-    log: Path
-
-    def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, **options)
-
-    def wait_for_job(self, client: httpx.Client, job: str) -> dict[str, Any]:
-        for _ in range(600):
-            found: dict[str, Any] = client.get(f"/v1/jobs/{job}").json()
-            if found["status"] in ("done", "failed"):
-                return found
-            time.sleep(0.1)
-        raise AssertionError(self.log.read_text())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def serving(index: Path, *options: str, log: Path, awaited: str = "ready") -> Iterator[Served]:
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "lince_rag.cli.app",
-        "serve",
-        "--index",
-        f"papeles={index}",
-        "--port",
-        str(port),
-    ]
-    with log.open("a") as target:
-        process = subprocess.Popen([*command, *options], stdout=target, stderr=target, text=True)
-    served = Served(process, f"http://127.0.0.1:{port}", index, log)
-    try:
-        for _ in range(600):
-            try:
-                if httpx.get(f"{served.url}/readyz").json()["status"] == awaited:
-                    break
-            except httpx.TransportError:
-                assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        yield served
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait(15)
 
 
 @pytest.fixture(scope="module")
