@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sqlite3
 import struct
 import zlib
@@ -16,7 +17,8 @@ from lince_rag.index.storage import CHROMA_FILE, first_line
 _HEADER: Final = "header.bin"
 _LEVEL_0: Final = "data_level0.bin"
 _UPPER_LEVELS: Final = "link_lists.bin"
-_GRAPH_FILES: Final = (_HEADER, _LEVEL_0, "length.bin", _UPPER_LEVELS, "index_metadata.pickle")
+_LENGTHS: Final = "length.bin"
+_GRAPH_FILES: Final = (_HEADER, _LEVEL_0, _LENGTHS, _UPPER_LEVELS, "index_metadata.pickle")
 
 # header.bin: version, offset of level 0, capacity, elements, bytes per element, offset of the label, offset of the
 # vector, highest level, entry point, links on upper levels, links on level 0, M, level factor, ef_construction.
@@ -169,6 +171,25 @@ def _graph_damage(folder: Path, vectors: bool) -> str:
         if len(np.unique(labels)) != count:
             return f"{_LEVEL_0} has labels that occur twice"
     return _upper_levels_damage((folder / _UPPER_LEVELS).read_bytes(), count, entry, highest, 4 + 4 * upper_links)
+
+
+def erase_unused_memory(folder: Path) -> None:
+    """Overwrite those parts of the graph files of a Chroma folder that hold no element.
+
+    hnswlib writes all the memory that it has reserved, and what this process had there before is in it: also what
+    was deleted. Call it only while nobody has the files open.
+    """
+    for header in folder.glob(f"*/{_HEADER}"):
+        content = header.read_bytes()
+        if len(content) < _HEADER_FORMAT.size:
+            continue
+        _, _, _, count, size, *_ = _HEADER_FORMAT.unpack_from(content)
+        # Chroma normalises vectors itself, so that no length is ever stored or read.
+        for name, used in ((_LEVEL_0, count * size), (_LENGTHS, 0)):
+            with open(header.with_name(name), "r+b") as file:
+                unused = file.seek(0, os.SEEK_END) - used
+                file.seek(used)
+                file.write(bytes(max(unused, 0)))
 
 
 def _are_links(heads: Any, count: int) -> bool:

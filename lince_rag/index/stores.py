@@ -19,7 +19,7 @@ from lince_rag.index.integrity import fingerprints
 from lince_rag.index.ledger import Ledger
 from lince_rag.index.lexical import LexicalHit, LexicalIndex
 from lince_rag.index.storage import LEXICAL_FOLDER, StoreCopies, inherit_mode, not_writable, remove_folder
-from lince_rag.index.vectors import VectorStore, batches, locked
+from lince_rag.index.vectors import VectorStore, batches, compare_vectors, locked
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
 
@@ -113,13 +113,16 @@ class ChunkStores:
             if selection is None:
                 return self.vectors.nearest(vector, limit)
             if selection.few is None:
-                return selection.search(partial(self.vectors.nearest, vector), itemgetter(0), limit, MOST_VECTORS)
+                find = partial(self.vectors.nearest, vector)
+                near: list[tuple[str, float]] = selection.search(find, itemgetter(0), limit, MOST_VECTORS)
+                # Among given ids, the graph search ends early where it finds no neighbour that is one of them.
+                return near if len(near) == limit else self.vectors.nearest_exactly(vector, limit, selection.ids)
             # Reading the vectors takes much longer than comparing them.
             changes, found = selection.memory or (None, None)
             if changes is None or changes != self.vectors.changes:
                 found = store.get(ids=selection.few, include=["embeddings"])
                 selection.memory = self.vectors.changes, found
-        return _search_exactly(found, vector)[:limit]
+        return compare_vectors(found, vector)[:limit]
 
     def similarities(self, question: str, texts: list[str]) -> list[float]:
         """Return the cosine similarity of a question and each of some texts, which are embedded as chunks are."""
@@ -349,16 +352,3 @@ class ChunkStores:
         if stray := sorted(self.ledger.uncommitted()):
             self.discard(stray)
             self.ledger.set_uncommitted(remove=stray)
-
-
-def _search_exactly(found: Any, vector: list[float]) -> list[tuple[str, float]]:
-    """Compare a vector with all those of a Chroma result: (id, cosine similarity), best first."""
-    import numpy as np
-
-    if not found["ids"]:
-        return []
-    vectors, wanted = np.asarray(found["embeddings"]), np.asarray(vector)
-    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted)
-    # A text without terms has the zero vector; its similarity is 0.
-    similarities = (vectors @ wanted / np.where(lengths > 0, lengths, 1.0)).tolist()
-    return sorted(zip(found["ids"], similarities, strict=True), key=lambda pair: -pair[1])

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from langchain_core.embeddings import Embeddings
 
 from lince_rag.errors import IndexLockedError
-from lince_rag.index.integrity import graphs_damage
+from lince_rag.index.integrity import erase_unused_memory, graphs_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.index.storage import (
     CHROMA_FILE,
@@ -57,6 +57,8 @@ class VectorStore:
         self._ledger = ledger
         self._copies = copies
         self._store: Chroma | None = None
+        # Whether this process has purged the store: what was deleted may still be in its memory.
+        self._purged = False
         self._lock = threading.RLock()
         self._file_lock = FileLock(folder / VECTORS_LOCK_FILE, thread_local=False)
         # Counts the changes that this process has seen.
@@ -68,6 +70,9 @@ class VectorStore:
             if self._store is not None:
                 close_vector_store(self._store)
                 self._store = None
+                if self._purged:
+                    with locked(self._file_lock, self._folder, VECTORS_LOCK_SECONDS):
+                        erase_unused_memory(self._folder / CHROMA_FOLDER)
 
     @contextmanager
     def open(self) -> Iterator["Chroma"]:
@@ -172,10 +177,21 @@ class VectorStore:
                         copy._collection.upsert(found["ids"], found["embeddings"])
             finally:
                 close_vector_store(copy)
+            erase_unused_memory(new)
+            self._purged = True
             with self.files() as folder:
                 self.count_change()
                 self.close()
                 replace_folder_at(folder, new)
+
+    def nearest_exactly(self, vector: Any, limit: int, ids: Sequence[str]) -> list[tuple[str, float]]:
+        """Do the same among ``ids`` by comparing every vector, which takes longer and misses none."""
+        best: list[tuple[str, float]] = []
+        with self.open() as store:
+            for part in batches(len(ids)):
+                found = store.get(ids=list(ids[part]), include=["embeddings"])
+                best = sorted([*best, *compare_vectors(found, vector)], key=lambda pair: -pair[1])[:limit]
+        return best
 
     def nearest(self, vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
         """Find chunks by a vector: (id, cosine similarity), best first; only among ``ids`` if they are given."""
@@ -184,6 +200,19 @@ class VectorStore:
             found = store._collection.query([vector], n_results=limit, include=["distances"], ids=ids)
         distances = found["distances"] or [[]]
         return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
+
+
+def compare_vectors(found: Any, vector: list[float]) -> list[tuple[str, float]]:
+    """Compare a vector with all those of a Chroma result: (id, cosine similarity), best first."""
+    import numpy as np
+
+    if not found["ids"]:
+        return []
+    vectors, wanted = np.asarray(found["embeddings"]), np.asarray(vector)
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted)
+    # A text without terms has the zero vector; its similarity is 0.
+    similarities = (vectors @ wanted / np.where(lengths > 0, lengths, 1.0)).tolist()
+    return sorted(zip(found["ids"], similarities, strict=True), key=lambda pair: -pair[1])
 
 
 @contextmanager
