@@ -10,7 +10,8 @@
     ├── DocumentError              a file cannot be turned into text
     ├── IndexFolderError           the index folder is missing, damaged or holds something else
     │   ├── IndexDamagedError      a store or the ledger of the index is damaged
-    │   └── IndexLockedError       another process is writing to the index
+    │   ├── IndexLockedError       another process is writing to the index
+    │   └── IndexServerError       a server of a shared index cannot be reached, or refuses
     ├── ContextWindowError         a prompt is longer than the model's window
     ├── EngineError                the engine cannot load or run a model
     ├── ForkError                  what another process opened was used in a fork of it
@@ -102,6 +103,10 @@ class IndexDamagedError(IndexFolderError):
 
 class IndexLockedError(IndexFolderError):
     """Another process is writing to the index."""
+
+
+class IndexServerError(IndexFolderError):
+    """A server of a shared index cannot be reached, has no such index, or refuses."""
 
 
 class ContextWindowError(LinceError):

@@ -22,8 +22,9 @@ from lince_rag.documents.selection import FileSelection
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError
 from lince_rag.index.compaction import PurgeReport, purge
+from lince_rag.index.conditions import filter_to_sql
 from lince_rag.index.embeddings import LinceEmbeddings, check_loading, embeddings_name
-from lince_rag.index.filters import combine_filters, filter_to_sql, match_sources, near_sources, parse_filter
+from lince_rag.index.filters import combine_filters, match_sources, near_sources, parse_filter
 from lince_rag.index.ingestion import (
     IngestReport,
     Loaders,
@@ -288,7 +289,11 @@ class Index:
         given = list(filters)
         wanted += [parse_filter(each) if isinstance(each, str) else each for each in given]
         combined = combine_filters(wanted)
-        if given and combined and not self.ledger.select_ids(*filter_to_sql(combined), limit=1):
+        if (
+            given
+            and combined
+            and not self.ledger.select_ids(*filter_to_sql(combined, self.ledger.SYNTAX), limit=1)
+        ):
             shown = " ".join(each if isinstance(each, str) else json.dumps(each) for each in given)
             raise ConfigurationError(
                 f"No passage passes the filter {shown}.",

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,7 @@ _TOLERANCE: Final = 1e-4
 
 # What the checksum of a document covers, in the ledger.
 DOCUMENT_COLUMNS: Final = "source, content_hash, title, language, text"
-CHUNK_COLUMNS: Final = "id, source, start, end, metadata"
+CHUNK_COLUMNS: Final = 'id, source, start, "end", metadata'
 
 # Elements of a graph to check at once.
 _BATCH: Final = 20_000
@@ -184,8 +184,8 @@ def erase_unused_memory(folder: Path) -> None:
         if len(content) < _HEADER_FORMAT.size:
             continue
         _, _, _, count, size, *_ = _HEADER_FORMAT.unpack_from(content)
-        # Chroma normalises vectors itself, so that no length is ever stored or read.
-        for name, used in ((_LEVEL_0, count * size), (_LENGTHS, 0)):
+        # A length is a float32.
+        for name, used in ((_LEVEL_0, count * size), (_LENGTHS, count * 4)):
             with open(header.with_name(name), "r+b") as file:
                 unused = file.seek(0, os.SEEK_END) - used
                 file.seek(used)
@@ -283,14 +283,14 @@ def checksum(document: Sequence[Any], chunks: Iterable[Sequence[Any]]) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def document_damage(connection: sqlite3.Connection) -> str:
-    """Return which document differs from its checksum; documents of an earlier version have none."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checksums'").fetchone():
-        return ""
-    connection.execute("BEGIN")
-    sums = dict(connection.execute("SELECT source, checksum FROM checksums"))
-    for document in connection.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents"):
-        chunks = connection.execute(f"SELECT {CHUNK_COLUMNS} FROM chunks WHERE source = ?", [document[0]])
+def document_damage(rows: Callable[[str, Sequence[Any]], Iterable[Sequence[Any]]]) -> str:
+    """Return which document differs from its checksum; documents of an earlier version have none.
+
+    ``rows`` runs a query with values; all queries see one state.
+    """
+    sums = dict(map(tuple, rows("SELECT source, checksum FROM checksums", ())))
+    for document in rows(f"SELECT {DOCUMENT_COLUMNS} FROM documents", ()):
+        chunks = rows(f"SELECT {CHUNK_COLUMNS} FROM chunks WHERE source = ?", [document[0]])
         if document[0] in sums and sums.pop(document[0]) != checksum(document, chunks):
             return f"the document {document[0]!r} differs from its checksum"
     return f"the document {next(iter(sums))!r} is missing" if sums else ""

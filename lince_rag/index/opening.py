@@ -11,11 +11,11 @@ from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.selection import LEDGER_FILE
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, default_model, embeddings_name
-from lince_rag.index.ledger import Ledger
+from lince_rag.index.ledger import FolderLedger, Ledger
 from lince_rag.index.storage import damaged_ledger, holds_stores, is_writable
 
 
-def open_ledger(path: Path, create: bool) -> Ledger:
+def open_ledger(path: Path, create: bool) -> FolderLedger:
     """Open the ledger of a folder, or create folder and ledger."""
     ledger = path / LEDGER_FILE
     try:
@@ -34,7 +34,7 @@ def open_ledger(path: Path, create: bool) -> Ledger:
             f"The index folder {path} cannot be used: {error.strerror or error}.",
             hint="Check the path, its permissions and the free space, or choose another folder.",
         ) from error
-    return Ledger(ledger, read_only=read_only, new=not filled)
+    return FolderLedger(ledger, read_only=read_only, new=not filled)
 
 
 def _check_folder(path: Path, create: bool) -> None:

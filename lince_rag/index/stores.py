@@ -13,8 +13,9 @@ from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.prepared import PreparedDocument, index_terms, searchable_text, term_lines
 from lince_rag.errors import IndexLockedError
+from lince_rag.index.conditions import filter_to_sql
 from lince_rag.index.embeddings import embeddings_name, hashes_terms
-from lince_rag.index.filters import Selection, filter_to_sql
+from lince_rag.index.filters import Selection
 from lince_rag.index.integrity import fingerprints
 from lince_rag.index.ledger import Ledger
 from lince_rag.index.lexical import LexicalHit, LexicalIndex
@@ -76,7 +77,7 @@ class ChunkStores:
 
     def select(self, filter_: Mapping[str, Any]) -> Selection:
         """Return the committed chunks whose metadata passes a filter in Chroma's notation."""
-        condition, values = filter_to_sql(filter_)
+        condition, values = filter_to_sql(filter_, self.ledger.SYNTAX)
         # Questions often share a filter, and to apply it to all chunks takes longer than the rest.
         key = f"{self.ledger.generation} {condition} {values!r}"
         found = self._selections.pop(key, None) or Selection(self.ledger, condition, values)

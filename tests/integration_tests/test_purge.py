@@ -121,10 +121,10 @@ def test_memory_that_chroma_wrote_with_its_graph_is_erased(tmp_path: Path) -> No
         index.ingest(tmp_path / "documents")
         index.delete(secret)
         expected = index.as_retriever().invoke("¿De cuánto es la fianza número 7?")
-    for name, end in (("length.bin", 0), ("data_level0.bin", os.SEEK_END)):
+    for name in ("length.bin", "data_level0.bin"):
         (path,) = (tmp_path / "index" / "chroma").glob(f"*/{name}")
         with open(path, "r+b") as file:
-            file.seek(-64 if end else 0, end)
+            file.seek(-64, os.SEEK_END)
             file.write(SECRET.encode())
     assert len(places(tmp_path / "index", needles())) == 2
     erase_unused_memory(tmp_path / "index" / "chroma")
