@@ -34,6 +34,10 @@ def _sqlite_value(value: Scalar) -> Scalar:
     return float(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
 
 
+def _json_value(value: Scalar) -> str:
+    return json.dumps(int(value) if isinstance(value, bool) else value)
+
+
 @dataclass(frozen=True)
 class FilterSyntax:
     """How a database writes conditions on the metadata of a chunk ``c``.
@@ -85,7 +89,7 @@ POSTGRESQL_SYNTAX: Final = FilterSyntax(
     texts="SELECT jsonb_array_elements_text(CAST(? AS jsonb))",
     members="SELECT jsonb_array_elements(CAST(? AS jsonb))",
     key=str,
-    value=json.dumps,
+    value=_json_value,
 )
 
 

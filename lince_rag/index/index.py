@@ -1,4 +1,4 @@
-"""Index: a folder with a Chroma store, a lexical index, and the ledger of what has been committed."""
+"""Index: a Chroma store, a lexical index and the ledger of what has been committed, in a folder or on servers."""
 
 import json
 import os
@@ -35,6 +35,7 @@ from lince_rag.index.ingestion import (
     recorded_chunking,
 )
 from lince_rag.index.ledger import CHUNKING_ALGORITHM, Ledger, Source
+from lince_rag.index.locations import SharedLocation, find_location
 from lince_rag.index.opening import (
     check_chunking,
     choose_embeddings,
@@ -42,8 +43,10 @@ from lince_rag.index.opening import (
     other_embedder,
     recorded_embeddings,
 )
+from lince_rag.index.postgresql import SharedLedger
 from lince_rag.index.retriever import HybridRetriever
-from lince_rag.index.storage import folder_bytes, inherit_mode, replace_folder, set_aside
+from lince_rag.index.shared import SharedStores
+from lince_rag.index.storage import inherit_mode, replace_folder, set_aside
 from lince_rag.index.stores import ChunkStores
 from lince_rag.index.verification import VerifyReport, verify
 from lince_rag.index.watching import watch
@@ -61,7 +64,7 @@ class Index:
     """A folder of searchable documents. Open one with ``Index.open``; it is also a context manager.
 
     Attributes:
-        folder: The index's folder.
+        folder: The index's folder; of a shared index the folder of this machine's copy of the terms.
         embeddings: The embedder.
         ledger: What has been committed.
         stores: The vector store and the lexical index.
@@ -76,7 +79,11 @@ class Index:
         self.folder = folder
         self.embeddings = embeddings
         self.ledger = ledger
-        self.stores = ChunkStores(folder, embeddings, ledger)
+        self.stores = (
+            SharedStores(folder, embeddings, ledger)
+            if isinstance(ledger, SharedLedger)
+            else ChunkStores(folder, embeddings, ledger)
+        )
 
     @classmethod
     def open(
@@ -90,7 +97,9 @@ class Index:
         """Open an index, or create a new one.
 
         Args:
-            folder: The index's folder.
+            folder: The index's folder. For a shared index its address
+                (``"lince+postgresql://user@host/database?chroma=http://host:8000&collection=name"``), or the path
+                of a TOML file with the keys ``ledger``, ``chroma`` and ``collection``.
             embeddings: The embedder, or the ``model`` of a ``LinceEmbeddings``; ``None`` takes the one that the
                 index was built with. For a new index that is the one named in the environment variable
                 ``LINCE_EMBEDDINGS``, else ``"multilingual-e5-small"`` where the extra ``e5`` is installed, else
@@ -105,10 +114,16 @@ class Index:
             IndexFolderError: There is no index in the folder, or it cannot be read. A damaged vector store or
                 lexical index is an error only when it is used, so that ``verify`` can repair it.
             EmbeddingsMismatchError: The index was built with another embedder.
-            ConfigurationError: The index was built with other chunking settings.
+            ConfigurationError: The index was built with other chunking settings; or its address is wrong.
+            IndexServerError: A server of a shared index cannot be reached.
+            MissingExtraError: It is a shared index, and the extra ``shared`` is not installed.
         """
-        path = Path(folder).expanduser().resolve()
-        ledger = open_ledger(path, create)
+        location = find_location(folder)
+        ledger: Ledger
+        if isinstance(location, SharedLocation):
+            path, ledger = location.folder, SharedLedger(location, create=create)
+        else:
+            path, ledger = location, open_ledger(location, create)
         try:
             chosen = choose_embeddings(ledger, embeddings)
             check_chunking(ledger, chunking)
@@ -140,8 +155,14 @@ class Index:
             IndexFolderError: There is no index in the folder, or it cannot be written.
             IndexLockedError: Another process is writing, or rebuilding it.
             EmbeddingsMismatchError: An application's own embedder is recorded, and none is given.
+            ConfigurationError: It is a shared index.
         """
-        path = Path(folder).expanduser().resolve()
+        path = find_location(folder)
+        if isinstance(path, SharedLocation):
+            raise ConfigurationError(
+                f"The shared index {path.name} cannot be built again in its place.",
+                hint="Ingest the documents into another collection, with the other embedder.",
+            )
         if not path.exists() and set_aside(path).exists():
             # An earlier run was killed between two renamings.
             set_aside(path).rename(path)
@@ -231,7 +252,7 @@ class Index:
             "embeddings": embeddings_name(self.embeddings),
             "chunking": self.ledger.json_setting("chunking"),
             "languages": dict(Counter(sorted(source.language for source in self.sources())).most_common()),
-            "bytes": folder_bytes(self.folder),
+            "bytes": self.stores.stored_bytes(),
             "waiting": self.ledger.count_waiting(),
             "read_only": self.ledger.read_only,
         }

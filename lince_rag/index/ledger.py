@@ -93,7 +93,7 @@ class Ledger(ABC):
     AMONG: ClassVar[str]
     # How a condition on metadata is written.
     SYNTAX: ClassVar[FilterSyntax]
-    # The keys of the metadata ``c.metadata``, in a column ``key``.
+    # The keys of the metadata of ``c``, as ``j.key``.
     KEYS: ClassVar[str]
 
     path: Path
@@ -219,6 +219,10 @@ class Ledger(ABC):
             return {row[0] for row in self._rows("SELECT id FROM chunks")}
         return {row[0] for row in self._rows("SELECT id FROM chunks WHERE source = ?", [source])}
 
+    def chunk_ids_of(self, sources: Iterable[str]) -> set[str]:
+        """Return the ids of the committed chunks of some documents."""
+        return {row[0] for row in self._rows(f"SELECT id FROM chunks WHERE source {self.AMONG}", [_json(sources)])}
+
     def select_ids(self, condition: str, values: Sequence[Any], limit: int = NO_LIMIT) -> list[str]:
         """Return the ids of chunks that satisfy an SQL condition on ``c`` (chunks) and ``d`` (documents)."""
         statement = f"SELECT c.id FROM chunks c JOIN documents d USING (source) WHERE {condition} LIMIT ?"
@@ -228,7 +232,7 @@ class Ledger(ABC):
         """Return the keys of the metadata of some chunks of each document, sorted."""
         rows = self._rows(
             "SELECT DISTINCT j.key FROM chunks c JOIN (SELECT min(id) AS id FROM chunks GROUP BY source) f"
-            f" USING (id), {self.KEYS} j ORDER BY j.key"
+            f" USING (id), {self.KEYS} ORDER BY j.key"
         )
         return [row[0] for row in rows]
 
@@ -284,30 +288,34 @@ class Ledger(ABC):
             list(packed),
         )
 
-    def commit(self, prepared: PreparedDocument) -> None:
-        """Replace the committed version of a document, its chunks and its parts; call it in a transaction."""
-        metadata, chunks, source = prepared.document.metadata, prepared.chunks, prepared.source
-        row = (
-            source, prepared.content_hash, str(metadata.get("title") or source), metadata["language"],
-            prepared.document.page_content,
-        )  # fmt: skip
-        rows = [
-            (chunk.id, source, chunk.metadata["start"], chunk.metadata["end"],
-             json.dumps(chunk.metadata, ensure_ascii=False))
-            for chunk in chunks
-        ]  # fmt: skip
-        self.forget(source)
-        self._execute_many(f"INSERT INTO documents ({DOCUMENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)", [row])
-        self._execute_many(f"INSERT INTO chunks ({CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?)", rows)
-        self._execute_many("INSERT INTO checksums VALUES (?, ?)", [(source, checksum(row, rows))])
-        lines = zip(chunks, prepared.lines, strict=bool(prepared.lines))
-        self.set_term_lines((str(chunk.id), packed) for chunk, packed in lines)
+    def commit(self, *documents: PreparedDocument) -> None:
+        """Replace the committed versions of documents, their chunks and parts; call it in a transaction."""
+        rows = [_document_rows(each) for each in documents]
+        self.forget(*(each.source for each in documents))
+        self._execute_many(
+            f"INSERT INTO documents ({DOCUMENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
+            [document for document, _ in rows],
+        )
+        self._execute_many(
+            f"INSERT INTO chunks ({CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
+            [chunk for _, chunks in rows for chunk in chunks],
+        )
+        self._execute_many(
+            "INSERT INTO checksums VALUES (?, ?)",
+            [(document[0], checksum(document, chunks)) for document, chunks in rows],
+        )
+        self.set_term_lines(
+            (str(chunk.id), packed)
+            for each in documents
+            for chunk, packed in zip(each.chunks, each.lines, strict=bool(each.lines))
+        )
         self._execute_many(
             "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                (source, number, part.id, part.start, part.end, json.dumps(part.metadata), int(part.named))
-                for number, part in enumerate(prepared.parts)
-            ),
+            [
+                (each.source, number, part.id, part.start, part.end, json.dumps(part.metadata), int(part.named))
+                for each in documents
+                for number, part in enumerate(each.parts)
+            ],
         )
 
     def parts(self, source: str) -> list[Part]:
@@ -336,9 +344,9 @@ class Ledger(ABC):
                 list(stamps.items()),
             )
 
-    def forget(self, source: str) -> None:
-        """Remove a document and its chunks; call it in a transaction."""
-        self._execute_many("DELETE FROM documents WHERE source = ?", [(source,)])
+    def forget(self, *sources: str) -> None:
+        """Remove documents and their chunks; call it in a transaction."""
+        self._execute_many("DELETE FROM documents WHERE source = ?", [(source,) for source in sources])
 
     def advance(self) -> None:
         """Increase the generation; call it in the transaction of a commit."""
@@ -424,7 +432,7 @@ class FolderLedger(Database, Ledger):
 
     AMONG = "IN (SELECT value FROM json_each(?))"
     SYNTAX = SQLITE_SYNTAX
-    KEYS = "json_each(c.metadata)"
+    KEYS = "json_each(c.metadata) AS j"
 
     def __init__(self, path: Path | str, *, read_only: bool = False, new: bool = True) -> None:
         super().__init__(path, _TABLES, read_only=read_only, new=new)
@@ -449,6 +457,23 @@ class FolderLedger(Database, Ledger):
                 return document_damage(connection.execute) if checked else ""
         except IndexDamagedError as error:
             return first_line(error.__cause__ or error)
+
+
+def _document_rows(prepared: PreparedDocument) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return the row of a document, and those of its chunks."""
+    metadata, source = prepared.document.metadata, prepared.source
+    title, text = str(metadata.get("title") or source), prepared.document.page_content
+    chunks = [
+        (
+            each.id,
+            source,
+            each.metadata["start"],
+            each.metadata["end"],
+            json.dumps(each.metadata, ensure_ascii=False),
+        )
+        for each in prepared.chunks
+    ]
+    return (source, prepared.content_hash, title, metadata["language"], text), chunks
 
 
 def _json(ids: Iterable[str]) -> str:

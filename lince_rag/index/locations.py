@@ -11,8 +11,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from lince_rag.errors import ConfigurationError
 
-# The scheme of the address of a shared index. A path that was made of it has lost a slash.
-_SCHEME: Final = re.compile(r"lince\+(postgres(?:ql)?):/{1,2}(?=[^/])")
+# The scheme of the address of a shared index.
+_SCHEME: Final = re.compile(r"lince\+postgres(ql)?:/")
+
+# A path that was made of an address has lost a slash of each scheme.
+_LOST_SLASH: Final = re.compile(r"\b(postgres(?:ql)?|https?):/(?=[^/])")
 
 # A collection is also the name of a schema and of a Chroma collection.
 _COLLECTION: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -32,8 +35,8 @@ class SharedLocation:
     Attributes:
         ledger: The PostgreSQL database (``postgresql://user@host/database``). What is not in it comes from the
             environment, as ``psql`` has it: ``PGPASSWORD``, ``~/.pgpass``, ``PGSSLMODE`` …
-        chroma: The Chroma server (``http://host:8000``, with ``/tenant/database`` if they are not the default ones).
-            Its token, if it wants one, is in the environment variable ``LINCE_CHROMA_TOKEN``.
+        chroma: The Chroma server (``http://host:8000``; ``/tenant/database`` after it names other than the default
+            ones). Its token, if it wants one, is in the environment variable ``LINCE_CHROMA_TOKEN``.
         collection: The name of this index there: small letters, digits and ``_``.
         replica: The folder for this machine's copy of the terms; each machine builds it by itself.
     """
@@ -52,7 +55,8 @@ class SharedLocation:
         if urlsplit(self.chroma).scheme not in ("http", "https") or not urlsplit(self.chroma).hostname:
             raise ConfigurationError(f"{self.chroma!r} is not the address of a Chroma server.", hint=_FORM)
         if urlsplit(self.ledger).scheme not in ("postgresql", "postgres"):
-            raise ConfigurationError(f"{_without_password(self.ledger)!r} is not a PostgreSQL address.", hint=_FORM)
+            shown = _without_password(self.ledger)
+            raise ConfigurationError(f"{shown!r} is not the address of a PostgreSQL database.", hint=_FORM)
 
     def __repr__(self) -> str:
         return f"SharedLocation({self.given!r})"
@@ -69,7 +73,7 @@ class SharedLocation:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """Read the address of a shared index."""
-        parts = urlsplit(_SCHEME.sub(r"postgresql://", url, count=1))
+        parts = urlsplit(_LOST_SLASH.sub(r"\1://", url).removeprefix("lince+"))
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         ours = {key: options.pop(key) for key in list(options) if key in _KEYS}
         # What is left belongs to PostgreSQL (``sslmode=require``).
@@ -81,8 +85,8 @@ class SharedLocation:
         unknown = sorted(values.keys() - _KEYS)
         missing = [key for key in ("ledger", "chroma") if not values.get(key)]
         if unknown or missing or not all(isinstance(value, str) for value in values.values()):
-            wrong = f"no {missing[0]}" if missing else f"an unknown key {unknown[0]!r}" if unknown else "other values"
-            raise ConfigurationError(f"The index {given} has {wrong}.", hint=_FORM)
+            wrong = [f"the unknown key {key!r}" for key in unknown] + [f"no {key}" for key in missing]
+            raise ConfigurationError(f"The index {given} has {' and '.join(wrong) or 'other values'}.", hint=_FORM)
         return cls(**values)
 
     @property

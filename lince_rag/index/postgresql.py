@@ -1,5 +1,6 @@
 """The ledger of a shared index: a schema of a PostgreSQL database, for several writers and machines."""
 
+import json
 import os
 import threading
 import zlib
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lince_rag.documents.prepared import PreparedDocument
-from lince_rag.errors import IndexLockedError, IndexServerError, LinceError, check_process
+from lince_rag.errors import IndexLockedError, IndexServerError, LinceError, check_process, require
 from lince_rag.index.conditions import POSTGRESQL_SYNTAX
 from lince_rag.index.integrity import document_damage
 from lince_rag.index.ledger import Ledger
@@ -20,8 +21,8 @@ from lince_rag.index.storage import first_line, not_writable
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-# The same tables as in SQLite, and what changed in which commit. ``fields`` is the metadata for filters; the text is
-# kept because the checksum of a document covers it. The order of texts is that of their code points, as in SQLite.
+# The tables that SQLite has, and what changed in which commit. ``fields`` is the metadata for filters; their text
+# is kept because the checksum of a document covers it. Texts are ordered by their code points, as in SQLite.
 _TABLES: Final = (
     "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     'CREATE TABLE documents (source TEXT COLLATE "C" PRIMARY KEY, content_hash TEXT NOT NULL, title TEXT NOT NULL,'
@@ -52,9 +53,7 @@ _TABLES: Final = (
     " CASE WHEN fields -> name = 'true'::jsonb THEN '1'::jsonb ELSE '0'::jsonb END"
     " WHEN 'null' THEN NULL ELSE fields -> name END $$",
 )
-_NAMES: Final = frozenset(
-    statement.split()[2] for statement in _TABLES if statement.startswith("CREATE TABLE")
-)
+_NAMES: Final = frozenset(statement.split()[2] for statement in _TABLES if statement.startswith("CREATE TABLE"))
 
 # The setting with the commit from which on ``changes`` knows of deleted chunks.
 _CHANGES_SINCE: Final = "changes_since"
@@ -240,21 +239,21 @@ class SharedLedger(Ledger):
 
     # What changed, for copies of the terms on other machines.
 
-    def commit(self, prepared: PreparedDocument) -> None:
-        """Replace the committed version of a document, its chunks and its parts; call it in a transaction."""
-        super().commit(prepared)
-        self._note_changes(prepared.source)
+    def commit(self, *documents: PreparedDocument) -> None:
+        """Replace the committed versions of documents, their chunks and parts; call it in a transaction."""
+        super().commit(*documents)
+        self._note_changes(each.source for each in documents)
 
-    def forget(self, source: str) -> None:
-        """Remove a document and its chunks; call it in a transaction."""
-        self._note_changes(source)
-        super().forget(source)
+    def forget(self, *sources: str) -> None:
+        """Remove documents and their chunks; call it in a transaction."""
+        self._note_changes(sources)
+        super().forget(*sources)
 
-    def _note_changes(self, source: str) -> None:
+    def _note_changes(self, sources: Iterable[str]) -> None:
         self._execute_many(
-            "INSERT INTO changes SELECT id, ? FROM chunks WHERE source = ?"
+            f"INSERT INTO changes SELECT id, ? FROM chunks WHERE source {self.AMONG}"
             " ON CONFLICT (id) DO UPDATE SET generation = excluded.generation",
-            [(self.generation + 1, source)],
+            [(self.generation + 1, json.dumps(list(sources)))],
         )
 
     def changed_ids(self, generation: int) -> tuple[list[str], list[str]] | None:
@@ -305,12 +304,13 @@ class SharedLedger(Ledger):
 
 def _stream(connection: "Connection", statement: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a query without reading all of them into memory."""
-    streaming = connection.execution_options(stream_results=True, max_row_buffer=100)
-    for row in streaming.exec_driver_sql(statement.replace("?", "%s"), tuple(values)):
+    options = {"stream_results": True, "max_row_buffer": 100}
+    for row in connection.exec_driver_sql(statement.replace("?", "%s"), tuple(values), options):
         yield tuple(row)
 
 
 def _make_engine(location: SharedLocation) -> "Engine":
+    require("shared", "sqlalchemy", "psycopg")
     from sqlalchemy import create_engine, event
     from sqlalchemy.engine import make_url
 

@@ -3,10 +3,10 @@
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -77,7 +77,7 @@ class ServerVectors(VectorStore):
         from chromadb.config import Settings
 
         parts = urlsplit(self._shared.location.chroma)
-        places = dict(zip(("tenant", "database"), parts.path.strip("/").split("/"), strict=False)) if parts.path else {}
+        places = dict(zip(("tenant", "database"), filter(None, parts.path.split("/")), strict=False))
         token = os.environ.get("LINCE_CHROMA_TOKEN")
         client = chromadb.HttpClient(
             host=str(parts.hostname),
@@ -85,7 +85,7 @@ class ServerVectors(VectorStore):
             ssl=parts.scheme == "https",
             headers={"Authorization": f"Bearer {token}"} if token else None,
             settings=Settings(anonymized_telemetry=False),
-            **{key: value for key, value in places.items() if value},
+            **places,
         )
         return open_vector_store(self._embeddings, client=client, collection=name)
 
@@ -137,7 +137,7 @@ class ServerVectors(VectorStore):
 class LexicalCopy(LexicalIndex):
     """This machine's copy of the terms of a shared index, brought up to date before a search.
 
-    It holds the state of one commit, whose number is in a file beside it. Processes share it, one writes at a time.
+    It holds the state of a commit, whose number is in a file beside it. Processes share it; one writes at a time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -167,18 +167,27 @@ class LexicalCopy(LexicalIndex):
         with self._lock():
             super().write(chunks, delete, anew=anew)
 
-    def update(self, ledger: SharedLedger) -> int:
-        """Bring it to the state of the latest commit, and return its number."""
-        with self._lock():
+    def update(self, ledger: SharedLedger, known: dict[str, str] | None = None, *, wait: bool = True) -> int:
+        """Bring it to the state of the latest commit, and return its number.
+
+        ``known`` has the terms of some chunks; without ``wait``, nothing happens if another process writes.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._writing, self._index_folder, _COPY_SECONDS if wait else 0.0))
+            except IndexLockedError:
+                if wait:
+                    raise
+                return self.generation or 0
             before, current = self.generation, ledger.generation
             changed = None if before is None or before > current else ledger.changed_ids(before)
             if before is not None and before == current:
                 self.reload()
             elif changed is None:
-                self.write(_terms_of(ledger, ledger.ordered_ids()), anew=True)
+                self.write(_terms_of(ledger, ledger.ordered_ids(), known or {}), anew=True)
             else:
                 new, gone = changed
-                self.write(_terms_of(ledger, new), delete=gone)
+                self.write(_terms_of(ledger, new, known or {}), delete=gone)
             self.note(current)
             return current
 
@@ -190,10 +199,11 @@ class LexicalCopy(LexicalIndex):
             self.__dict__.pop("_index", None)
 
 
-def _terms_of(ledger: SharedLedger, ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _terms_of(ledger: SharedLedger, ids: Sequence[str], known: dict[str, str]) -> Iterator[tuple[str, str]]:
     for part in batches(len(ids)):
-        found = ledger.chunks(ids[part])
-        yield from ((each, index_terms(found[each])) for each in ids[part] if each in found)
+        found = ledger.chunks(each for each in ids[part] if each not in known)
+        terms = known | {each: index_terms(chunk) for each, chunk in found.items()}
+        yield from ((each, terms[each]) for each in ids[part] if each in terms)
 
 
 class SharedStores(ChunkStores):
@@ -207,6 +217,8 @@ class SharedStores(ChunkStores):
         super().__init__(folder, embeddings, ledger)
         # Nothing is known of this machine's copy before it is brought up to date.
         self._generation = -1
+        # The terms of the commit that is being made.
+        self._terms: dict[str, str] | None = None
 
     def _open_vectors(self) -> VectorStore:
         return ServerVectors(self.embeddings, self._shared)
@@ -229,12 +241,12 @@ class SharedStores(ChunkStores):
         with self.write_lock(seconds, alone=False):
             if self.ledger.uncommitted():
                 with self.committing():
-                    self.delete_uncommitted()
+                    pass
             yield
 
     @contextmanager
     def write_lock(self, seconds: float | None = None, *, alone: bool = True) -> Iterator[None]:
-        """Keep others from writing, or only from working ``alone`` as a purge does; raises ``IndexLockedError``."""
+        """Keep others from writing, or only from working ``alone``, as a purge does; see ``ChunkStores``."""
         if self.ledger.read_only:
             raise not_writable(self.folder)
         limit = LOCK_SECONDS if seconds is None else seconds
@@ -265,16 +277,32 @@ class SharedStores(ChunkStores):
     def write(self, prepared: Sequence[PreparedDocument], forget: Sequence[str] = ()) -> None:
         """Replace documents, and remove the sources in ``forget``, in one commit; see ``ChunkStores.write``."""
         with self.committing():
-            before = self._shared.generation
-            super().write(prepared, forget)
-            if self.lexical.generation == before:
-                # The terms are those of this commit, which came next.
-                self.lexical.note(before + 1)
+            before, self._terms = self._shared.generation, {}
+            try:
+                super().write(prepared, forget)
+            finally:
+                known, self._terms = self._terms, None
+        # A copy that lacks more is brought up to date when a question needs it: that may take minutes.
+        if (self.lexical.generation or 0) == before:
+            self.lexical.update(self._shared, known, wait=False)
 
-    def write_vectors(self, chunks: Sequence[Document], vectors: Sequence[Any]) -> int:
-        """Write the vectors of those of the committed chunks that still wait for them; return their number."""
-        with self.committing():
-            return super().write_vectors(chunks, vectors)
+    def _note_commit(self) -> None:
+        """Leave the copy of the terms to ``refresh``."""
+
+    def store_terms(self, chunks: Sequence[Document], terms: Sequence[str] | None = None) -> None:
+        """Keep the terms of a commit for this machine's copy, until it is committed; else write them."""
+        if self._terms is None:
+            super().store_terms(chunks, terms)
+        else:
+            found = [index_terms(chunk) for chunk in chunks] if terms is None else terms
+            self._terms |= zip([str(chunk.id) for chunk in chunks], found, strict=True)
+
+    def discard(self, ids: Sequence[str]) -> None:
+        """Delete chunks from the vectors, and outside of a commit from this machine's copy of the terms."""
+        if self.ledger.had_vectors():
+            self._discard_vectors(ids)
+        if self._terms is None:
+            self.lexical.write([], delete=ids)
 
     def rebuild(self, *, vectors: bool, terms: bool) -> None:
         """Replace stores by new ones with the committed chunks; call it with the write lock held."""

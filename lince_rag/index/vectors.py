@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from langchain_core.embeddings import Embeddings
 
 from lince_rag.errors import IndexLockedError
-from lince_rag.index.integrity import erase_unused_memory, graphs_damage
+from lince_rag.index.integrity import erase_unused_memory, graphs_damage, vectors_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.index.storage import (
     CHROMA_FILE,
@@ -131,6 +131,16 @@ class VectorStore:
             raise damaged_store(self._folder, CHROMA_FOLDER, damage)
         with self.reporting():
             return open_vector_store(self._embeddings, folder)
+
+    def damage(self) -> str | None:
+        """Return what is wrong with the files; the empty text if nothing is, ``None`` if there are none."""
+        with self.files() as folder:
+            if not (folder / CHROMA_FILE).exists():
+                return f"{CHROMA_FILE} is missing" if self._ledger.has_documents() else None
+            # SQLite's locks belong to the process: closing a file that Chroma has open would release Chroma's.
+            self.close()
+            with self.reporting():
+                return vectors_damage(folder)
 
     def reporting(self) -> AbstractContextManager[None]:
         """Turn errors of the vector store inside the block into a ``LinceError``."""

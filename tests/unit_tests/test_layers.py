@@ -50,6 +50,7 @@ HEAVY |= {
 }
 HEAVY |= {"ir_measures", "jsonschema", "llguidance", "pathspec", "watchfiles", "pytesseract", "PIL", "ctranslate2"}
 HEAVY |= {"xllamacpp", "fastapi", "starlette", "uvicorn", "mcp", "limits", "prometheus_client"}
+HEAVY |= {"sqlalchemy", "psycopg"}
 
 MODEL_LIBRARIES = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "safetensors"}
 MODEL_LIBRARIES |= {"ctranslate2"}
