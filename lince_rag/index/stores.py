@@ -19,7 +19,7 @@ from lince_rag.index.integrity import fingerprints
 from lince_rag.index.ledger import Ledger
 from lince_rag.index.lexical import LexicalHit, LexicalIndex
 from lince_rag.index.storage import LEXICAL_FOLDER, StoreCopies, inherit_mode, not_writable, remove_folder
-from lince_rag.index.vectors import VectorStore, batches, locked
+from lince_rag.index.vectors import VectorStore, batches, locked, other_length
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
 
@@ -358,6 +358,8 @@ def _search_exactly(found: Any, vector: list[float]) -> list[tuple[str, float]]:
     if not found["ids"]:
         return []
     vectors, wanted = np.asarray(found["embeddings"]), np.asarray(vector)
+    if vectors.shape[1] != len(wanted):
+        raise other_length(vectors.shape[1], len(wanted))
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted)
     # A text without terms has the zero vector; its similarity is 0.
     similarities = (vectors @ wanted / np.where(lengths > 0, lengths, 1.0)).tolist()

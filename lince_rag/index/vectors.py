@@ -1,16 +1,17 @@
 """The vector store of an index: a Chroma folder that several processes share."""
 
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
 from langchain_core.embeddings import Embeddings
 
-from lince_rag.errors import IndexLockedError
+from lince_rag.errors import EmbeddingsMismatchError, IndexLockedError
 from lince_rag.index.integrity import graphs_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.index.storage import (
@@ -40,6 +41,9 @@ VECTORS_LOCK_FILE: Final = "vectors.lock"
 VECTORS_LOCK_SECONDS: Final = 60.0
 
 _POLL_SECONDS: Final = 0.005
+
+# What Chroma says of a vector that is longer or shorter than those that it has.
+_LENGTHS: Final = re.compile(r"dimension of (\d+), got (\d+)")
 
 
 def batches(length: int) -> Iterator[slice]:
@@ -127,11 +131,19 @@ class VectorStore:
         with self.reporting():
             return open_vector_store(self._embeddings, folder)
 
-    def reporting(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
         """Turn errors of the vector store inside the block into a ``LinceError``."""
-        from chromadb.errors import InternalError, NotFoundError
+        from chromadb.errors import InternalError, InvalidArgumentError, NotFoundError
 
-        return reporting(self._folder, CHROMA_FOLDER, OSError, sqlite3.Error, InternalError, NotFoundError)
+        kinds = (OSError, sqlite3.Error, InternalError, NotFoundError)
+        try:
+            with reporting(self._folder, CHROMA_FOLDER, *kinds):
+                yield
+        except InvalidArgumentError as error:
+            if lengths := _LENGTHS.search(str(error)):
+                raise other_length(*lengths.groups()) from error
+            raise
 
     @contextmanager
     def changing(self) -> Iterator["Chroma"]:
@@ -184,6 +196,15 @@ class VectorStore:
             found = store._collection.query([vector], n_results=limit, include=["distances"], ids=ids)
         distances = found["distances"] or [[]]
         return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
+
+
+def other_length(own: object, given: object) -> EmbeddingsMismatchError:
+    """Return the error of vectors that do not have the length of those in the index."""
+    return EmbeddingsMismatchError(
+        f"The vectors of the index have {own} numbers, but those of the embedder have {given}.",
+        hint="It is another model than the index was built with, perhaps of the same name: check what the server"
+        " runs, or build the index again with `lince-rag ingest --rebuild`.",
+    )
 
 
 @contextmanager
