@@ -23,7 +23,7 @@ from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError
 from lince_rag.index.compaction import PurgeReport, purge
 from lince_rag.index.conditions import filter_to_sql
-from lince_rag.index.embeddings import LinceEmbeddings, check_loading, embeddings_name
+from lince_rag.index.embeddings import LinceEmbeddings, check_loading, embeddings_name, named_embeddings
 from lince_rag.index.filters import combine_filters, match_sources, near_sources, parse_filter
 from lince_rag.index.ingestion import (
     IngestReport,
@@ -171,7 +171,7 @@ class Index:
         # The old embedder is not used.
         with cls(path, LinceEmbeddings(), ledger) as old, old.stores.write_lock():
             wanted = recorded_embeddings(ledger) if embeddings is None else embeddings
-            wanted = LinceEmbeddings(wanted) if isinstance(wanted, str) else wanted
+            wanted = named_embeddings(wanted) if isinstance(wanted, str) else wanted
             name = embeddings_name(wanted)
             if embeddings is None and name != ledger.setting("embeddings"):
                 raise other_embedder(ledger.setting("embeddings"), name)
@@ -250,6 +250,7 @@ class Index:
         """Return the embedder, the chunking, the documents by language, the bytes on disk, the vectors to come."""
         return {
             "embeddings": embeddings_name(self.embeddings),
+            "embeddings_url": getattr(self.embeddings, "base_url", None),
             "chunking": self.ledger.json_setting("chunking"),
             "languages": dict(Counter(sorted(source.language for source in self.sources())).most_common()),
             "bytes": self.stores.stored_bytes(),

@@ -27,7 +27,7 @@ from lince_rag.index.storage import (
     remove_folder,
 )
 from lince_rag.index.stores import LOCK_SECONDS, ChunkStores
-from lince_rag.index.vectors import VectorStore, batches, locked
+from lince_rag.index.vectors import VECTOR_LENGTHS, VectorStore, batches, locked, other_length
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
@@ -101,6 +101,8 @@ class ServerVectors(VectorStore):
             raise
         except (ChromaError, httpx.HTTPError, ValueError, OSError) as error:
             self.close()
+            if lengths := VECTOR_LENGTHS.search(str(error)):
+                raise other_length(*lengths.groups()) from error
             raise IndexServerError(
                 f"The Chroma server {self._shared.location.chroma} cannot be used: {first_line(error)}.",
                 hint="Check that it runs there (`chroma run`), and LINCE_CHROMA_TOKEN if it wants a token.",

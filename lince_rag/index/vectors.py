@@ -1,16 +1,17 @@
 """The vector store of an index: a Chroma folder that several processes share."""
 
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
 from langchain_core.embeddings import Embeddings
 
-from lince_rag.errors import IndexLockedError
+from lince_rag.errors import EmbeddingsMismatchError, IndexLockedError
 from lince_rag.index.integrity import erase_unused_memory, graphs_damage, vectors_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.index.storage import (
@@ -40,6 +41,9 @@ VECTORS_LOCK_FILE: Final = "vectors.lock"
 VECTORS_LOCK_SECONDS: Final = 60.0
 
 _POLL_SECONDS: Final = 0.005
+
+# What Chroma says of a vector that is longer or shorter than those that it has.
+VECTOR_LENGTHS: Final = re.compile(r"dimension of (\d+), got (\d+)")
 
 
 def batches(length: int) -> Iterator[slice]:
@@ -142,11 +146,19 @@ class VectorStore:
             with self.reporting():
                 return vectors_damage(folder)
 
-    def reporting(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
         """Turn errors of the vector store inside the block into a ``LinceError``."""
-        from chromadb.errors import InternalError, NotFoundError
+        from chromadb.errors import InternalError, InvalidArgumentError, NotFoundError
 
-        return reporting(self._folder, CHROMA_FOLDER, OSError, sqlite3.Error, InternalError, NotFoundError)
+        kinds = (OSError, sqlite3.Error, InternalError, NotFoundError)
+        try:
+            with reporting(self._folder, CHROMA_FOLDER, *kinds):
+                yield
+        except InvalidArgumentError as error:
+            if lengths := VECTOR_LENGTHS.search(str(error)):
+                raise other_length(*lengths.groups()) from error
+            raise
 
     @contextmanager
     def changing(self) -> Iterator["Chroma"]:
@@ -219,10 +231,21 @@ def compare_vectors(found: Any, vector: list[float]) -> list[tuple[str, float]]:
     if not found["ids"]:
         return []
     vectors, wanted = np.asarray(found["embeddings"]), np.asarray(vector)
+    if vectors.shape[1] != len(wanted):
+        raise other_length(vectors.shape[1], len(wanted))
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted)
     # A text without terms has the zero vector; its similarity is 0.
     similarities = (vectors @ wanted / np.where(lengths > 0, lengths, 1.0)).tolist()
     return sorted(zip(found["ids"], similarities, strict=True), key=lambda pair: -pair[1])
+
+
+def other_length(own: object, given: object) -> EmbeddingsMismatchError:
+    """Return the error of vectors that do not have the length of those in the index."""
+    return EmbeddingsMismatchError(
+        f"The vectors of the index have {own} numbers, but those of the embedder have {given}.",
+        hint="It is another model than the index was built with, perhaps of the same name: check what the server"
+        " runs, or build the index again with `lince-rag ingest --rebuild`.",
+    )
 
 
 @contextmanager
