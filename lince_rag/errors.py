@@ -11,6 +11,7 @@
     ├── IndexFolderError           the index folder is missing, damaged or holds something else
     │   ├── IndexDamagedError      a store or the ledger of the index is damaged
     │   └── IndexLockedError       another process is writing to the index
+    ├── ExportFileError            an exported index cannot be written, or the file is not one, damaged or newer
     ├── ContextWindowError         a prompt is longer than the model's window
     ├── EngineError                the engine cannot load or run a model
     ├── ForkError                  what another process opened was used in a fork of it
@@ -102,6 +103,10 @@ class IndexDamagedError(IndexFolderError):
 
 class IndexLockedError(IndexFolderError):
     """Another process is writing to the index."""
+
+
+class ExportFileError(LinceError):
+    """An exported index cannot be written; or a file is no such export, is damaged, or has a newer format."""
 
 
 class ContextWindowError(LinceError):

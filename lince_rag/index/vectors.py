@@ -177,6 +177,24 @@ class VectorStore:
                 self.close()
                 replace_folder_at(folder, new)
 
+    def read(self, ids: Sequence[str]) -> Any:
+        """Return the vectors of some chunks, in the order of their ids, as a float32 array of one row for each.
+
+        Raises:
+            IndexDamagedError: One is missing or cannot be read.
+        """
+        import numpy as np
+
+        found: dict[str, Any] = {}
+        for part in batches(len(ids)):
+            # One call after another, so that questions do not wait long.
+            with self.open() as store:
+                read = store.get(ids=list(ids[part]), include=["embeddings"])
+            found |= zip(read["ids"], read["embeddings"], strict=True)
+        if missing := len(ids) - len(found):
+            raise damaged_store(self._folder, CHROMA_FOLDER, f"{missing} vectors are missing")
+        return np.array([found[chunk_id] for chunk_id in ids], dtype=np.float32)
+
     def nearest(self, vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
         """Find chunks by a vector: (id, cosine similarity), best first; only among ``ids`` if they are given."""
         # Not LangChain's methods: they always read the texts and the metadata too, which the ledger has.

@@ -193,9 +193,10 @@ def test_the_graph_of_rooms_stays_small() -> None:
     assert len(FACE) <= 7
 
 
-def test_the_package_has_at_most_155_files() -> None:
-    # 100 before the readers of a dozen formats and the engines, 138 before the HTTP server, 150 before its page.
-    assert len(FILES) <= 155
+def test_the_package_has_at_most_159_files() -> None:
+    # 100 before the readers of a dozen formats and the engines, 138 before the HTTP server, 150 before its page,
+    # 155 before the export of an index: what is in the file, the file, both ways, and the two commands.
+    assert len(FILES) <= 159
 
 
 # ------------------------------------------------------------------------------------------------------- packages
