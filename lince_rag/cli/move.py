@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lince_rag.cli.options import DEFAULT_INDEX, INTERRUPTED_STATUS, EmbeddingsOption, IndexOption
-from lince_rag.errors import ConfigurationError
+from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError
 from lince_rag.text.language import wording
 
 
@@ -21,7 +21,12 @@ def export_file(
     from lince_rag.index.index import Index
 
     language = reader_language()
-    with Index.open(index, create=False) as opened:
+    try:
+        found = Index.open(index, create=False)
+    except EmbeddingsMismatchError:
+        # An application's own embedder, or one of an earlier version: the vectors are only copied.
+        found = Index.open_as_stored(index)
+    with found as opened:
         try:
             with progress_bar(wording("exporting", language)) as progress:
                 report = opened.export(file, overwrite=force, on_progress=progress)

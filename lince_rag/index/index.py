@@ -128,6 +128,19 @@ class Index:
             raise
 
     @classmethod
+    def open_as_stored(cls, folder: str | Path) -> Self:
+        """Open an index to check or export it, whatever its embedder is: nothing can be embedded or asked.
+
+        Args:
+            folder: The index's folder.
+
+        Raises:
+            IndexFolderError: There is no index in the folder, or it cannot be read.
+        """
+        path = Path(folder).expanduser().resolve()
+        return cls(path, LinceEmbeddings(), open_ledger(path, create=False))
+
+    @classmethod
     def rebuild(
         cls,
         folder: str | Path,
@@ -156,9 +169,8 @@ class Index:
             # An earlier run was killed between two renamings.
             set_aside(path).rename(path)
         new = path.with_name(f"{path.name}.new")
-        ledger = open_ledger(path, create=False)
-        # The old embedder is not used.
-        with cls(path, LinceEmbeddings(), ledger) as old, old.stores.write_lock():
+        with cls.open_as_stored(path) as old, old.stores.write_lock():
+            ledger = old.ledger
             wanted = recorded_embeddings(ledger) if embeddings is None else embeddings
             wanted = LinceEmbeddings(wanted) if isinstance(wanted, str) else wanted
             name = embeddings_name(wanted)
