@@ -12,6 +12,7 @@
     │   ├── IndexDamagedError      a store or the ledger of the index is damaged
     │   ├── IndexLockedError       another process is writing to the index
     │   └── IndexServerError       a server of a shared index cannot be reached, or refuses
+    ├── ExportFileError            an exported index cannot be written, or the file is not one, damaged or newer
     ├── ContextWindowError         a prompt is longer than the model's window
     ├── EngineError                the engine cannot load or run a model
     ├── ForkError                  what another process opened was used in a fork of it
@@ -107,6 +108,10 @@ class IndexLockedError(IndexFolderError):
 
 class IndexServerError(IndexFolderError):
     """A server of a shared index cannot be reached, has no such index, or refuses."""
+
+
+class ExportFileError(LinceError):
+    """An exported index cannot be written; or a file is no such export, is damaged, or has a newer format."""
 
 
 class ContextWindowError(LinceError):

@@ -1,4 +1,4 @@
-"""The command line: ``lince-rag ingest | remove | ask | search | chat | eval | serve | mcp | status …``.
+"""The command line: ``lince-rag ingest | remove | export | import | ask | search | chat | eval | serve …``.
 
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
@@ -16,6 +16,7 @@ from lince_rag.cli.convert import convert
 from lince_rag.cli.evaluate import draft_file, evaluate_file
 from lince_rag.cli.ingest import ingest, remove
 from lince_rag.cli.localisation import LocalisedCommand, LocalisedGroup, print_error, print_usage_error
+from lince_rag.cli.move import export_file, import_file
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
     INTERRUPTED_STATUS,
@@ -77,6 +78,8 @@ def _options(
 
 command("ingest")(ingest)
 command("remove")(remove)
+command("export")(export_file)
+command("import")(import_file)
 
 
 @command()

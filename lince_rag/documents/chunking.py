@@ -3,7 +3,7 @@
 import bisect
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, cast
@@ -133,9 +133,13 @@ def chunk_document(
             place = _place(inside, offset) | {"heading": heading, "kind": kind}
             metadata = common | {key: value for key, value in place.items() if value not in (None, "", [])}
             metadata |= {"start": first_character, "end": last_character}
-            identity = (metadata["source"], metadata["content_hash"], str(first_character), str(last_character))
-            chunks.append(Document(page_content=text[start:end], metadata=metadata, id=_digest(*identity)))
+            chunks.append(Document(page_content=text[start:end], metadata=metadata, id=chunk_id(metadata)))
     return chunks
+
+
+def chunk_id(metadata: Mapping[str, Any]) -> str:
+    """Return the id of the chunk with this metadata."""
+    return _digest(*(str(metadata[name]) for name in ("source", "content_hash", "start", "end")))
 
 
 def _digest(*parts: str) -> str:

@@ -1,8 +1,8 @@
 """What ingestion writes: a document with its chunks, their terms, and the parts that it was given in."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from langchain_core.documents import Document
@@ -38,12 +38,21 @@ class PreparedDocument:
     lines: Sequence[bytes]
     # The LangChain documents that it was made of, if it was.
     parts: Sequence[Part] = ()
+    # The vectors that are known already, by the ids of their chunks.
+    vectors: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, document: Document, chunks: Sequence[Document], parts: Sequence[Part] = ()) -> Self:
+    def of(
+        cls,
+        document: Document,
+        chunks: Sequence[Document],
+        parts: Sequence[Part] = (),
+        vectors: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Find the terms of a document's chunks."""
         found = list(map(analyze_chunk, chunks))
-        return cls(document, chunks, [terms for _, terms in found], [lines.pack() for lines, _ in found], parts)
+        terms, lines = [terms for _, terms in found], [lines.pack() for lines, _ in found]
+        return cls(document, chunks, terms, lines, parts, vectors or {})
 
     @property
     def source(self) -> str:

@@ -24,6 +24,7 @@ from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexL
 from lince_rag.index.compaction import PurgeReport, purge
 from lince_rag.index.conditions import filter_to_sql
 from lince_rag.index.embeddings import LinceEmbeddings, check_loading, embeddings_name, named_embeddings
+from lince_rag.index.export_files import ExportFile
 from lince_rag.index.filters import combine_filters, match_sources, near_sources, parse_filter
 from lince_rag.index.ingestion import (
     IngestReport,
@@ -36,6 +37,16 @@ from lince_rag.index.ingestion import (
 )
 from lince_rag.index.ledger import CHUNKING_ALGORITHM, Ledger, Source
 from lince_rag.index.locations import SharedLocation, find_location
+from lince_rag.index.moving import (
+    ExportReport,
+    Renaming,
+    RestoreReport,
+    check_fit,
+    embedder_of,
+    export_index,
+    other_settings,
+    restore,
+)
 from lince_rag.index.opening import (
     check_chunking,
     choose_embeddings,
@@ -118,12 +129,7 @@ class Index:
             IndexServerError: A server of a shared index cannot be reached.
             MissingExtraError: It is a shared index, and the extra ``shared`` is not installed.
         """
-        location = find_location(folder)
-        ledger: Ledger
-        if isinstance(location, SharedLocation):
-            path, ledger = location.folder, SharedLedger(location, create=create)
-        else:
-            path, ledger = location, open_ledger(location, create)
+        path, ledger = _open_ledger(folder, create)
         try:
             chosen = choose_embeddings(ledger, embeddings)
             check_chunking(ledger, chunking)
@@ -131,6 +137,19 @@ class Index:
         except BaseException:
             ledger.close()
             raise
+
+    @classmethod
+    def open_as_stored(cls, folder: str | Path) -> Self:
+        """Open an index to check or export it, whatever its embedder is: nothing can be embedded or asked.
+
+        Args:
+            folder: The index's folder.
+
+        Raises:
+            IndexFolderError: There is no index in the folder, or it cannot be read.
+        """
+        path, ledger = _open_ledger(folder, create=False)
+        return cls(path, LinceEmbeddings(), ledger)
 
     @classmethod
     def rebuild(
@@ -167,9 +186,8 @@ class Index:
             # An earlier run was killed between two renamings.
             set_aside(path).rename(path)
         new = path.with_name(f"{path.name}.new")
-        ledger = open_ledger(path, create=False)
-        # The old embedder is not used.
-        with cls(path, LinceEmbeddings(), ledger) as old, old.stores.write_lock():
+        with cls.open_as_stored(path) as old, old.stores.write_lock():
+            ledger = old.ledger
             wanted = recorded_embeddings(ledger) if embeddings is None else embeddings
             wanted = named_embeddings(wanted) if isinstance(wanted, str) else wanted
             name = embeddings_name(wanted)
@@ -182,6 +200,81 @@ class Index:
                 if built.add_vectors(on_vectors):
                     raise IndexLockedError(f"Another process is rebuilding the index {path}.")
             replace_folder(path, new)
+
+    def export(
+        self,
+        file: str | Path,
+        *,
+        overwrite: bool = False,
+        on_progress: Callable[[int, int, str], None] | None = None,
+    ) -> ExportReport:
+        """Write everything that is in the index into one file, for another machine, version or kind of index.
+
+        Questions may be asked meanwhile; writers wait. Only the owner may read the file. Equal indexes give equal
+        files.
+
+        Args:
+            file: The file to write.
+            overwrite: Whether to replace a file that is there.
+            on_progress: Called with (number of documents done, total number, name of the current one).
+
+        Returns:
+            How much was written.
+
+        Raises:
+            ConfigurationError: The file is there already, or is a folder.
+            ExportFileError: The file cannot be written, or a document is too long.
+            IndexDamagedError: The ledger or the vector store is damaged.
+            IndexLockedError: Another process is writing to the index.
+        """
+        return export_index(self.stores, Path(file).expanduser(), overwrite=overwrite, on_progress=on_progress)
+
+    @classmethod
+    def restore(
+        cls,
+        file: str | Path,
+        folder: str | Path,
+        *,
+        embeddings: Embeddings | str | None = None,
+        rename: Mapping[str, str] | None = None,
+        on_progress: Callable[[int, int, str], None] | None = None,
+    ) -> RestoreReport:
+        """Bring what ``export`` has written into an index.
+
+        A document replaces the one of the same name in the index; the others stay. The whole file is checked
+        before anything is changed. It is safe to interrupt it at any moment and run it again.
+
+        Args:
+            file: What ``export`` has written.
+            folder: The index's folder; it is created if it is missing or empty.
+            embeddings: The embedder, or the ``model`` of a ``LinceEmbeddings``. The vectors are taken if it is the
+                one that the file was made with; with another one, the passages wait for ``add_vectors``. ``None``
+                takes that of the file, if it comes with this package.
+            rename: New beginnings of the names of documents, by the old ones: ``{"/home/ana": "/home/luz"}``.
+            on_progress: Called with (number of documents done, total number, name of the current one).
+
+        Returns:
+            How many documents were added, changed and left unchanged.
+
+        Raises:
+            ExportFileError: The file is no export, is damaged or cut, or has a newer format.
+            ConfigurationError: The index was built with another embedder or other chunking settings, an embedder
+                must be named, or a name to change is in no document.
+            IndexFolderError: There is no space, or the folder cannot be used.
+            IndexLockedError: Another process is writing to the index.
+        """
+        renaming = Renaming(rename or {})
+        with ExportFile(Path(file).expanduser()) as export:
+            renaming.check(export.check(renaming))
+            chosen = embedder_of(export, embeddings)
+            check_fit(export, chosen, folder)
+            chunking = ChunkingSettings(**export.manifest.chunking)
+            try:
+                opened = cls.open(folder, embeddings=chosen, chunking=chunking)
+            except ConfigurationError as error:
+                raise other_settings(error) from error
+            with opened as index:
+                return restore(index.stores, export, renaming, on_progress)
 
     @classmethod
     def _open_copy(cls, folder: Path, embeddings: Embeddings, chunking: ChunkingSettings) -> Self:
@@ -561,6 +654,14 @@ class Index:
             IndexFolderError: ``repair`` is true, and the index cannot be written.
         """
         return verify(self.stores, repair=repair)
+
+
+def _open_ledger(index: str | Path, create: bool) -> tuple[Path, Ledger]:
+    """Open the ledger of an index; return also the folder that the index has on this machine."""
+    location = find_location(index)
+    if isinstance(location, SharedLocation):
+        return location.folder, SharedLedger(location, create=create)
+    return location, open_ledger(location, create)
 
 
 def _unknown_source(source: str, known: Iterable[str]) -> ConfigurationError:

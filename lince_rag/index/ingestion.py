@@ -23,7 +23,7 @@ from lince_rag.documents.parts import (
     prepare_documents,
     stored_documents,
 )
-from lince_rag.documents.prepared import PreparedDocument
+from lince_rag.documents.prepared import Part, PreparedDocument
 from lince_rag.documents.readers.ocr import check_ocr
 from lince_rag.documents.selection import EVERY_FILE, FileSelection, find_files, local_path
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits, ReadingPool
@@ -48,7 +48,7 @@ Item = str | Path | Document
 
 # With which options a file was read, in its stamp: "o" for OCR, "p" for a password. They matter to pictures and
 # PDFs, and to files that may hold such.
-_MARKS: Final = "+"
+MARKS: Final = "+"
 _OPTIONS: Final = {suffix: "op" for suffix, form in FORMATS.items() if form.holds_files} | dict.fromkeys(
     [".pdf", *IMAGE_FORMATS], "o"
 )
@@ -143,7 +143,7 @@ def ingest(
                 if _note(report, source, outcome, reader.known):
                     yield outcome
 
-        _write(stores, read())
+        write_documents(stores, read())
         failed = {error.source for error in report.failed}
         stores.ledger.set_stamps({each: stamp for each, stamp in reader.read_stamps.items() if each not in failed})
         if on_progress and items:
@@ -183,13 +183,13 @@ def add_documents(stores: ChunkStores, documents: Sequence[Document]) -> list[st
                     yield prepare_documents(source, merged, content_hash, settings)
 
         left = list[str]()
-        _write(stores, read())
+        write_documents(stores, read())
         if left:
             stores.write([], forget=left)
     return [document_id(document) for document in cleaned]
 
 
-def _write(stores: ChunkStores, documents: Iterable[PreparedDocument]) -> None:
+def write_documents(stores: ChunkStores, documents: Iterable[PreparedDocument]) -> None:
     """Write documents as they come, some hundred chunks in each commit; call it inside ``writing``.
 
     Documents are read while those before are written, so at most two batches are in memory.
@@ -259,15 +259,18 @@ def copy_documents(
                 # Chunk ids are digests of the document's contents and the offsets: equal ids mean equal chunks.
                 same = stores.ledger.chunk_ids(source.source) == ids
                 if not same or known.get(source.source) != source.content_hash:
-                    yield _stored_document(ledger, source, ids)
+                    yield PreparedDocument.of(*read_document(ledger, source, ids))
 
-        _write(stores, read())
+        write_documents(stores, read())
         stores.ledger.set_stamps(ledger.stamps())
     if on_progress and sources:
         on_progress(len(sources), len(sources), "")
 
 
-def _stored_document(ledger: Ledger, source: Source, ids: set[str]) -> PreparedDocument:
+def read_document(
+    ledger: Ledger, source: Source, ids: Iterable[str]
+) -> tuple[Document, list[Document], list[Part]]:
+    """Return a document of an index, its chunks in the order of ``ordered_ids``, and its parts."""
     metadata = {
         "source": source.source,
         "title": source.title,
@@ -275,8 +278,8 @@ def _stored_document(ledger: Ledger, source: Source, ids: set[str]) -> PreparedD
         "content_hash": source.content_hash,
     }
     document = Document(page_content=ledger.text(source.source) or "", metadata=metadata)
-    chunks = sorted(ledger.chunks(ids).values(), key=lambda chunk: int(chunk.metadata["start"]))
-    return PreparedDocument.of(document, chunks, ledger.parts(source.source))
+    chunks = sorted(ledger.chunks(ids).values(), key=lambda chunk: (int(chunk.metadata["start"]), str(chunk.id)))
+    return document, chunks, ledger.parts(source.source)
 
 
 def _note(report: IngestReport, source: str, outcome: Outcome, known: Mapping[str, str]) -> bool:
@@ -360,7 +363,7 @@ class _Reader:
 
     def is_unread(self, source: str, file: Path) -> bool:
         """Return whether the file system says that a file is as it was when it was read."""
-        before, _, had = self._stamps.get(source, "").partition(_MARKS)
+        before, _, had = self._stamps.get(source, "").partition(MARKS)
         return bool(before and self._known(source, file, had) and _stamp(file) == before)
 
     def _wanted(self, file: Path) -> str:
@@ -373,19 +376,19 @@ class _Reader:
         return self.known.get(source, "") if set(self._wanted(file)) <= set(had) else ""
 
     def _read_file(self, source: str, file: Path) -> Outcome:
-        stamp, (_, _, had) = _stamp(file), self._stamps.get(source, "").partition(_MARKS)
+        stamp, (_, _, had) = _stamp(file), self._stamps.get(source, "").partition(MARKS)
         known = self._known(source, file, had)
         loader = self._loader(file)
         # A new file is hashed where it is read.
         content_hash = hash_file(file) if known or loader else ""
         if content_hash and content_hash == known:
-            self.read_stamps[source] = stamp + _MARKS + had
+            self.read_stamps[source] = stamp + MARKS + had
             return None
         if loader is None:
             outcome = self._pool.read(file, source)
         else:
             outcome = prepare_documents(source, _load(loader, file, source), content_hash, self._settings)
-        self.read_stamps[source] = stamp + _MARKS + self._wanted(file)
+        self.read_stamps[source] = stamp + MARKS + self._wanted(file)
         return outcome
 
     def _loader(self, file: Path) -> Callable[[str], BaseLoader] | None:

@@ -174,13 +174,19 @@ class Ledger(ABC):
             raise damaged_ledger(self.path, f"its setting {key!r} is {value!r}") from error
         return found
 
-    def sources(self) -> list[Source]:
-        """Return the committed documents, sorted by source."""
+    def sources(self, names: Iterable[str] | None = None) -> list[Source]:
+        """Return the committed documents, or those among some names, sorted by source."""
         rows = self._rows(
             "SELECT source, title, language, (SELECT count(*) FROM chunks c WHERE c.source = d.source),"
-            " length(text), content_hash FROM documents d ORDER BY source"
+            f" length(text), content_hash FROM documents d{'' if names is None else f' WHERE source {self.AMONG}'}"
+            " ORDER BY source",
+            [] if names is None else [_json(names)],
         )
         return [Source(*row) for row in rows]
+
+    def ordered_sources(self) -> list[str]:
+        """Return the names of the committed documents, in the order in which they were committed."""
+        return [row[0] for row in self._rows("SELECT d.source FROM documents d ORDER BY d.rowid")]
 
     def is_empty(self) -> bool:
         """Return whether nothing was ever written, not even in part or temporarily."""
@@ -402,13 +408,12 @@ class Ledger(ABC):
             found[kind].add(chunk_id)
         return found
 
-    def fingerprints(self) -> dict[str, float]:
-        """Return the fingerprints of the vectors, by chunk id; none of those that an earlier version wrote."""
-        return (
-            dict(self._rows("SELECT id, fingerprint FROM fingerprints"))
-            if "fingerprints" in self._tables()
-            else {}
-        )
+    def fingerprints(self, ids: Iterable[str] | None = None) -> dict[str, float]:
+        """Return the fingerprints of all vectors or some, by chunk id; none of those of an earlier version."""
+        if "fingerprints" not in self._tables():
+            return {}
+        among, values = ("", []) if ids is None else (f" WHERE id {self.AMONG}", [_json(ids)])
+        return dict(self._rows(f"SELECT id, fingerprint FROM fingerprints{among}", values))
 
     def set_fingerprints(self, add: Mapping[str, float] | None = None, remove: Iterable[str] = ()) -> None:
         """Store the fingerprints of vectors, or remove them."""

@@ -14,7 +14,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.prepared import PreparedDocument, index_terms
-from lince_rag.errors import IndexLockedError, IndexServerError, LinceError
+from lince_rag.errors import IndexDamagedError, IndexLockedError, IndexServerError, LinceError
 from lince_rag.index.ledger import VECTOR_CHANGES
 from lince_rag.index.lexical import LexicalIndex
 from lince_rag.index.postgresql import COMMITTING, EMBEDDING, WRITING, SharedLedger
@@ -111,6 +111,14 @@ class ServerVectors(VectorStore):
     def damage(self) -> str:
         """Return nothing: the files are the server's."""
         return ""
+
+    def damaged(self, reason: str) -> IndexDamagedError:
+        """Return the error of vectors that are not those that were written."""
+        name = self._shared.location
+        return IndexDamagedError(
+            f"The vectors of {name.name} are damaged: {reason}.",
+            hint=f"Build them again from the ledger: lince-rag status --index {name.given} --repair",
+        )
 
     def count_change(self) -> None:
         """Tell other processes that the vectors change."""

@@ -217,15 +217,16 @@ class ChunkStores:
         both stores, then committed in the ledger, in the transaction that makes the old ids uncommitted. Last, the
         old chunks are deleted from the stores.
 
-        If the embedder is slow, only the vectors of texts that the old version had are written; the other chunks
-        wait for theirs (``write_vectors``).
+        If the embedder is slow, only known vectors are written: those that come with the documents, and those of
+        texts that the old version had. The other chunks wait for theirs (``write_vectors``).
         """
         chunks = [chunk for document in prepared for chunk in document.chunks]
         new = {str(chunk.id) for chunk in chunks}
         sources = [document.source for document in prepared] + list(forget)
         old = self.ledger.chunk_ids_of(sources)
         found = [terms for document in prepared for terms in document.terms]
-        waiting = self._write_stores(chunks, found, old)
+        given = {chunk_id: vector for each in prepared for chunk_id, vector in each.vectors.items()}
+        waiting = self._write_stores(chunks, found, old, given)
         with self.ledger.transaction():
             self.ledger.forget(*forget)
             self.ledger.commit(*prepared)
@@ -239,16 +240,19 @@ class ChunkStores:
         # The lexical index was reloaded when it was written.
         self._generation = self.ledger.generation
 
-    def _write_stores(self, chunks: Sequence[Document], terms: Sequence[str], old: Set[str]) -> Set[str]:
+    def _write_stores(
+        self, chunks: Sequence[Document], terms: Sequence[str], old: Set[str], given: Mapping[str, Any]
+    ) -> Set[str]:
         """Write new chunks to both stores; return the ids of those that wait for their vectors."""
         new = {str(chunk.id) for chunk in chunks}
-        if hashes_terms(self.embeddings):
+        if hashes_terms(self.embeddings) and not new <= given.keys():
             self.store(chunks, terms, uncommitted=new - old)
             return frozenset()
-        known = self._known_vectors(chunks, old) if old else {}
+        known = {**(self._known_vectors(chunks, old) if old and new - given.keys() else {}), **given}
         self.ledger.set_uncommitted(add=new - old)
         if chunks:
-            self._upsert([chunk for chunk in chunks if chunk.id in known], list(known.values()))
+            vectored = [chunk for chunk in chunks if chunk.id in known]
+            self._upsert(vectored, [known[str(chunk.id)] for chunk in vectored])
             self.store_terms(chunks, terms)
         return new - known.keys()
 

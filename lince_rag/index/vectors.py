@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from filelock import FileLock, Timeout
 from langchain_core.embeddings import Embeddings
 
-from lince_rag.errors import EmbeddingsMismatchError, IndexLockedError
+from lince_rag.errors import EmbeddingsMismatchError, IndexDamagedError, IndexLockedError
 from lince_rag.index.integrity import erase_unused_memory, graphs_damage, vectors_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.index.storage import (
@@ -207,13 +207,35 @@ class VectorStore:
                 replace_folder_at(folder, new)
 
     def nearest_exactly(self, vector: Any, limit: int, ids: Sequence[str]) -> list[tuple[str, float]]:
-        """Do the same among ``ids`` by comparing every vector, which takes longer and misses none."""
+        """Do the same as ``nearest`` by comparing every vector of ``ids``: it takes longer, and misses none."""
         best: list[tuple[str, float]] = []
         with self.open() as store:
             for part in batches(len(ids)):
                 found = store.get(ids=list(ids[part]), include=["embeddings"])
                 best = sorted([*best, *compare_vectors(found, vector)], key=lambda pair: -pair[1])[:limit]
         return best
+
+    def read(self, ids: Sequence[str]) -> Any:
+        """Return the vectors of some chunks, in the order of their ids, as a float32 array of one row for each.
+
+        Raises:
+            IndexDamagedError: One is missing or cannot be read.
+        """
+        import numpy as np
+
+        found: dict[str, Any] = {}
+        for part in batches(len(ids)):
+            # One call after another, so that questions do not wait long.
+            with self.open() as store:
+                read = store.get(ids=list(ids[part]), include=["embeddings"])
+            found |= zip(read["ids"], read["embeddings"], strict=True)
+        if missing := len(ids) - len(found):
+            raise self.damaged(f"{missing} vectors are missing")
+        return np.array([found[chunk_id] for chunk_id in ids], dtype=np.float32)
+
+    def damaged(self, reason: str) -> IndexDamagedError:
+        """Return the error of vectors that are not those that were written."""
+        return damaged_store(self._folder, CHROMA_FOLDER, reason)
 
     def nearest(self, vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
         """Find chunks by a vector: (id, cosine similarity), best first; only among ``ids`` if they are given."""

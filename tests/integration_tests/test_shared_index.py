@@ -118,6 +118,21 @@ def test_it_is_the_index_of_a_folder(address: str, tmp_path: Path, embeddings: s
         Index.open(address, embeddings="embedded" if embeddings != "embedded" else SmallEmbeddings())
 
 
+@pytest.mark.parametrize("embeddings", ["embedded", SmallEmbeddings()], ids=["hashed", "later"])
+def test_an_index_moves_to_the_servers_and_back(address: str, tmp_path: Path, embeddings: str) -> None:
+    """What is exported on either side is the same file, and a copy answers as the first one."""
+    with Index.open(tmp_path / "folder", embeddings=embeddings) as folder:
+        folder.ingest([*documents(page=1), *notes(0, 30)])
+        folder.delete("finca-7")
+        folder.export(tmp_path / "first.lince")
+        Index.restore(tmp_path / "first.lince", address, embeddings=embeddings)
+        with Index.open(address, embeddings=embeddings) as shared:
+            assert shared.verify().ok
+            same_in_both(shared, folder)
+            shared.export(tmp_path / "second.lince")
+    assert (tmp_path / "second.lince").read_bytes() == (tmp_path / "first.lince").read_bytes()
+
+
 def test_files_are_read_changed_and_removed(address: str, tmp_path: Path) -> None:
     folder = tmp_path / "documents"
     folder.mkdir()

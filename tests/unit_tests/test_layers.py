@@ -194,10 +194,10 @@ def test_the_graph_of_rooms_stays_small() -> None:
     assert len(FACE) <= 7
 
 
-def test_the_package_has_at_most_165_files() -> None:
+def test_the_package_has_at_most_170_files() -> None:
     # 100 before the readers of a dozen formats and the engines, 138 before the HTTP server, 150 before its page,
-    # 155 before indexes on servers, ingestion on Ray, and servers that embed and rerank.
-    assert len(FILES) <= 165
+    # 155 before indexes on servers, moving them, ingestion on Ray, and servers that embed and rerank.
+    assert len(FILES) <= 170
 
 
 # ------------------------------------------------------------------------------------------------------- packages
