@@ -73,6 +73,9 @@ class _RefusalError(Exception):
 class _Handler(StubHandler, BaseHTTPRequestHandler):
     """Answers one connection; the attributes are set by ``scoring_server``."""
 
+    # The parts of a reply would wait 40 ms for each other.
+    disable_nagle_algorithm = True
+
     scoring: ClassVar[Scoring]
     kind: ClassVar[str]
     embedder: ClassVar[str]
