@@ -38,6 +38,8 @@ class PreparedDocument:
     lines: Sequence[bytes]
     # The LangChain documents that it was made of, if it was.
     parts: Sequence[Part] = ()
+    # The vectors of the chunks, if they are known.
+    vectors: Sequence[Any] = ()
 
     @classmethod
     def of(cls, document: Document, chunks: Sequence[Document], parts: Sequence[Part] = ()) -> Self:

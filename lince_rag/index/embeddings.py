@@ -123,6 +123,11 @@ class LinceEmbeddings(Embeddings):
     def __repr__(self) -> str:
         return f"LinceEmbeddings({self.model!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process loads the weights itself.
+        loaded = {"_sentence_transformer", "_prompts"}
+        return {name: value for name, value in vars(self).items() if name not in loaded}
+
     @property
     def name(self) -> str:
         """What identifies the vectors: model, revision and passage prompt, or the hash's version and length."""
@@ -255,6 +260,15 @@ def default_model() -> str:
 def hashes_terms(embeddings: Embeddings) -> TypeGuard[LinceEmbeddings]:
     """Return whether an embedder only hashes terms; with any other, documents should be searchable before it."""
     return isinstance(embeddings, LinceEmbeddings) and embeddings.model == EMBEDDED
+
+
+def runs_on_gpu(embeddings: Embeddings) -> bool:
+    """Return whether an embedder takes a GPU where there is one."""
+    return (
+        isinstance(embeddings, LinceEmbeddings)
+        and embeddings.model not in (EMBEDDED, PACKAGED_E5_SMALL)
+        and embeddings.device != "cpu"
+    )
 
 
 def check_loading(embeddings: Embeddings) -> None:

@@ -195,15 +195,20 @@ class ChunkStores:
         both stores, then committed in the ledger, in the transaction that makes the old ids uncommitted. Last, the
         old chunks are deleted from the stores.
 
-        If the embedder is slow, only the vectors of texts that the old version had are written; the other chunks
-        wait for theirs (``write_vectors``).
+        If the embedder is slow, only the vectors that the documents bring, and those of texts that the old version
+        had, are written; the other chunks wait for theirs (``write_vectors``).
         """
         chunks = [chunk for document in prepared for chunk in document.chunks]
         new = {str(chunk.id) for chunk in chunks}
         sources = [document.source for document in prepared] + list(forget)
         old = {chunk_id for source in sources for chunk_id in self.ledger.chunk_ids(source)}
         found = [terms for document in prepared for terms in document.terms]
-        waiting = self._write_stores(chunks, found, old)
+        given = {
+            str(chunk.id): vector
+            for document in prepared
+            for chunk, vector in zip(document.chunks, document.vectors, strict=bool(len(document.vectors)))
+        }
+        waiting = self._write_stores(chunks, found, old, given)
         with self.ledger.transaction():
             for source in forget:
                 self.ledger.forget(source)
@@ -215,16 +220,20 @@ class ChunkStores:
         self._generation = self.ledger.generation
         self.delete_uncommitted()
 
-    def _write_stores(self, chunks: Sequence[Document], terms: Sequence[str], old: Set[str]) -> Set[str]:
+    def _write_stores(
+        self, chunks: Sequence[Document], terms: Sequence[str], old: Set[str], given: Mapping[str, Any]
+    ) -> Set[str]:
         """Write new chunks to both stores; return the ids of those that wait for their vectors."""
         new = {str(chunk.id) for chunk in chunks}
         if hashes_terms(self.embeddings):
             self.store(chunks, terms, uncommitted=new - old)
             return frozenset()
-        known = self._known_vectors(chunks, old) if old else {}
+        known = self._known_vectors([chunk for chunk in chunks if chunk.id not in given], old) if old else {}
+        known |= given
         self.ledger.set_uncommitted(add=new - old)
         if chunks:
-            self._upsert([chunk for chunk in chunks if chunk.id in known], list(known.values()))
+            ready = [chunk for chunk in chunks if chunk.id in known]
+            self._upsert(ready, [known[str(chunk.id)] for chunk in ready])
             self.store_terms(chunks, terms)
         return new - known.keys()
 

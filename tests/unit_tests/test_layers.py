@@ -49,7 +49,7 @@ HEAVY |= {
     "sklearn",
 }
 HEAVY |= {"ir_measures", "jsonschema", "llguidance", "pathspec", "watchfiles", "pytesseract", "PIL", "ctranslate2"}
-HEAVY |= {"xllamacpp", "fastapi", "starlette", "uvicorn", "mcp", "limits", "prometheus_client"}
+HEAVY |= {"xllamacpp", "fastapi", "starlette", "uvicorn", "mcp", "limits", "prometheus_client", "ray", "pyarrow"}
 
 MODEL_LIBRARIES = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "safetensors"}
 MODEL_LIBRARIES |= {"ctranslate2"}
@@ -193,9 +193,10 @@ def test_the_graph_of_rooms_stays_small() -> None:
     assert len(FACE) <= 7
 
 
-def test_the_package_has_at_most_155_files() -> None:
-    # 100 before the readers of a dozen formats and the engines, 138 before the HTTP server, 150 before its page.
-    assert len(FILES) <= 155
+def test_the_package_has_at_most_158_files() -> None:
+    # 100 before the readers of a dozen formats and the engines, 138 before the HTTP server, 150 before its page,
+    # 155 before other file systems and Ray, which share how one item is read.
+    assert len(FILES) <= 158
 
 
 # ------------------------------------------------------------------------------------------------------- packages
