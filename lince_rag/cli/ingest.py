@@ -39,7 +39,8 @@ def ingest(
         list[str] | None,
         typer.Argument(
             metavar="[PATHS]...",
-            help="Files and folders; - reads a text from standard input. None: only go on with the vectors.",
+            help="Files and folders, also s3://… and gs://…; - reads a text from standard input. None: only go on "
+            "with the vectors.",
         ),
     ] = None,
     index: IndexOption = DEFAULT_INDEX,
@@ -89,6 +90,16 @@ def ingest(
     file_memory: FileMemoryOption = None,
     file_pages: FilePagesOption = None,
     workers: WorkersOption = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Who reads and embeds: this machine, or a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="The Ray cluster; without it, that in RAY_ADDRESS, or else Ray is started on this machine.",
+        ),
+    ] = None,
 ) -> None:
     """Read documents into an index. Run it again after changes: it reads only what has changed."""
     from lince_rag.cli.localisation import reader_language
@@ -107,6 +118,8 @@ def ingest(
         "follow_links": follow_links,
         "ocr": ocr,
         "password": password,
+        "engine": engine,
+        "address": address,
     }
     if rebuild:
         use_address(embeddings_url)
@@ -117,7 +130,9 @@ def ingest(
         if embeddings_url is not None:
             record_address(opened.ledger, opened.embeddings)
         try:
-            failed = paths and _read(opened, index, _items(paths, name), language, options, verbose=verbose)
+            # A cluster embeds what it reads; here, documents can be asked about before.
+            read_options = {**options, "vectors": vectors if engine == "ray" else "later"}
+            failed = paths and _read(opened, index, _items(paths, name), language, read_options, verbose=verbose)
             if not paths and not opened.ledger.count_waiting():
                 raise ConfigurationError(wording("nothing_waits", language))
             if vectors == "now":
@@ -175,11 +190,11 @@ def _read(
     *,
     verbose: bool,
 ) -> bool:
-    """Read documents, without their vectors, and print the report; return whether some could not be read."""
+    """Read documents and print the report; return whether some could not be read."""
     from lince_rag.cli.terminal import print_ingest_report, print_skipped, progress_bar
 
     with progress_bar(wording("ingesting", language)) as progress:
-        report = index.ingest(items, on_progress=progress, vectors="later", **options)
+        report = index.ingest(items, on_progress=progress, **options)
     found = report.added or report.changed or report.unchanged or report.removed or report.failed
     if not found:
         print_skipped(report.skipped, language, verbose=verbose)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -147,6 +148,10 @@ _HTML_START: Final = re.compile(
 # A Word, Excel or PowerPoint file that is protected with a password is a container of the old kind.
 _ENCRYPTED: Final = "EncryptedPackage".encode("utf-16-le")
 
+# A file that changed so shortly before it was read may change again without another time: file systems count time
+# in steps of up to two seconds.
+_SETTLED_NANOSECONDS: Final = 2 * 10**9
+
 # What the kernel shows as files (processes, devices); /dev/shm holds real ones, and its other files are no files.
 _SYSTEM_FOLDERS: Final = ("/proc", "/sys")
 
@@ -154,6 +159,11 @@ _SYSTEM_FOLDERS: Final = ("/proc", "/sys")
 def is_of_the_system(path: str) -> bool:
     """Return whether a path without links is one of the kernel's, whose files only look like files."""
     return any(path == folder or path.startswith(f"{folder}/") for folder in _SYSTEM_FOLDERS)
+
+
+def is_settled(changed: int) -> bool:
+    """Return whether a file that changed at a time (ns) will have another one when it changes again."""
+    return 0 <= changed < time.time_ns() - _SETTLED_NANOSECONDS
 
 
 def hash_file(path: StrPath) -> str:

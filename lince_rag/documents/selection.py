@@ -1,7 +1,7 @@
 """Folders → the files to read: supported kinds, patterns, ``.linceignore``, hidden files and links left out."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -91,8 +91,8 @@ def find_files(paths: StrPath | Iterable[StrPath], selection: FileSelection = EV
     found = FoundFiles()
     files: dict[str, Path] = {}
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        for file in _Walk(Path(path), found, selection).files() if os.path.isdir(path) else [Path(path)]:
-            files.setdefault(os.path.abspath(file), file)
+        for file in Walk(str(Path(path)), found, selection).files() if os.path.isdir(path) else [path]:
+            files.setdefault(os.path.abspath(file), Path(file))
     found.files = list(files.values())
     return found
 
@@ -134,10 +134,10 @@ def compile_patterns(patterns: Iterable[str]) -> "GitIgnoreSpec":
         ) from error
 
 
-class _Walk:
-    """Lists the files of one folder, and notes those that are not read."""
+class Walk:
+    """Lists the files of one folder of this machine, and notes those that are not read."""
 
-    def __init__(self, folder: Path, found: FoundFiles, selection: FileSelection) -> None:
+    def __init__(self, folder: str, found: FoundFiles, selection: FileSelection) -> None:
         self._folder = folder
         self._found = found
         self._selection = selection
@@ -146,22 +146,25 @@ class _Walk:
         # The patterns of the .linceignore of each folder that has one.
         self._ignored: dict[str, GitIgnoreSpec] = {}
 
-    def files(self) -> list[Path]:
+    def files(self) -> list[str]:
+        """Return the paths of the files to read, sorted."""
         files: list[str] = []
 
         def unreadable(error: OSError) -> None:
             # A folder that cannot be listed is kept, so that loading it reports it.
             files.append(error.filename)
 
-        walk = os.walk(self._folder, onerror=unreadable, followlinks=self._selection.follow_links)
-        for parent, folders, names in walk:
+        for parent, folders, names in self._walk(unreadable):
             if IGNORE_FILE in names:
-                self._ignored[parent] = _read_patterns(os.path.join(parent, IGNORE_FILE))
+                self._ignored[parent] = self._read_patterns(os.path.join(parent, IGNORE_FILE))
             folders[:] = [name for name in sorted(folders) if self._enters(os.path.join(parent, name), name)]
             paths = ((os.path.join(parent, name), name) for name in names)
             files += [path for path, name in paths if self._reads(path, name)]
         # As paths are sorted, which takes five times as long.
-        return [Path(file) for file in sorted(files, key=lambda file: file.split(os.sep))]
+        return sorted(files, key=lambda file: file.split(os.sep))
+
+    def _walk(self, unreadable: Callable[[OSError], None]) -> Iterable[tuple[str, list[str], list[str]]]:
+        return os.walk(self._folder, onerror=unreadable, followlinks=self._selection.follow_links)
 
     def _enters(self, path: str, name: str) -> bool:
         real = os.path.realpath(path)
@@ -197,7 +200,7 @@ class _Walk:
 
     def _has_reader(self, path: str, name: str) -> bool:
         suffix = os.path.splitext(name)[1].lower()
-        if suffix in FORMATS and FORMATS[suffix].name == "code" and _is_empty(path):
+        if suffix in FORMATS and FORMATS[suffix].name == "code" and self._is_empty(path):
             # As the __init__.py of every Python project is.
             return False
         known = suffix in FORMATS or (self._selection.ocr and suffix in IMAGE_FORMATS)
@@ -225,7 +228,7 @@ class _Walk:
     def _parents(self, folder: str) -> Iterator[str]:
         """Yield a folder and those above it, up to the one that is walked."""
         yield folder
-        while len(folder) > len(str(self._folder)):
+        while len(folder) > len(self._folder):
             folder = os.path.dirname(folder)
             yield folder
 
@@ -234,34 +237,38 @@ class _Walk:
         if wanted is not None and not wanted.match_file(os.path.relpath(path, self._folder)):
             return "excluded"
         try:
-            return "excluded" if since is not None and os.stat(path).st_mtime < since else ""
+            return "excluded" if since is not None and self._modified(path) < since else ""
         except OSError:
             # Loading it reports it.
             return ""
 
+    def _modified(self, path: str) -> float:
+        return os.stat(path).st_mtime
+
+    def _is_empty(self, path: str) -> bool:
+        try:
+            return os.path.getsize(path) == 0
+        except OSError:
+            return False
+
+    def _read_patterns(self, path: str) -> "GitIgnoreSpec":
+        try:
+            lines = self._read(path).decode("utf-8-sig", errors="replace").splitlines()
+        except OSError:
+            raise ConfigurationError(
+                f"{path} cannot be read.", hint="Give yourself permission, or delete it."
+            ) from None
+        try:
+            return compile_patterns(lines)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path} has a line that is not a pattern: {error}.") from None
+
+    def _read(self, path: str) -> bytes:
+        return Path(path).read_bytes()
+
 
 def _lets_in(patterns: "GitIgnoreSpec") -> bool:
     return any(pattern.include is False for pattern in patterns.patterns)
-
-
-def _read_patterns(path: str) -> "GitIgnoreSpec":
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError:
-        raise ConfigurationError(
-            f"{path} cannot be read.", hint="Give yourself permission, or delete it."
-        ) from None
-    try:
-        return compile_patterns(lines)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path} has a line that is not a pattern: {error}.") from None
-
-
-def _is_empty(path: str) -> bool:
-    try:
-        return os.path.getsize(path) == 0
-    except OSError:
-        return False
 
 
 def _is_inside(path: str, folder: str) -> bool:

@@ -333,8 +333,10 @@ def _make_session(graph: bytes) -> Any:
 
 
 def in_threads(function: Callable[[str], _Loaded], texts: Sequence[str]) -> list[_Loaded]:
-    """Apply a function to texts, in as many threads as there are cores."""
-    threads = min(len(texts), _usable_cores())
+    """Apply a function to texts, in as many threads as there are cores, or as ``OMP_NUM_THREADS`` allows."""
+    # Several processes may share the cores: Ray sets it for each of its own.
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(len(texts), _usable_cores(), int(allowed) if allowed.isdecimal() and int(allowed) else 2**31)
     if threads < 2:
         return list(map(function, texts))
     with ThreadPoolExecutor(threads) as pool:

@@ -175,6 +175,11 @@ class LinceEmbeddings(Embeddings):
         """The address of the server, without ``/v1``; ``None`` for a model in this process."""
         return self._server_options.base_url if self._server_options else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process loads the weights itself.
+        loaded = {"_sentence_transformer", "_prompts"}
+        return {name: value for name, value in vars(self).items() if name not in loaded}
+
     @property
     def name(self) -> str:
         """What identifies the vectors: model, revision and passage prompt, or the hash's version and length."""
@@ -366,6 +371,15 @@ def _server_of_environment() -> dict[str, Any]:
 def hashes_terms(embeddings: Embeddings) -> TypeGuard[LinceEmbeddings]:
     """Return whether an embedder only hashes terms; with any other, documents should be searchable before it."""
     return isinstance(embeddings, LinceEmbeddings) and embeddings.model == EMBEDDED
+
+
+def runs_on_gpu(embeddings: Embeddings) -> bool:
+    """Return whether an embedder takes a GPU where there is one."""
+    return (
+        isinstance(embeddings, LinceEmbeddings)
+        and embeddings.model not in (EMBEDDED, PACKAGED_E5_SMALL)
+        and embeddings.device != "cpu"
+    )
 
 
 def check_loading(embeddings: Embeddings) -> None:

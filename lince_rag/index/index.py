@@ -18,6 +18,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 
 from lince_rag.documents.chunking import ChunkingSettings
+from lince_rag.documents.reading import Loaders, Reading
 from lince_rag.documents.selection import FileSelection
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError
@@ -28,7 +29,6 @@ from lince_rag.index.export_files import ExportFile
 from lince_rag.index.filters import combine_filters, match_sources, near_sources, parse_filter
 from lince_rag.index.ingestion import (
     IngestReport,
-    Loaders,
     add_documents,
     add_vectors,
     copy_documents,
@@ -47,6 +47,7 @@ from lince_rag.index.moving import (
     other_settings,
     restore,
 )
+from lince_rag.index.on_ray import choose_reads
 from lince_rag.index.opening import (
     check_chunking,
     choose_embeddings,
@@ -448,6 +449,8 @@ class Index:
         ocr: bool = False,
         vectors: Literal["now", "later"] = "now",
         on_vectors: Callable[[int, int], None] | None = None,
+        engine: Literal["local", "ray"] = "local",
+        address: str | None = None,
     ) -> IngestReport:
         """Bring files, folders and LangChain documents into the index.
 
@@ -462,8 +465,12 @@ class Index:
         With an embedder that takes its time (any but the embedded one), the documents are found by their terms
         first; their vectors follow, and are used as they come.
 
+        With ``engine="ray"``, files are read and embedded by a Ray cluster, and written by this process; documents
+        and their vectors are then committed together.
+
         Args:
-            paths: Files, folders, ``file:`` addresses or documents.
+            paths: Files, folders, ``file:`` addresses or documents; and files and folders of other file systems
+                (``s3://…``, ``gs://…``, what ``pyarrow.fs.FileSystem.from_uri`` opens; extra ``ray``).
             on_progress: Called with (number of files done, total number of files, name of the current one).
             limits: What reading one file may take, and the number of worker processes.
             include: Patterns of the files of folders to read, as in ``.gitignore``: ``["*.pdf", "contracts/"]``.
@@ -476,15 +483,20 @@ class Index:
             ocr: Whether the text of scanned pages and of pictures is read, with Tesseract (extra ``ocr``).
             vectors: ``"later"`` leaves the vectors to ``add_vectors``.
             on_vectors: Called with (number of vectors done, total number).
+            engine: Who reads: ``"local"`` is this machine, ``"ray"`` a cluster (extra ``ray``).
+            address: Of the Ray cluster, ``"host:6379"`` or ``"auto"``; without one, that in the environment
+                variable ``RAY_ADDRESS``, else Ray is started on this machine and ended again.
 
         Returns:
             What was added, changed, left unchanged and removed, what could not be read and why, and which files of
             the folders were not read.
 
         Raises:
-            ConfigurationError: A document has no ``source`` in its metadata, a pattern cannot be understood, or
-                Tesseract is not installed.
+            ConfigurationError: A document has no ``source`` in its metadata, a pattern cannot be understood,
+                Tesseract is not installed, or a cluster or file system cannot be reached.
             IndexLockedError: Another process is writing.
+            LinceError: The Ray cluster cannot do the work.
+            MissingExtraError: The extra ``ray`` is not installed and needed.
         """
         started = time.monotonic()
         if since is not None and not isinstance(since, datetime):
@@ -492,15 +504,10 @@ class Index:
         selection = FileSelection(
             include, exclude, since.timestamp() if since else None, follow_links, tuple(loaders or ()), ocr
         )
-        report = ingest(
-            self.stores,
-            paths,
-            on_progress,
-            limits=limits,
-            selection=selection,
-            loaders=loaders,
-            password=password,
-        )
+        reading = Reading(recorded_chunking(self.ledger), limits, loaders, password, ocr)
+        embeddings = self.embeddings if vectors == "now" else None
+        reads = choose_reads(engine, address, reading, embeddings)
+        report = ingest(self.stores, paths, on_progress, reading=reading, selection=selection, reads=reads)
         if report.waiting and vectors == "now":
             report.waiting = self.add_vectors(on_vectors)
             report.seconds = time.monotonic() - started

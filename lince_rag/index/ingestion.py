@@ -2,18 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
-from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
 from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
-from lince_rag.documents.files import FORMATS, IMAGE_FORMATS, hash_file, printable
+from lince_rag.documents.files import printable
 from lince_rag.documents.parts import (
     by_source,
     clean_document,
@@ -25,8 +24,9 @@ from lince_rag.documents.parts import (
 )
 from lince_rag.documents.prepared import Part, PreparedDocument
 from lince_rag.documents.readers.ocr import check_ocr
-from lince_rag.documents.selection import EVERY_FILE, FileSelection, find_files, local_path
-from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits, ReadingPool
+from lince_rag.documents.reading import Outcome, Readable, Reading, Work
+from lince_rag.documents.remote import address_name, find_remote_files, is_remote
+from lince_rag.documents.selection import EVERY_FILE, FileSelection, FoundFiles, find_files, local_path
 from lince_rag.errors import ConfigurationError, DocumentError
 from lince_rag.index.embeddings import check_loading
 from lince_rag.index.ledger import Ledger, Source
@@ -40,24 +40,10 @@ CHUNKS_PER_COMMIT: Final = 512
 # Chunks whose vectors are written together: an interruption loses the work of at most some seconds.
 VECTORS_PER_COMMIT: Final = 64
 
-# A file that changed so shortly before it was read may change again without another time: file systems count time
-# in steps of up to two seconds.
-_SETTLED_NANOSECONDS: Final = 2 * 10**9
-
 Item = str | Path | Document
 
-# With which options a file was read, in its stamp: "o" for OCR, "p" for a password. They matter to pictures and
-# PDFs, and to files that may hold such.
-MARKS: Final = "+"
-_OPTIONS: Final = {suffix: "op" for suffix, form in FORMATS.items() if form.holds_files} | dict.fromkeys(
-    [".pdf", *IMAGE_FORMATS], "o"
-)
-
-# What became of an item: it is unchanged (``None``), cannot be read, or is ready to be written.
-Outcome = PreparedDocument | DocumentError | None
-
-# File patterns, and what makes the loader of a file's path.
-Loaders = Mapping[str, Callable[[str], BaseLoader]]
+# What reads items: it yields what became of each, in any order, and ends what it has started when it is closed.
+Reads = Callable[[Sequence[Work]], Generator[Outcome]]
 
 
 @dataclass
@@ -98,59 +84,117 @@ def ingest(
     paths: Item | Iterable[Item],
     on_progress: Callable[[int, int, str], None] | None = None,
     *,
-    limits: ReadingLimits = DEFAULT_LIMITS,
+    reading: Reading,
     selection: FileSelection = EVERY_FILE,
-    loaders: Loaders | None = None,
-    password: str | None = None,
+    reads: Reads | None = None,
 ) -> IngestReport:
-    """Bring files, folders and documents into the stores and the ledger of an index; see ``Index.ingest``."""
+    """Bring files, folders and documents into the stores and the ledger of an index; see ``Index.ingest``.
+
+    ``reads`` reads the items that are not unchanged; by default ``reading`` does it, on this machine.
+    """
     started = time.monotonic()
-    report = IngestReport()
-    settings = recorded_chunking(stores.ledger)
-    given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
-    roots = [local_path(item) for item in given if not isinstance(item, Document)]
-    documents = by_source(clean_document(item) for item in given if isinstance(item, Document))
     if not stores.ledger.had_vectors():
         check_loading(stores.embeddings)
     if selection.ocr:
         check_ocr()
-    pool = ReadingPool(settings, limits, password=password, ocr=selection.ocr)
-    with stores.writing(), pool:
+    given = _Given(paths)
+    with stores.writing():
         stores.ledger.expect_algorithm(ALGORITHM_VERSION)
-        reader = _Reader(pool, settings, loaders or {}, stores.ledger, "o" * selection.ocr + "p" * bool(password))
-        found = find_files(roots, selection)
-        report.skipped = found.skipped
-        # Not str(file): a file name in an old encoding is not valid Unicode.
-        items: dict[str, Path | list[Document]] = {printable(file): file for file in found.files}
-        items |= documents
-        report.removed = _missing_sources(roots, items, reader.known, found.skipped.get("ignored", ()))
+        known, stamps = stores.ledger.content_hashes(), stores.ledger.stamps()
+        items, report = given.find(selection, known)
         if report.removed:
             stores.write([], forget=report.removed)
-        for source in report.removed:
-            items.pop(source, None)
+        works = [
+            reading.work(source, item, known.get(source, ""), stamps.get(source, ""))
+            for source, item in items.items()
+        ]
         # Without threads: most files of most runs are such.
         report.unchanged = [
-            source for source, item in items.items() if isinstance(item, Path) and reader.is_unread(source, item)
+            work.source for work in works if reading.is_unchanged(work, stamps.get(work.source, ""))
         ]
         same = frozenset(report.unchanged)
-        rest = {source: item for source, item in items.items() if source not in same}
+        rest = [work for work in works if work.source not in same]
+        read_stamps: dict[str, str] = {}
 
-        def read() -> Iterator[PreparedDocument]:
-            outcomes = zip(rest, pool.map(reader.read, rest.items()), strict=True)
-            for done, (source, outcome) in enumerate(outcomes, start=len(same)):
+        def read(outcomes: Iterable[Outcome]) -> Iterator[PreparedDocument]:
+            for done, outcome in enumerate(outcomes, start=len(same)):
                 if on_progress:
-                    on_progress(done, len(items), source)
-                if _note(report, source, outcome, reader.known):
-                    yield outcome
+                    on_progress(done, len(works), outcome.source)
+                if outcome.stamp is not None:
+                    read_stamps[outcome.source] = outcome.stamp
+                if (document := _note(report, outcome, known)) is not None:
+                    yield document
 
-        write_documents(stores, read())
-        failed = {error.source for error in report.failed}
-        stores.ledger.set_stamps({each: stamp for each, stamp in reader.read_stamps.items() if each not in failed})
-        if on_progress and items:
-            on_progress(len(items), len(items), "")
+        with closing((reads or reading.outcomes)(rest)) as outcomes:
+            write_documents(stores, read(outcomes))
+        stores.ledger.set_stamps(read_stamps)
+        if on_progress and works:
+            on_progress(len(works), len(works), "")
     report.waiting = stores.ledger.count_waiting()
     report.seconds = time.monotonic() - started
     return report
+
+
+class _Given:
+    """What a call of ``ingest`` names: paths of this machine, addresses of others, and documents."""
+
+    def __init__(self, paths: Item | Iterable[Item]) -> None:
+        given = [paths] if isinstance(paths, str | Path | Document) else list(paths)
+        named = [item for item in given if not isinstance(item, Document)]
+        self._addresses = [str(item) for item in named if is_remote(item)]
+        self._roots = [local_path(item) for item in named if not is_remote(item)]
+        self._documents = by_source(clean_document(item) for item in given if isinstance(item, Document))
+
+    def find(self, selection: FileSelection, known: Iterable[str]) -> tuple[dict[str, Readable], IngestReport]:
+        """Return the items to read by their sources, and a report of the files that are skipped or removed."""
+        found = find_files(self._roots, selection)
+        # Not str(file): a file name in an old encoding is not valid Unicode.
+        items: dict[str, Readable] = {printable(file): file for file in found.files}
+        remote, present = find_remote_files(self._addresses, selection, found)
+        items |= remote
+        items |= self._documents
+        removed = self._missing(items, present, known, found)
+        for source in removed:
+            items.pop(source, None)
+        return items, IngestReport(removed=removed, skipped=found.skipped)
+
+    def _missing(
+        self, items: Mapping[str, Readable], remote: Set[str], known: Iterable[str], found: FoundFiles
+    ) -> list[str]:
+        """Return the sources that were ingested from these paths before and whose files no longer exist or count.
+
+        If a whole folder is missing (a disk that is not mounted, a typing error), nothing below it counts as
+        missing: the folder is reported as a path that does not exist.
+        """
+        present = {
+            source
+            for source, item in items.items()
+            if isinstance(item, list) or (isinstance(item, Path) and os.path.exists(item))
+        }
+        ignored = found.skipped.get("ignored", ())
+        folders = tuple(path for path in ignored if path.endswith(("/", os.sep)))
+        files = set(ignored)
+        # An address that is itself an item is a file, or is not there.
+        remote_folders = tuple(
+            f"{address_name(each)}/" for each in self._addresses if address_name(each) not in items
+        )
+
+        def is_gone_from_here(source: str) -> bool:
+            if source.startswith(remote_folders):
+                return source not in remote
+            return self._is_below_a_root(Path(source)) and is_gone(source)
+
+        return [
+            source
+            for source in known
+            if source not in present
+            and (source in files or source.startswith(folders) or is_gone_from_here(source))
+        ]
+
+    def _is_below_a_root(self, path: Path) -> bool:
+        return path.is_absolute() and any(
+            root == path or (root in path.parents and root.is_dir()) for root in self._roots
+        )
 
 
 def add_documents(stores: ChunkStores, documents: Sequence[Document]) -> list[str]:
@@ -282,142 +326,19 @@ def read_document(
     return document, chunks, ledger.parts(source.source)
 
 
-def _note(report: IngestReport, source: str, outcome: Outcome, known: Mapping[str, str]) -> bool:
-    """Note in the report what became of an item; return whether it is to be written."""
-    if outcome is None:
+def _note(report: IngestReport, outcome: Outcome, known: Mapping[str, str]) -> PreparedDocument | None:
+    """Note in the report what became of an item; return the document that is to be written, if there is one."""
+    source, result = outcome.source, outcome.result
+    if result is None:
         report.unchanged.append(source)
-        return False
-    if isinstance(outcome, DocumentError):
-        report.failed.append(outcome)
-        return False
+        return None
+    if isinstance(result, DocumentError):
+        report.failed.append(result)
+        return None
     (report.changed if source in known else report.added).append(source)
-    report.chunks += len(outcome.chunks)
-    if pages := outcome.document.metadata.get("pages_without_text"):
+    report.chunks += len(result.chunks)
+    if pages := result.document.metadata.get("pages_without_text"):
         report.pages_without_text[source] = pages
-    if left_out := outcome.document.metadata.get("left_out"):
+    if left_out := result.document.metadata.get("left_out"):
         report.left_out[source] = left_out
-    return True
-
-
-def _missing_sources(
-    roots: Sequence[Path],
-    items: Mapping[str, Path | list[Document]],
-    known: Iterable[str],
-    ignored: Iterable[str],
-) -> list[str]:
-    """Return the sources that were ingested from these paths before and whose files no longer exist or count.
-
-    If a whole folder is missing (a disk that is not mounted, a typing error), nothing below it counts as missing:
-    the folder is reported as a path that does not exist.
-    """
-    present = {source for source, item in items.items() if isinstance(item, list) or os.path.exists(item)}
-    folders = tuple(path for path in ignored if path.endswith(os.sep))
-    files = set(ignored)
-
-    def is_below_a_root(path: Path) -> bool:
-        return path.is_absolute() and any(
-            root == path or (root in path.parents and root.is_dir()) for root in roots
-        )
-
-    return [
-        source
-        for source in known
-        if source not in present
-        and (source in files or source.startswith(folders) or (is_below_a_root(Path(source)) and is_gone(source)))
-    ]
-
-
-class _Reader:
-    """Reads items of an ingestion, in several threads, unless they are unchanged."""
-
-    def __init__(
-        self,
-        pool: ReadingPool,
-        settings: ChunkingSettings,
-        loaders: Loaders,
-        ledger: Ledger,
-        options: str,
-    ) -> None:
-        self._pool = pool
-        self._settings = settings
-        self._loaders = loaders
-        self._options = options
-        # The content hashes of the committed documents.
-        self.known = ledger.content_hashes()
-        self._stamps = ledger.stamps()
-        # What the file system said of the files when they were read.
-        self.read_stamps: dict[str, str] = {}
-
-    def read(self, named: tuple[str, Path | list[Document]]) -> Outcome:
-        source, item = named
-        try:
-            return self._read_documents(source, item) if isinstance(item, list) else self._read_file(source, item)
-        except DocumentError as error:
-            return error
-
-    def _read_documents(self, source: str, documents: list[Document]) -> Outcome:
-        content_hash = hash_documents(documents)
-        if content_hash == self.known.get(source):
-            return None
-        return prepare_documents(source, documents, content_hash, self._settings)
-
-    def is_unread(self, source: str, file: Path) -> bool:
-        """Return whether the file system says that a file is as it was when it was read."""
-        before, _, had = self._stamps.get(source, "").partition(MARKS)
-        return bool(before and self._known(source, file, had) and _stamp(file) == before)
-
-    def _wanted(self, file: Path) -> str:
-        """The options that matter to a file."""
-        possible = _OPTIONS.get(file.suffix.lower(), "") if self._options else ""
-        return "".join(option for option in self._options if option in possible)
-
-    def _known(self, source: str, file: Path, had: str) -> str:
-        """The content hash of a committed file; what was read without the options of this run is not known."""
-        return self.known.get(source, "") if set(self._wanted(file)) <= set(had) else ""
-
-    def _read_file(self, source: str, file: Path) -> Outcome:
-        stamp, (_, _, had) = _stamp(file), self._stamps.get(source, "").partition(MARKS)
-        known = self._known(source, file, had)
-        loader = self._loader(file)
-        # A new file is hashed where it is read.
-        content_hash = hash_file(file) if known or loader else ""
-        if content_hash and content_hash == known:
-            self.read_stamps[source] = stamp + MARKS + had
-            return None
-        if loader is None:
-            outcome = self._pool.read(file, source)
-        else:
-            outcome = prepare_documents(source, _load(loader, file, source), content_hash, self._settings)
-        self.read_stamps[source] = stamp + MARKS + self._wanted(file)
-        return outcome
-
-    def _loader(self, file: Path) -> Callable[[str], BaseLoader] | None:
-        """Return what makes the application's loader of a file, if it has one."""
-        name = file.name.lower()
-        return next((make for pattern, make in self._loaders.items() if fnmatch(name, pattern.lower())), None)
-
-
-def _load(make: Callable[[str], BaseLoader], file: Path, source: str) -> list[Document]:
-    """Read a file with a loader of the application's, whose errors are those of the file."""
-    try:
-        documents = make(str(file)).load()
-    except Exception as error:
-        raise DocumentError(source, f"{type(error).__name__}: {error}") from error
-    named = [each.model_copy(update={"metadata": {**each.metadata, "source": source}}) for each in documents]
-    return [clean_document(document) for document in named]
-
-
-def _stamp(file: Path) -> str:
-    """Return what the file system says of a file, or "" if that cannot tell whether it will change.
-
-    Equal stamps mean equal contents: the time of the last change of the file's data or record cannot be set by
-    programs.
-    """
-    try:
-        status = os.stat(file)
-    except (OSError, ValueError):
-        return ""
-    changed = max(status.st_mtime_ns, status.st_ctime_ns)
-    if not 0 <= changed < time.time_ns() - _SETTLED_NANOSECONDS:
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    return result

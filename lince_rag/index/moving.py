@@ -14,6 +14,7 @@ from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.chunking import chunk_id
 from lince_rag.documents.prepared import PreparedDocument
+from lince_rag.documents.reading import MARKS
 from lince_rag.errors import (
     ConfigurationError,
     EmbeddingsMismatchError,
@@ -31,7 +32,7 @@ from lince_rag.index.embeddings import (
 )
 from lince_rag.index.export_files import ExportFile, ExportWriter, new_file
 from lince_rag.index.exports import Manifest, Record
-from lince_rag.index.ingestion import MARKS, read_document, write_documents
+from lince_rag.index.ingestion import read_document, write_documents
 from lince_rag.index.integrity import fingerprints, is_same_fingerprint
 from lince_rag.index.ledger import CHUNKING_ALGORITHM, VECTOR_CHANGES, Ledger
 from lince_rag.index.locations import find_location

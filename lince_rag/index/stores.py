@@ -248,11 +248,12 @@ class ChunkStores:
         if hashes_terms(self.embeddings) and not new <= given.keys():
             self.store(chunks, terms, uncommitted=new - old)
             return frozenset()
-        known = {**(self._known_vectors(chunks, old) if old and new - given.keys() else {}), **given}
+        known = self._known_vectors([chunk for chunk in chunks if chunk.id not in given], old) if old else {}
+        known |= given
         self.ledger.set_uncommitted(add=new - old)
         if chunks:
-            vectored = [chunk for chunk in chunks if chunk.id in known]
-            self._upsert(vectored, [known[str(chunk.id)] for chunk in vectored])
+            ready = [chunk for chunk in chunks if chunk.id in known]
+            self._upsert(ready, [known[str(chunk.id)] for chunk in ready])
             self.store_terms(chunks, terms)
         return new - known.keys()
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from lince_rag.documents.remote import address_name, is_remote
 from lince_rag.documents.selection import local_path
 from lince_rag.errors import ConfigurationError, DocumentError, IndexLockedError
 from lince_rag.index.ingestion import IngestReport
@@ -28,10 +29,7 @@ def watch(
     """Call ``ingest`` at once, and whenever something below the paths changes; see ``Index.watch``."""
     import watchfiles
 
-    roots = [local_path(path) for path in paths]
-    for root in roots:
-        if not root.exists():
-            raise ConfigurationError(f"There is no {root} to watch.", hint="Give files and folders that exist.")
+    roots = [_watchable(path) for path in paths]
     if not roots:
         raise ConfigurationError("There is nothing to watch.", hint="Give files and folders.")
     folders = {root for root in roots if root.is_dir()}
@@ -68,3 +66,15 @@ def watch(
         report.failed, known = [error for error in report.failed if str(error) not in known], failed
         if report.added or report.changed or report.removed or report.failed:
             yield report
+
+
+def _watchable(path: str | Path) -> Path:
+    if is_remote(path):
+        raise ConfigurationError(
+            f"{address_name(str(path))} cannot be watched, because it is not on this machine.",
+            hint="Ingest it again from time to time.",
+        )
+    root = local_path(path)
+    if not root.exists():
+        raise ConfigurationError(f"There is no {root} to watch.", hint="Give files and folders that exist.")
+    return root

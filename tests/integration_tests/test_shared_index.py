@@ -128,7 +128,8 @@ def test_an_index_moves_to_the_servers_and_back(address: str, tmp_path: Path, em
         Index.restore(tmp_path / "first.lince", address, embeddings=embeddings)
         with Index.open(address, embeddings=embeddings) as shared:
             assert shared.verify().ok
-            same_in_both(shared, folder)
+            assert shared.sources() == folder.sources()
+            assert answers(shared) == answers(folder)
             shared.export(tmp_path / "second.lince")
     assert (tmp_path / "second.lince").read_bytes() == (tmp_path / "first.lince").read_bytes()
 
