@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PIP_INSTALL_PEERS := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/peers \
   --requirement tests/benchmarks/peers.txt
 
-.PHONY: demo check unit test notebooks images lint format bench clean
+.PHONY: demo check unit test notebooks images release rehearsal lint format bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/lince-rag demo
@@ -32,6 +32,11 @@ notebooks: $(VENV)/.all
 # The images of the README, from a real index; Chromium takes the one of the page.
 images: $(VENV)/.all
 	$(BIN)/python .ci/images.py
+
+# make release VERSION=0.2.0: build, list what is in it, commit and tag; a rehearsal does it in a clone. See .ci/release.py.
+release rehearsal: $(VENV)/.all
+	$(PIP_INSTALL) '.[release]'
+	$(BIN)/python .ci/release.py $(VERSION) $(if $(filter rehearsal,$@),--dry-run)
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
@@ -60,7 +65,7 @@ $(VENV)/.peers: $(VENV)/.all tests/benchmarks/peers.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
