@@ -71,6 +71,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time this takes some minutes …"
 	$(PIP_INSTALL) '.[e5]'
 	touch $@
 
