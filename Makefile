@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PIP_INSTALL_PEERS := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/peers \
   --requirement tests/benchmarks/peers.txt
 
-.PHONY: demo check unit test notebooks lint format bench clean
+.PHONY: demo check unit test notebooks images release rehearsal lint format bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/lince-rag demo
@@ -28,6 +28,15 @@ test: $(VENV)/.all
 # Every notebook runs from top to bottom in its own kernel; a cell that fails is a failure.
 notebooks: $(VENV)/.all
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbmake notebooks
+
+# The images of the README, from a real index; Chromium takes the one of the page.
+images: $(VENV)/.all
+	$(BIN)/python .ci/images.py
+
+# make release VERSION=0.2.0: build, list what is in it, commit and tag; a rehearsal does it in a clone. See .ci/release.py.
+release rehearsal: $(VENV)/.all
+	$(PIP_INSTALL) '.[release]'
+	$(BIN)/python .ci/release.py $(VERSION) $(if $(filter rehearsal,$@),--dry-run)
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
@@ -56,12 +65,13 @@ $(VENV)/.peers: $(VENV)/.all tests/benchmarks/peers.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time this takes some minutes …"
 	$(PIP_INSTALL) '.[e5]'
 	touch $@
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lince_rag.models.llm import LinceLLM
     from lince_rag.models.native_prompt import NativePrompt
 
+    __version__: str
+
 __all__ = [
     "Answer",
     "BestOf",
@@ -61,6 +63,11 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # Its only place is pyproject.toml.
+        from importlib.metadata import version
+
+        return version("lince-rag")
     if name not in _MODULES:
         raise AttributeError(f"module 'lince_rag' has no attribute {name!r}")
     return getattr(import_module(f"lince_rag.{_MODULES[name]}"), name)

@@ -16,7 +16,7 @@ from lince_rag.text.questions import question_kinds
 
 FORMATS_HINT: Final = (
     'Give a SQuAD file ({"data": [{"paragraphs": …}]}), or JSON lines with "question", "answers" and '
-    'optionally "source".'
+    'optionally "source"; lince-rag questions drafts some from your documents.'
 )
 
 SPEAKERS: Final = ("human", "ai")

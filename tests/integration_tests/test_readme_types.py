@@ -1,4 +1,4 @@
-"""The README's Python code as a user's script: mypy and pyright find the package, its types, and no errors."""
+"""The Python code of README and docs as a user's script: mypy and pyright find the package and no errors."""
 
 import ast
 import builtins
@@ -14,14 +14,22 @@ import pytest
 pytestmark = pytest.mark.slow
 
 PROJECT: Final = Path(__file__).parents[2]
-README: Final = (PROJECT / "README.md").read_text(encoding="utf-8")
-BLOCKS: Final = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+PAGES: Final = ("README.md", "docs/langchain.md", "docs/evaluation.md", "docs/models.md", "docs/e5.md")
+TEXT: Final = "\n".join((PROJECT / page).read_text(encoding="utf-8") for page in PAGES)
+# One block is for an environment of its own.
+BLOCKS: Final = [
+    block
+    for block in re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+    if "langchain_mcp_adapters" not in block
+]
 
 # A stub of the names that a block takes from what is before it, with the types that the package gives them.
 NAMES: Final = """
 from langchain_core.documents import Document
 from lince_rag import ChatLince as ChatLince, HybridRetriever, Index as Index, create_rag_chain as create_rag_chain
+from lince_rag.chain.rag import RagChain
 
+chain: RagChain
 chat: ChatLince
 index: Index
 retriever: HybridRetriever
@@ -52,6 +60,7 @@ def undefined_names(code: str) -> list[str]:
     nodes = list(ast.walk(ast.parse(code)))
     defined = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     defined |= {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     for node in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             defined |= {alias.asname or alias.name for alias in node.names}
