@@ -10,7 +10,8 @@
     ├── DocumentError              a file cannot be turned into text
     ├── IndexFolderError           the index folder is missing, damaged or holds something else
     │   ├── IndexDamagedError      a store or the ledger of the index is damaged
-    │   └── IndexLockedError       another process is writing to the index
+    │   ├── IndexLockedError       another process is writing to the index
+    │   └── IndexServerError       a server of a shared index cannot be reached, or refuses
     ├── ExportFileError            an exported index cannot be written, or the file is not one, damaged or newer
     ├── ContextWindowError         a prompt is longer than the model's window
     ├── EngineError                the engine cannot load or run a model
@@ -103,6 +104,10 @@ class IndexDamagedError(IndexFolderError):
 
 class IndexLockedError(IndexFolderError):
     """Another process is writing to the index."""
+
+
+class IndexServerError(IndexFolderError):
+    """A server of a shared index cannot be reached, has no such index, or refuses."""
 
 
 class ExportFileError(LinceError):

@@ -52,7 +52,8 @@ class SmallEmbeddings(Embeddings):
 @cache
 def _embed(text: str) -> list[float]:
     vector = np.asarray(LinceEmbeddings().embed_query(text)).reshape(32, 32).sum(axis=0)
-    return (vector / np.linalg.norm(vector)).tolist()
+    # A text without terms has no length.
+    return (vector / (np.linalg.norm(vector) or 1.0)).tolist()
 
 
 @dataclass

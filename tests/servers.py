@@ -271,7 +271,7 @@ def _in_one_piece(reply: Reply) -> Reply:
     return Reply(json.dumps(whole, ensure_ascii=False), reply.status, reply.headers)
 
 
-class _StubHandler(BaseHTTPRequestHandler):
+class StubHandler(BaseHTTPRequestHandler):
     """Answers one connection; the attributes are set by ``stub_server``."""
 
     protocol_version = "HTTP/1.1"
@@ -350,7 +350,7 @@ def stub_server(
         "replies": staticmethod(replies),
         "facts": {"/v1/models": {"data": listed}, **(facts or {})},
     }
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_StubHandler,), attributes))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (StubHandler,), attributes))
     server.daemon_threads = True
     stub.base_url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

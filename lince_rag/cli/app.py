@@ -22,13 +22,17 @@ from lince_rag.cli.options import (
     INTERRUPTED_STATUS,
     AnswerOptions,
     EmbeddingsOption,
+    EmbeddingsUrlOption,
     FilterOption,
     IndexOption,
     JsonOption,
     ModelsFileOption,
     RerankerOption,
+    RerankerUrlOption,
     SearchCountOption,
     SourceOption,
+    choose_reranker,
+    open_index,
     takes_answer_options,
 )
 from lince_rag.cli.serve import keys, mcp, serve
@@ -84,6 +88,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question, in Spanish, Portuguese or English.")],
     index: IndexOption = DEFAULT_INDEX,
     embeddings: EmbeddingsOption = None,
+    embeddings_url: EmbeddingsUrlOption = None,
     json_: JsonOption = False,
     *,
     options: AnswerOptions,
@@ -92,15 +97,14 @@ def ask(
     from lince_rag.cli.answers import Places
     from lince_rag.cli.remote import running_server
 
-    server = None if embeddings else running_server(index, options)
+    server = None if embeddings or embeddings_url else running_server(index, options)
     if server and (steps := server.ask(question)):
         # The default engine only quotes.
         _print(steps, Places(), json_=json_, whole=options.model == AnswerOptions.model)
         return
     from lince_rag.index.embeddings import warm_up
-    from lince_rag.index.index import Index
 
-    with Index.open(index, embeddings=embeddings, create=False) as opened:
+    with open_index(index, embeddings, embeddings_url, create=False) as opened:
         # The weights are loaded while the packages that the answer needs are imported.
         warm_up(opened.embeddings)
         from lince_rag.chain.packing import only_quotes
@@ -129,8 +133,10 @@ def search(
     question: Annotated[str, typer.Argument(help="The question, or words to search for.")],
     index: IndexOption = DEFAULT_INDEX,
     embeddings: EmbeddingsOption = None,
+    embeddings_url: EmbeddingsUrlOption = None,
     k: SearchCountOption = 5,
     reranker: RerankerOption = None,
+    reranker_url: RerankerUrlOption = None,
     source: SourceOption = None,
     filter_: FilterOption = None,
     json_: JsonOption = False,
@@ -139,13 +145,13 @@ def search(
     from lince_rag.cli.answers import Places, print_passages
     from lince_rag.cli.localisation import reader_language
     from lince_rag.cli.terminal import print_json, print_waiting
-    from lince_rag.index.index import Index
 
     if not question.strip():
         raise ConfigurationError(f"{question!r} is not a question.", hint="Give some words to search for.")
-    with Index.open(index, embeddings=embeddings, create=False) as opened:
+    chosen = choose_reranker(reranker, reranker_url)
+    with open_index(index, embeddings, embeddings_url, create=False) as opened:
         wanted = opened.make_filter(source or (), filter_ or ())
-        found = opened.as_retriever(k=k, reranker=reranker, filter=wanted).invoke(question)
+        found = opened.as_retriever(k=k, reranker=chosen, filter=wanted).invoke(question)
         if json_:
             names = ("source", "title", "page", "heading", "start", "end", *_MEASURES, "also_in")
             rows = [{name: each.metadata.get(name) for name in names} for each in found]

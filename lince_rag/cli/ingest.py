@@ -12,11 +12,14 @@ from lince_rag.cli.options import (
     DEFAULT_INDEX,
     INTERRUPTED_STATUS,
     EmbeddingsOption,
+    EmbeddingsUrlOption,
     FileMemoryOption,
     FilePagesOption,
     FileSecondsOption,
     IndexOption,
     WorkersOption,
+    open_index,
+    use_address,
 )
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import wording
@@ -41,6 +44,7 @@ def ingest(
     ] = None,
     index: IndexOption = DEFAULT_INDEX,
     embeddings: EmbeddingsOption = None,
+    embeddings_url: EmbeddingsUrlOption = None,
     vectors: Annotated[
         Literal["now", "later"],
         typer.Option(help="When to embed what was read; until then it is found by its words only."),
@@ -90,7 +94,7 @@ def ingest(
     from lince_rag.cli.localisation import reader_language
     from lince_rag.cli.terminal import print_plain
     from lince_rag.documents.workers import ReadingLimits
-    from lince_rag.index.index import Index
+    from lince_rag.index.opening import record_address
 
     language = reader_language()
     given = {"seconds": file_seconds, "memory_mib": file_memory, "pages": file_pages, "workers": workers}
@@ -105,10 +109,13 @@ def ingest(
         "password": password,
     }
     if rebuild:
+        use_address(embeddings_url)
         _rebuild(index, embeddings, language)
         if not paths:
             return
-    with Index.open(index, embeddings=embeddings, create=bool(paths)) as opened:
+    with open_index(index, embeddings, embeddings_url, create=bool(paths)) as opened:
+        if embeddings_url is not None:
+            record_address(opened.ledger, opened.embeddings)
         try:
             failed = paths and _read(opened, index, _items(paths, name), language, options, verbose=verbose)
             if not paths and not opened.ledger.count_waiting():

@@ -1,7 +1,9 @@
 """Options that several commands share; those that say how to answer are the fields of ``AnswerOptions``."""
 
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import wraps
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from lince_rag.errors import ConfigurationError
 from lince_rag.text.evidence import DOUBTFUL_CONFIDENCE, MINIMUM_CONFIDENCE
 
 if TYPE_CHECKING:
     from lince_rag.chain.rag import RagChain
+    from lince_rag.engines.scorers.rerankers import LinceReranker
     from lince_rag.index.index import Index
 
 DEFAULT_INDEX: Final = Path("lince-index")
@@ -29,6 +33,14 @@ EmbeddingsOption = Annotated[
         help="Embedder: 'multilingual-e5-small', 'embedded' (hashed words), or the name or folder of a "
         "sentence-transformers model. Default: the index's own; for a new index the first one where the extra e5 "
         "is installed, else 'embedded'."
+    ),
+]
+EmbeddingsUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Address of a server that runs the embedder (TEI, vLLM, llama-server …); its key is in "
+        "LINCE_EMBEDDINGS_API_KEY. Default: LINCE_EMBEDDINGS_URL, else the one that the index recorded.",
     ),
 ]
 # What reading one file may take; without a value, the defaults of ``ReadingLimits`` hold.
@@ -56,6 +68,13 @@ RerankerOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Folder or hub id of a cross-encoder that reranks the passages."),
 ]
+RerankerUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Address of a server that runs the cross-encoder; the server's key is in LINCE_RERANKER_API_KEY.",
+    ),
+]
 SourceOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -74,6 +93,40 @@ FilterOption = Annotated[
 
 _RETRIEVER_FIELDS: Final = frozenset({"k", "reranker"})
 _CHAIN_FIELDS: Final = frozenset({"language", "on_unsupported", "minimum_confidence"})
+
+
+def choose_reranker(name: str | None, url: str | None) -> "LinceReranker | str | None":
+    """Return the reranker of a name, at the address of a server if one is given."""
+    if url is None:
+        return name
+    if name is None:
+        raise ConfigurationError("--reranker-url needs the name of the model.", hint="Give it with --reranker.")
+    from lince_rag.engines.scorers.rerankers import KEY_VARIABLE, LinceReranker
+
+    return LinceReranker(name, base_url=url, api_key=os.environ.get(KEY_VARIABLE) or None)
+
+
+def use_address(url: str | None) -> None:
+    """Let the embedders of this process, and of those that it starts, ask the server at an address, if given."""
+    from lince_rag.index.embeddings import ADDRESS_VARIABLE
+
+    if url is not None:
+        os.environ[ADDRESS_VARIABLE] = url
+
+
+@contextmanager
+def open_index(folder: Path, embeddings: str | None, url: str | None, *, create: bool) -> "Iterator[Index]":
+    """Open an index with the options of a command: the address of a server goes before that in the environment."""
+    from lince_rag.index.index import Index
+
+    use_address(url)
+    with Index.open(folder, embeddings=embeddings, create=create) as index:
+        if url is not None and not getattr(index.embeddings, "base_url", None):
+            raise ConfigurationError(
+                f"--embeddings-url={url} was given, but the embedder of the index runs in this process.",
+                hint="Name the model of the server with --embeddings, or leave the address out.",
+            )
+        yield index
 
 
 @dataclass(frozen=True)
@@ -112,6 +165,7 @@ class AnswerOptions:
     seed: Annotated[int | None, typer.Option(help="Random seed; the same seed gives the same answer.")] = None
     k: CountOption = 5
     reranker: RerankerOption = None
+    reranker_url: RerankerUrlOption = None
     source: SourceOption = None
     filter: FilterOption = None
     language: Annotated[
@@ -132,13 +186,13 @@ class AnswerOptions:
         """Return the fields of ``ChatLince``."""
         from pydantic import SecretStr
 
-        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict", "source", "filter", "api_key"}
+        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict", "source", "filter", "api_key", "reranker_url"}
         chosen = {name: value for name, value in asdict(self).items() if name not in other}
         return chosen | ({"api_key": SecretStr(self.api_key)} if self.api_key else {})
 
     def retriever_fields(self) -> dict[str, Any]:
         """Return the fields of ``HybridRetriever``."""
-        return {name: getattr(self, name) for name in _RETRIEVER_FIELDS}
+        return {"k": self.k, "reranker": choose_reranker(self.reranker, self.reranker_url)}
 
     def chain_fields(self) -> dict[str, Any]:
         """Return the keywords of ``create_rag_chain``."""

@@ -168,11 +168,11 @@ def print_status(summary: Mapping[str, Any], report: "VerifyReport", index: str,
             wording("status_ledger_damaged", language, reason=translate_reason(report.damaged_ledger, language))
         )
         return
+    address = summary["embeddings_url"]
+    embeddings = f"{summary['embeddings']} ({address})" if address else summary["embeddings"]
     languages = ", ".join(f"{code} {count}" for code, count in summary["languages"].items())
     print_plain(
-        wording(
-            "status", language, documents=report.documents, chunks=report.chunks, embeddings=summary["embeddings"]
-        )
+        wording("status", language, documents=report.documents, chunks=report.chunks, embeddings=embeddings)
     )
     print_plain(
         wording("status_details", language, languages=languages or "–", megabytes=summary["bytes"] / 1e6,

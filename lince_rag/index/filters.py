@@ -1,7 +1,6 @@
-"""Metadata filters in Chroma's notation, translated to SQL over the ledger, and searches among what passes."""
+"""Filters: as people write them, names of documents, and searches among the chunks that pass."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -10,6 +9,7 @@ from pathlib import PurePath
 from typing import Any, Final, TypeVar
 
 from lince_rag.errors import ConfigurationError
+from lince_rag.index.conditions import MEMBERSHIPS, SQLITE_SYNTAX, filter_to_sql, is_scalar
 from lince_rag.index.ledger import Ledger
 
 # Up to this number of chunks that pass, their vectors are compared one by one: among many nearly equal chunks,
@@ -19,21 +19,6 @@ EXACT_SEARCH: Final = 500
 # If more pass, this many times the results are fetched without the filter; again as many times if too few of them
 # pass, up to a limit. To search among thousands of ids takes longer (tantivy: 150 ms for 5,000).
 OVERFETCH: Final = 4
-
-_EQUALITIES: Final = {"$eq": "=", "$ne": "IS NOT"}
-_ORDERS: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_MEMBERSHIPS: Final = {"$in": "IN", "$nin": "NOT IN"}
-_CONNECTIVES: Final = {"$and": " AND ", "$or": " OR "}
-
-_HINT: Final = "Known operators: " + ", ".join([*_EQUALITIES, *_ORDERS, *_MEMBERSHIPS, *_CONNECTIVES]) + "."
-
-_FIELD: Final = "json_extract(c.metadata, ?)"
-
-# The longest integer, in bits, that a float can represent.
-_MAXIMUM_BITS: Final = 1023
-
-# SQLite takes some 32,000 values for placeholders; longer lists of texts are one value.
-_MANY_VALUES: Final = 1_000
 
 # A comparison as people write it: page>=3.
 _COMPARISON: Final = re.compile(
@@ -97,90 +82,6 @@ class Selection:
         return find(limit, self.ids)
 
 
-def filter_to_sql(filter_: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """Translate a metadata filter to an SQL condition with placeholders, and the values for them.
-
-    The notation is Chroma's: ``{"language": "pt"}``, ``{"page": {"$gte": 3}}``, ``{"source": {"$in": [...]}}``,
-    ``{"$and": [...]}``, ``{"$or": [...]}``; several keys in one mapping must all hold. As in Chroma, a chunk
-    without the key passes only ``$ne`` and ``$nin``. The filter runs in SQL because a selective ``where`` takes
-    Chroma over a second at 100,000 chunks.
-    """
-    conditions: list[str] = []
-    values: list[Any] = []
-    for key, wanted in filter_.items():
-        if key in _CONNECTIVES:
-            condition, operands = _connect(key, wanted)
-        elif not isinstance(key, str) or key.startswith("$"):
-            raise ConfigurationError(f"The filter has an unknown operator {key!r}.", hint=_HINT)
-        else:
-            condition, operands = _compare_field(key, wanted)
-        conditions.append(condition)
-        values += operands
-    return "(" + (" AND ".join(conditions) or "1") + ")", values
-
-
-def _connect(operator: str, parts: Any) -> tuple[str, list[Any]]:
-    if not isinstance(parts, list) or not parts or not all(isinstance(part, Mapping) for part in parts):
-        raise ConfigurationError(f"The filter's {operator!r} takes a list of filters, not {parts!r}.")
-    translated = [filter_to_sql(part) for part in parts]
-    condition = _CONNECTIVES[operator].join(condition for condition, _ in translated)
-    return f"({condition})", [value for _, values in translated for value in values]
-
-
-def _compare_field(key: str, wanted: Any) -> tuple[str, list[Any]]:
-    if '"' in key:
-        raise ConfigurationError(f"The filter's key {key!r} must not contain a quotation mark.")
-    if not isinstance(wanted, Mapping):
-        wanted = {"$eq": wanted}
-    if not wanted:
-        raise ConfigurationError(f"The filter on {key!r} is empty.", hint=_HINT)
-    # Quoted as in JSON, because SQLite compares the path with the metadata as they are written.
-    path = "$." + json.dumps(key, ensure_ascii=False)
-    conditions: list[str] = []
-    values: list[Any] = []
-    for operator, value in wanted.items():
-        condition, operands = _compare(key, operator, value)
-        if key == "source" and operator in ("$eq", "$in") and all(isinstance(each, str) for each in operands):
-            # The column has an index, and the same value.
-            condition = condition.replace(_FIELD, "c.source")
-        conditions.append(condition)
-        # Each field placeholder takes the path; the fields come before the operands.
-        values += [path] * condition.count(_FIELD) + operands
-    return "(" + " AND ".join(conditions) + ")", values
-
-
-def _compare(key: str, operator: str, value: Any) -> tuple[str, list[Any]]:
-    if operator in _EQUALITIES and _is_scalar(value):
-        return f"{_FIELD} {_EQUALITIES[operator]} ?", [_sql_value(value)]
-    if operator in _ORDERS and _is_scalar(value):
-        # SQLite sorts every number before every text; in a filter, numbers and texts are not comparable.
-        same_kind = f"typeof({_FIELD}) {'=' if isinstance(value, str) else '<>'} 'text'"
-        return f"({same_kind} AND {_FIELD} {_ORDERS[operator]} ?)", [_sql_value(value)]
-    if operator in _MEMBERSHIPS and isinstance(value, list | tuple | set) and all(map(_is_scalar, value)):
-        operands = [_sql_value(member) for member in value]
-        places = ",".join("?" * len(operands))
-        if len(operands) > _MANY_VALUES and all(isinstance(each, str) for each in operands):
-            places, operands = "SELECT value FROM json_each(?)", [json.dumps(operands)]
-        condition = f"{_FIELD} {_MEMBERSHIPS[operator]} ({places})"
-        if operator == "$nin":
-            condition = f"({_FIELD} IS NULL OR {condition})"
-        return condition, operands
-    raise ConfigurationError(
-        f"The filter on {key!r} has {operator!r} with {value!r}, which cannot be compared.", hint=_HINT
-    )
-
-
-def _is_scalar(value: Any) -> bool:
-    if isinstance(value, int):
-        return value.bit_length() <= _MAXIMUM_BITS
-    return isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _sql_value(value: str | int | float) -> str | int | float:
-    """Return a value that SQLite takes: it reads integers over 64 bits in JSON as floats."""
-    return float(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
-
-
 def parse_filter(text: str) -> dict[str, Any]:
     """Read a filter as people write it: ``language=pt``, ``page>=3``, or the JSON that ``filter_to_sql`` explains.
 
@@ -194,7 +95,7 @@ def parse_filter(text: str) -> dict[str, Any]:
             found = json.loads(text)
         except ValueError as error:
             raise ConfigurationError(f"The filter {text!r} is not valid JSON: {error}.", hint=_FORMS) from error
-        filter_to_sql(found)
+        filter_to_sql(found, SQLITE_SYNTAX)
         return dict(found)
     match = _COMPARISON.fullmatch(text)
     if match is None:
@@ -202,10 +103,10 @@ def parse_filter(text: str) -> dict[str, Any]:
     key, operator, written = match.groups()
     value = _read_value(written)
     wanted: Any = value
-    if _WRITTEN[operator] in _MEMBERSHIPS:
+    if _WRITTEN[operator] in MEMBERSHIPS:
         wanted = [value] if isinstance(value, str) else [value, written]
     chosen = {key: {_WRITTEN[operator]: wanted}}
-    filter_to_sql(chosen)
+    filter_to_sql(chosen, SQLITE_SYNTAX)
     return chosen
 
 
@@ -214,7 +115,7 @@ def _read_value(text: str) -> str | int | float:
         value = json.loads(text)
     except ValueError:
         return text
-    return value if _is_scalar(value) else text
+    return value if is_scalar(value) else text
 
 
 def combine_filters(filters: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Index: a folder with a Chroma store, a lexical index, and the ledger of what has been committed."""
+"""Index: a Chroma store, a lexical index and the ledger of what has been committed, in a folder or on servers."""
 
 import json
 import os
@@ -22,9 +22,10 @@ from lince_rag.documents.selection import FileSelection
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError
 from lince_rag.index.compaction import PurgeReport, purge
-from lince_rag.index.embeddings import LinceEmbeddings, check_loading, embeddings_name
+from lince_rag.index.conditions import filter_to_sql
+from lince_rag.index.embeddings import LinceEmbeddings, check_loading, embeddings_name, named_embeddings
 from lince_rag.index.export_files import ExportFile
-from lince_rag.index.filters import combine_filters, filter_to_sql, match_sources, near_sources, parse_filter
+from lince_rag.index.filters import combine_filters, match_sources, near_sources, parse_filter
 from lince_rag.index.ingestion import (
     IngestReport,
     Loaders,
@@ -35,6 +36,7 @@ from lince_rag.index.ingestion import (
     recorded_chunking,
 )
 from lince_rag.index.ledger import CHUNKING_ALGORITHM, Ledger, Source
+from lince_rag.index.locations import SharedLocation, find_location
 from lince_rag.index.moving import (
     ExportReport,
     Renaming,
@@ -52,8 +54,10 @@ from lince_rag.index.opening import (
     other_embedder,
     recorded_embeddings,
 )
+from lince_rag.index.postgresql import SharedLedger
 from lince_rag.index.retriever import HybridRetriever
-from lince_rag.index.storage import folder_bytes, inherit_mode, replace_folder, set_aside
+from lince_rag.index.shared import SharedStores
+from lince_rag.index.storage import inherit_mode, replace_folder, set_aside
 from lince_rag.index.stores import ChunkStores
 from lince_rag.index.verification import VerifyReport, verify
 from lince_rag.index.watching import watch
@@ -71,7 +75,7 @@ class Index:
     """A folder of searchable documents. Open one with ``Index.open``; it is also a context manager.
 
     Attributes:
-        folder: The index's folder.
+        folder: The index's folder; of a shared index the folder of this machine's copy of the terms.
         embeddings: The embedder.
         ledger: What has been committed.
         stores: The vector store and the lexical index.
@@ -86,7 +90,11 @@ class Index:
         self.folder = folder
         self.embeddings = embeddings
         self.ledger = ledger
-        self.stores = ChunkStores(folder, embeddings, ledger)
+        self.stores = (
+            SharedStores(folder, embeddings, ledger)
+            if isinstance(ledger, SharedLedger)
+            else ChunkStores(folder, embeddings, ledger)
+        )
 
     @classmethod
     def open(
@@ -100,7 +108,9 @@ class Index:
         """Open an index, or create a new one.
 
         Args:
-            folder: The index's folder.
+            folder: The index's folder. For a shared index its address
+                (``"lince+postgresql://user@host/database?chroma=http://host:8000&collection=name"``), or the path
+                of a TOML file with the keys ``ledger``, ``chroma`` and ``collection``.
             embeddings: The embedder, or the ``model`` of a ``LinceEmbeddings``; ``None`` takes the one that the
                 index was built with. For a new index that is the one named in the environment variable
                 ``LINCE_EMBEDDINGS``, else ``"multilingual-e5-small"`` where the extra ``e5`` is installed, else
@@ -115,10 +125,11 @@ class Index:
             IndexFolderError: There is no index in the folder, or it cannot be read. A damaged vector store or
                 lexical index is an error only when it is used, so that ``verify`` can repair it.
             EmbeddingsMismatchError: The index was built with another embedder.
-            ConfigurationError: The index was built with other chunking settings.
+            ConfigurationError: The index was built with other chunking settings; or its address is wrong.
+            IndexServerError: A server of a shared index cannot be reached.
+            MissingExtraError: It is a shared index, and the extra ``shared`` is not installed.
         """
-        path = Path(folder).expanduser().resolve()
-        ledger = open_ledger(path, create)
+        path, ledger = _open_ledger(folder, create)
         try:
             chosen = choose_embeddings(ledger, embeddings)
             check_chunking(ledger, chunking)
@@ -137,8 +148,8 @@ class Index:
         Raises:
             IndexFolderError: There is no index in the folder, or it cannot be read.
         """
-        path = Path(folder).expanduser().resolve()
-        return cls(path, LinceEmbeddings(), open_ledger(path, create=False))
+        path, ledger = _open_ledger(folder, create=False)
+        return cls(path, LinceEmbeddings(), ledger)
 
     @classmethod
     def rebuild(
@@ -163,8 +174,14 @@ class Index:
             IndexFolderError: There is no index in the folder, or it cannot be written.
             IndexLockedError: Another process is writing, or rebuilding it.
             EmbeddingsMismatchError: An application's own embedder is recorded, and none is given.
+            ConfigurationError: It is a shared index.
         """
-        path = Path(folder).expanduser().resolve()
+        path = find_location(folder)
+        if isinstance(path, SharedLocation):
+            raise ConfigurationError(
+                f"The shared index {path.name} cannot be built again in its place.",
+                hint="Ingest the documents into another collection, with the other embedder.",
+            )
         if not path.exists() and set_aside(path).exists():
             # An earlier run was killed between two renamings.
             set_aside(path).rename(path)
@@ -172,7 +189,7 @@ class Index:
         with cls.open_as_stored(path) as old, old.stores.write_lock():
             ledger = old.ledger
             wanted = recorded_embeddings(ledger) if embeddings is None else embeddings
-            wanted = LinceEmbeddings(wanted) if isinstance(wanted, str) else wanted
+            wanted = named_embeddings(wanted) if isinstance(wanted, str) else wanted
             name = embeddings_name(wanted)
             if embeddings is None and name != ledger.setting("embeddings"):
                 raise other_embedder(ledger.setting("embeddings"), name)
@@ -326,9 +343,10 @@ class Index:
         """Return the embedder, the chunking, the documents by language, the bytes on disk, the vectors to come."""
         return {
             "embeddings": embeddings_name(self.embeddings),
+            "embeddings_url": getattr(self.embeddings, "base_url", None),
             "chunking": self.ledger.json_setting("chunking"),
             "languages": dict(Counter(sorted(source.language for source in self.sources())).most_common()),
-            "bytes": folder_bytes(self.folder),
+            "bytes": self.stores.stored_bytes(),
             "waiting": self.ledger.count_waiting(),
             "read_only": self.ledger.read_only,
         }
@@ -386,7 +404,11 @@ class Index:
         given = list(filters)
         wanted += [parse_filter(each) if isinstance(each, str) else each for each in given]
         combined = combine_filters(wanted)
-        if given and combined and not self.ledger.select_ids(*filter_to_sql(combined), limit=1):
+        if (
+            given
+            and combined
+            and not self.ledger.select_ids(*filter_to_sql(combined, self.ledger.SYNTAX), limit=1)
+        ):
             shown = " ".join(each if isinstance(each, str) else json.dumps(each) for each in given)
             raise ConfigurationError(
                 f"No passage passes the filter {shown}.",
@@ -632,6 +654,14 @@ class Index:
             IndexFolderError: ``repair`` is true, and the index cannot be written.
         """
         return verify(self.stores, repair=repair)
+
+
+def _open_ledger(index: str | Path, create: bool) -> tuple[Path, Ledger]:
+    """Open the ledger of an index; return also the folder that the index has on this machine."""
+    location = find_location(index)
+    if isinstance(location, SharedLocation):
+        return location.folder, SharedLedger(location, create=create)
+    return location, open_ledger(location, create)
 
 
 def _unknown_source(source: str, known: Iterable[str]) -> ConfigurationError:

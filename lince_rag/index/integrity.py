@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,8 @@ from lince_rag.index.storage import CHROMA_FILE, first_line
 _HEADER: Final = "header.bin"
 _LEVEL_0: Final = "data_level0.bin"
 _UPPER_LEVELS: Final = "link_lists.bin"
-_GRAPH_FILES: Final = (_HEADER, _LEVEL_0, "length.bin", _UPPER_LEVELS, "index_metadata.pickle")
+_LENGTHS: Final = "length.bin"
+_GRAPH_FILES: Final = (_HEADER, _LEVEL_0, _LENGTHS, _UPPER_LEVELS, "index_metadata.pickle")
 
 # header.bin: version, offset of level 0, capacity, elements, bytes per element, offset of the label, offset of the
 # vector, highest level, entry point, links on upper levels, links on level 0, M, level factor, ef_construction.
@@ -30,7 +32,7 @@ _TOLERANCE: Final = 1e-4
 
 # What the checksum of a document covers, in the ledger.
 DOCUMENT_COLUMNS: Final = "source, content_hash, title, language, text"
-CHUNK_COLUMNS: Final = "id, source, start, end, metadata"
+CHUNK_COLUMNS: Final = 'id, source, start, "end", metadata'
 
 # Elements of a graph to check at once.
 _BATCH: Final = 20_000
@@ -171,6 +173,25 @@ def _graph_damage(folder: Path, vectors: bool) -> str:
     return _upper_levels_damage((folder / _UPPER_LEVELS).read_bytes(), count, entry, highest, 4 + 4 * upper_links)
 
 
+def erase_unused_memory(folder: Path) -> None:
+    """Overwrite those parts of the graph files of a Chroma folder that hold no element.
+
+    hnswlib writes all the memory that it has reserved, and what this process had there before is in it: also what
+    was deleted. Call it only while nobody has the files open.
+    """
+    for header in folder.glob(f"*/{_HEADER}"):
+        content = header.read_bytes()
+        if len(content) < _HEADER_FORMAT.size:
+            continue
+        _, _, _, count, size, *_ = _HEADER_FORMAT.unpack_from(content)
+        # A length is a float32.
+        for name, used in ((_LEVEL_0, count * size), (_LENGTHS, count * 4)):
+            with open(header.with_name(name), "r+b") as file:
+                unused = file.seek(0, os.SEEK_END) - used
+                file.seek(used)
+                file.write(bytes(max(unused, 0)))
+
+
 def _are_links(heads: Any, count: int) -> bool:
     """Return whether rows of a number of links and the links, all uint32, link to existing elements."""
     numbers, links = _numbers(heads), heads[:, 1:]
@@ -262,14 +283,14 @@ def checksum(document: Sequence[Any], chunks: Iterable[Sequence[Any]]) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def document_damage(connection: sqlite3.Connection) -> str:
-    """Return which document differs from its checksum; documents of an earlier version have none."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checksums'").fetchone():
-        return ""
-    connection.execute("BEGIN")
-    sums = dict(connection.execute("SELECT source, checksum FROM checksums"))
-    for document in connection.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents"):
-        chunks = connection.execute(f"SELECT {CHUNK_COLUMNS} FROM chunks WHERE source = ?", [document[0]])
+def document_damage(rows: Callable[[str, Sequence[Any]], Iterable[Sequence[Any]]]) -> str:
+    """Return which document differs from its checksum; documents of an earlier version have none.
+
+    ``rows`` runs a query with values; all queries see one state.
+    """
+    sums = dict(map(tuple, rows("SELECT source, checksum FROM checksums", ())))
+    for document in rows(f"SELECT {DOCUMENT_COLUMNS} FROM documents", ()):
+        chunks = rows(f"SELECT {CHUNK_COLUMNS} FROM chunks WHERE source = ?", [document[0]])
         if document[0] in sums and sums.pop(document[0]) != checksum(document, chunks):
             return f"the document {document[0]!r} differs from its checksum"
     return f"the document {next(iter(sums))!r} is missing" if sums else ""

@@ -1,16 +1,18 @@
-"""The ledger: the SQLite file that records what is in an index. Search ignores chunks that are not in it."""
+"""The ledger records what is in an index. Search ignores chunks that are not in it."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from langchain_core.documents import Document
 
 from lince_rag.documents.prepared import Part, PreparedDocument
 from lince_rag.errors import IndexDamagedError, IndexFolderError
+from lince_rag.index.conditions import SQLITE_SYNTAX, FilterSyntax
 from lince_rag.index.database import Database
 from lince_rag.index.integrity import CHUNK_COLUMNS, DOCUMENT_COLUMNS, checksum, connection_damage, document_damage
 from lince_rag.index.storage import damaged_ledger, first_line, reporting_ledger
@@ -26,8 +28,8 @@ VECTOR_CHANGES: Final = "vector_changes"
 # The name of the setting that has the version of the chunking of all documents with a content hash.
 CHUNKING_ALGORITHM: Final = "chunking_algorithm"
 
-# Takes one JSON array: SQLite limits the number of values, and compiles a statement with another number again.
-_AMONG: Final = "IN (SELECT value FROM json_each(?))"
+# More rows than any index has: SQLite and PostgreSQL write "no limit" in different ways.
+NO_LIMIT: Final = 2**62
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -76,22 +78,62 @@ class Source:
     content_hash: str
 
 
-class Ledger(Database):
+class Ledger(ABC):
     """The committed documents and chunks of an index, its settings, and the ids of uncommitted writes.
 
-    Args:
-        path: The file, or ``":memory:"``.
-        read_only: Whether the file cannot be written.
-        new: Whether a missing or empty file is a new ledger, and not one that was lost.
+    Its statements run on SQLite and on PostgreSQL; the class of a database says how, and in which other words.
+
+    Attributes:
+        path: Where it is, for messages; its folder is the folder of the index on this machine.
+        read_only: Whether it cannot be written.
     """
 
-    def __init__(self, path: Path | str, *, read_only: bool = False, new: bool = True) -> None:
-        super().__init__(path, _TABLES, read_only=read_only, new=new)
-        try:
-            self._check_format()
-        except BaseException:
-            self.close()
-            raise
+    # Compares with the texts of one JSON array: SQLite limits the number of values, and compiles a statement with
+    # another number again.
+    AMONG: ClassVar[str]
+    # How a condition on metadata is written.
+    SYNTAX: ClassVar[FilterSyntax]
+    # The keys of the metadata of ``c``, as ``j.key``.
+    KEYS: ClassVar[str]
+
+    path: Path
+    read_only: bool
+
+    @abstractmethod
+    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+
+    @abstractmethod
+    def _execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a statement for each row of values."""
+
+    @abstractmethod
+    def _tables(self) -> set[str]:
+        """Return the names of the tables: one that an earlier version wrote may lack some, and be read-only."""
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[None]:
+        """Commit all writes of the block, or none."""
+
+    @abstractmethod
+    def joined(self) -> AbstractContextManager[None]:
+        """Make the writes of the block a part of this thread's transaction, or one of their own."""
+
+    @abstractmethod
+    def compact(self) -> bool:
+        """Write it anew without what was deleted; return whether nothing of that is left."""
+
+    @abstractmethod
+    def damage(self) -> str:
+        """Return what is wrong with it or with a document in it; the empty text if nothing is."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files and connections."""
+
+    def _value(self, statement: str, value: str) -> str | None:
+        rows = self._rows(statement, [value])
+        return str(rows[0][0]) if rows else None
 
     def _check_format(self) -> None:
         found = self.setting("format")
@@ -110,7 +152,10 @@ class Ledger(Database):
 
     def set_settings(self, **values: str) -> None:
         """Store settings of the index."""
-        self._execute_many("INSERT OR REPLACE INTO settings VALUES (?, ?)", values.items())
+        self._execute_many(
+            "INSERT INTO settings VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            list(values.items()),
+        )
 
     @property
     def generation(self) -> int:
@@ -133,7 +178,7 @@ class Ledger(Database):
         """Return the committed documents, or those among some names, sorted by source."""
         rows = self._rows(
             "SELECT source, title, language, (SELECT count(*) FROM chunks c WHERE c.source = d.source),"
-            f" length(text), content_hash FROM documents d{'' if names is None else f' WHERE source {_AMONG}'}"
+            f" length(text), content_hash FROM documents d{'' if names is None else f' WHERE source {self.AMONG}'}"
             " ORDER BY source",
             [] if names is None else [_json(names)],
         )
@@ -167,7 +212,7 @@ class Ledger(Database):
         """
         if self.setting(CHUNKING_ALGORITHM) != str(version):
             with self.transaction():
-                self._execute("UPDATE documents SET content_hash = ''")
+                self._execute_many("UPDATE documents SET content_hash = ?", [("",)])
                 self.set_settings(**{CHUNKING_ALGORITHM: str(version)})
 
     def text(self, source: str) -> str | None:
@@ -180,7 +225,11 @@ class Ledger(Database):
             return {row[0] for row in self._rows("SELECT id FROM chunks")}
         return {row[0] for row in self._rows("SELECT id FROM chunks WHERE source = ?", [source])}
 
-    def select_ids(self, condition: str, values: Sequence[Any], limit: int = -1) -> list[str]:
+    def chunk_ids_of(self, sources: Iterable[str]) -> set[str]:
+        """Return the ids of the committed chunks of some documents."""
+        return {row[0] for row in self._rows(f"SELECT id FROM chunks WHERE source {self.AMONG}", [_json(sources)])}
+
+    def select_ids(self, condition: str, values: Sequence[Any], limit: int = NO_LIMIT) -> list[str]:
         """Return the ids of chunks that satisfy an SQL condition on ``c`` (chunks) and ``d`` (documents)."""
         statement = f"SELECT c.id FROM chunks c JOIN documents d USING (source) WHERE {condition} LIMIT ?"
         return sorted(row[0] for row in self._rows(statement, [*values, limit]))
@@ -188,21 +237,21 @@ class Ledger(Database):
     def metadata_keys(self) -> list[str]:
         """Return the keys of the metadata of some chunks of each document, sorted."""
         rows = self._rows(
-            "SELECT DISTINCT j.key FROM (SELECT min(id), metadata FROM chunks GROUP BY source) c,"
-            " json_each(c.metadata) j ORDER BY j.key"
+            "SELECT DISTINCT j.key FROM chunks c JOIN (SELECT min(id) AS id FROM chunks GROUP BY source) f"
+            f" USING (id), {self.KEYS} ORDER BY j.key"
         )
         return [row[0] for row in rows]
 
     def select_among(self, ids: Iterable[str], condition: str, values: Sequence[Any]) -> set[str]:
         """Return those of some ids that ``select_ids`` returns."""
-        return set(self.select_ids(f"c.id {_AMONG} AND {condition}", [_json(ids), *values]))
+        return set(self.select_ids(f"c.id {self.AMONG} AND {condition}", [_json(ids), *values]))
 
     def chunks(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the committed chunks among these ids, by id."""
         found: dict[str, Document] = {}
         rows = self._rows(
             "SELECT c.id, substr(d.text, c.start + 1, c.end - c.start), c.metadata"
-            f" FROM chunks c JOIN documents d USING (source) WHERE c.id {_AMONG}",
+            f" FROM chunks c JOIN documents d USING (source) WHERE c.id {self.AMONG}",
             [_json(ids)],
         )
         for chunk_id, text, metadata in rows:
@@ -222,7 +271,8 @@ class Ledger(Database):
     def origins(self, ids: Iterable[str]) -> dict[str, tuple[str, Language]]:
         """Return the source and the language of the committed chunks among these ids, by id."""
         rows = self._rows(
-            f"SELECT c.id, c.source, d.language FROM chunks c JOIN documents d USING (source) WHERE c.id {_AMONG}",
+            "SELECT c.id, c.source, d.language FROM chunks c JOIN documents d USING (source)"
+            f" WHERE c.id {self.AMONG}",
             [_json(ids)],
         )
         return {chunk_id: (source, language) for chunk_id, source, language in rows}
@@ -234,37 +284,44 @@ class Ledger(Database):
         """
         if "term_lines" not in self._tables():
             return {}
-        rows = self._rows(f"SELECT id, packed FROM term_lines WHERE id {_AMONG}", [_json(ids)])
+        rows = self._rows(f"SELECT id, packed FROM term_lines WHERE id {self.AMONG}", [_json(ids)])
         return {chunk_id: lines for chunk_id, packed in rows if (lines := TermLines.unpack(packed)) is not None}
 
     def set_term_lines(self, packed: Iterable[tuple[str, bytes]]) -> None:
         """Store the terms of committed chunks."""
-        self._execute_many("INSERT OR REPLACE INTO term_lines VALUES (?, ?)", packed)
+        self._execute_many(
+            "INSERT INTO term_lines VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET packed = excluded.packed",
+            list(packed),
+        )
 
-    def commit(self, prepared: PreparedDocument) -> None:
-        """Replace the committed version of a document, its chunks and its parts; call it in a transaction."""
-        metadata, chunks, source = prepared.document.metadata, prepared.chunks, prepared.source
-        row = (
-            source, prepared.content_hash, str(metadata.get("title") or source), metadata["language"],
-            prepared.document.page_content,
-        )  # fmt: skip
-        rows = [
-            (chunk.id, source, chunk.metadata["start"], chunk.metadata["end"],
-             json.dumps(chunk.metadata, ensure_ascii=False))
-            for chunk in chunks
-        ]  # fmt: skip
-        self.forget(source)
-        self._execute_many(f"INSERT INTO documents ({DOCUMENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)", [row])
-        self._execute_many(f"INSERT INTO chunks ({CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?)", rows)
-        self._execute_many("INSERT INTO checksums VALUES (?, ?)", [(source, checksum(row, rows))])
-        lines = zip(chunks, prepared.lines, strict=bool(prepared.lines))
-        self.set_term_lines((str(chunk.id), packed) for chunk, packed in lines)
+    def commit(self, *documents: PreparedDocument) -> None:
+        """Replace the committed versions of documents, their chunks and parts; call it in a transaction."""
+        rows = [_document_rows(each) for each in documents]
+        self.forget(*(each.source for each in documents))
+        self._execute_many(
+            f"INSERT INTO documents ({DOCUMENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
+            [document for document, _ in rows],
+        )
+        self._execute_many(
+            f"INSERT INTO chunks ({CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
+            [chunk for _, chunks in rows for chunk in chunks],
+        )
+        self._execute_many(
+            "INSERT INTO checksums VALUES (?, ?)",
+            [(document[0], checksum(document, chunks)) for document, chunks in rows],
+        )
+        self.set_term_lines(
+            (str(chunk.id), packed)
+            for each in documents
+            for chunk, packed in zip(each.chunks, each.lines, strict=bool(each.lines))
+        )
         self._execute_many(
             "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                (source, number, part.id, part.start, part.end, json.dumps(part.metadata), int(part.named))
-                for number, part in enumerate(prepared.parts)
-            ),
+            [
+                (each.source, number, part.id, part.start, part.end, json.dumps(part.metadata), int(part.named))
+                for each in documents
+                for number, part in enumerate(each.parts)
+            ],
         )
 
     def parts(self, source: str) -> list[Part]:
@@ -272,13 +329,13 @@ class Ledger(Database):
         if "parts" not in self._tables():
             return []
         rows = self._rows(
-            "SELECT id, start, end, metadata, named FROM parts WHERE source = ? ORDER BY position", [source]
+            'SELECT id, start, "end", metadata, named FROM parts WHERE source = ? ORDER BY position', [source]
         )
         return [Part(id_, start, end, json.loads(data), bool(named)) for id_, start, end, data, named in rows]
 
     def sources_of_parts(self, ids: Iterable[str]) -> set[str]:
         """Return the sources that have a LangChain document with one of these ids."""
-        rows = self._rows(f"SELECT DISTINCT source FROM parts WHERE named AND id {_AMONG}", [_json(ids)])
+        rows = self._rows(f"SELECT DISTINCT source FROM parts WHERE named = 1 AND id {self.AMONG}", [_json(ids)])
         return {row[0] for row in rows}
 
     def stamps(self) -> dict[str, str]:
@@ -288,11 +345,14 @@ class Ledger(Database):
     def set_stamps(self, stamps: Mapping[str, str]) -> None:
         """Store what the file system said of files that are committed."""
         with self.transaction():
-            self._execute_many("INSERT OR REPLACE INTO stamps VALUES (?, ?)", stamps.items())
+            self._execute_many(
+                "INSERT INTO stamps VALUES (?, ?) ON CONFLICT (source) DO UPDATE SET stamp = excluded.stamp",
+                list(stamps.items()),
+            )
 
-    def forget(self, source: str) -> None:
-        """Remove a document and its chunks; call it in a transaction."""
-        self._execute_many("DELETE FROM documents WHERE source = ?", [(source,)])
+    def forget(self, *sources: str) -> None:
+        """Remove documents and their chunks; call it in a transaction."""
+        self._execute_many("DELETE FROM documents WHERE source = ?", [(source,) for source in sources])
 
     def advance(self) -> None:
         """Increase the generation; call it in the transaction of a commit."""
@@ -304,10 +364,9 @@ class Ledger(Database):
 
     def set_uncommitted(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Add ids to the uncommitted ones, or remove them."""
-        # Outside a transaction each row would be a separate commit (0.2 ms each, including the wait for the disk).
-        with self._lock, nullcontext() if self._connection.in_transaction else self.transaction():
-            self._execute_many("INSERT OR IGNORE INTO uncommitted VALUES (?)", ((i,) for i in add))
-            self._execute_many("DELETE FROM uncommitted WHERE id = ?", ((i,) for i in remove))
+        with self.joined():
+            self._execute_many("INSERT INTO uncommitted VALUES (?) ON CONFLICT DO NOTHING", [(i,) for i in add])
+            self._execute_many("DELETE FROM uncommitted WHERE id = ?", [(i,) for i in remove])
 
     # Vectors to come.
 
@@ -326,7 +385,7 @@ class Ledger(Database):
         """Return those of some ids that wait for their vectors."""
         if "waiting" not in self._tables():
             return set()
-        return {row[0] for row in self._rows(f"SELECT id FROM waiting WHERE id {_AMONG}", [_json(ids)])}
+        return {row[0] for row in self._rows(f"SELECT id FROM waiting WHERE id {self.AMONG}", [_json(ids)])}
 
     def count_waiting(self) -> int:
         """Return the number of committed chunks that wait for their vectors."""
@@ -334,9 +393,9 @@ class Ledger(Database):
 
     def set_waiting(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Note committed chunks as waiting for their vectors, or as having them."""
-        with self._lock, nullcontext() if self._connection.in_transaction else self.transaction():
-            self._execute_many("INSERT OR IGNORE INTO waiting VALUES (?)", ((i,) for i in add))
-            self._execute_many("DELETE FROM waiting WHERE id = ?", ((i,) for i in remove))
+        with self.joined():
+            self._execute_many("INSERT INTO waiting VALUES (?) ON CONFLICT DO NOTHING", [(i,) for i in add])
+            self._execute_many("DELETE FROM waiting WHERE id = ?", [(i,) for i in remove])
 
     # Checks, and what is left of the past.
 
@@ -353,26 +412,73 @@ class Ledger(Database):
         """Return the fingerprints of all vectors or some, by chunk id; none of those of an earlier version."""
         if "fingerprints" not in self._tables():
             return {}
-        among, values = ("", []) if ids is None else (f" WHERE id {_AMONG}", [_json(ids)])
+        among, values = ("", []) if ids is None else (f" WHERE id {self.AMONG}", [_json(ids)])
         return dict(self._rows(f"SELECT id, fingerprint FROM fingerprints{among}", values))
 
     def set_fingerprints(self, add: Mapping[str, float] | None = None, remove: Iterable[str] = ()) -> None:
         """Store the fingerprints of vectors, or remove them."""
-        with self._lock, nullcontext() if self._connection.in_transaction else self.transaction():
-            self._execute_many("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", (add or {}).items())
-            self._execute_many("DELETE FROM fingerprints WHERE id = ?", ((i,) for i in remove))
+        with self.joined():
+            self._execute_many(
+                "INSERT INTO fingerprints VALUES (?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint",
+                list((add or {}).items()),
+            )
+            self._execute_many("DELETE FROM fingerprints WHERE id = ?", [(i,) for i in remove])
+
+
+class FolderLedger(Database, Ledger):
+    """The ledger in an SQLite file, the default.
+
+    Args:
+        path: The file, or ``":memory:"``.
+        read_only: Whether the file cannot be written.
+        new: Whether a missing or empty file is a new ledger, and not one that was lost.
+    """
+
+    AMONG = "IN (SELECT value FROM json_each(?))"
+    SYNTAX = SQLITE_SYNTAX
+    KEYS = "json_each(c.metadata) AS j"
+
+    def __init__(self, path: Path | str, *, read_only: bool = False, new: bool = True) -> None:
+        super().__init__(path, _TABLES, read_only=read_only, new=new)
+        try:
+            self._check_format()
+        except BaseException:
+            self.close()
+            raise
 
     def damage(self) -> str:
         """Return what is wrong with the file or with a document in it; the empty text if nothing is.
 
         SQLite checks the structure of its file, not the values: a checksum protects each document.
         """
+        checked = "checksums" in self._tables()
         try:
             # Another connection sees one state, and lets the questions of other threads go on.
             with reporting_ledger(self.path), closing(self._another_connection()) as connection:
-                return connection_damage(connection) or document_damage(connection)
+                if found := connection_damage(connection):
+                    return found
+                connection.execute("BEGIN")
+                return document_damage(connection.execute) if checked else ""
         except IndexDamagedError as error:
             return first_line(error.__cause__ or error)
+
+
+def _document_rows(prepared: PreparedDocument) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return the row of a document, and those of its chunks."""
+    metadata, source = prepared.document.metadata, prepared.source
+    title, text = str(metadata.get("title") or source), prepared.document.page_content
+    chunks = [
+        (
+            each.id,
+            source,
+            each.metadata["start"],
+            each.metadata["end"],
+            json.dumps(each.metadata, ensure_ascii=False),
+        )
+        for each in prepared.chunks
+    ]
+    return (source, prepared.content_hash, title, metadata["language"], text), chunks
 
 
 def _json(ids: Iterable[str]) -> str:

@@ -34,7 +34,8 @@ from lince_rag.index.exports import Manifest, Record
 from lince_rag.index.ingestion import MARKS, read_document, write_documents
 from lince_rag.index.integrity import fingerprints, is_same_fingerprint
 from lince_rag.index.ledger import CHUNKING_ALGORITHM, VECTOR_CHANGES, Ledger
-from lince_rag.index.storage import CHROMA_FOLDER, damaged_ledger, damaged_store
+from lince_rag.index.locations import find_location
+from lince_rag.index.storage import damaged_ledger
 from lince_rag.index.stores import ChunkStores
 from lince_rag.index.vectors import batches
 
@@ -177,8 +178,7 @@ class _Vectors:
             found = zip(ids, fingerprints(array), strict=True)
             # An earlier version wrote no fingerprints.
             if wrong := sum(not is_same_fingerprint(value, written.get(each, value)) for each, value in found):
-                reason = f"{wrong} vectors are not the ones that were written"
-                raise damaged_store(self._stores.folder, CHROMA_FOLDER, reason)
+                raise self._stores.vectors.damaged(f"{wrong} vectors are not the ones that were written")
             self.count, self.dimension = self.count + len(ids), array.shape[1]
             yield array
 
@@ -287,8 +287,8 @@ def check_fit(export: ExportFile, embeddings: Embeddings, folder: str | Path) ->
                 f" {manifest.embeddings!r} have {length}.",
                 hint="Name another embedder with --embeddings, which embeds the passages again.",
             )
-    if "://" not in str(folder):
-        path = Path(folder).expanduser().resolve()
+    path = find_location(folder)
+    if isinstance(path, Path):
         there = next(each for each in (path, *path.parents) if each.exists())
         needed, free = _GROWTH * export.size, shutil.disk_usage(there).free
         if needed > free:

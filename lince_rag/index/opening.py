@@ -10,12 +10,18 @@ from langchain_core.embeddings import Embeddings
 from lince_rag.documents.chunking import ChunkingSettings
 from lince_rag.documents.selection import LEDGER_FILE
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
-from lince_rag.index.embeddings import EMBEDDED, LinceEmbeddings, default_model, embeddings_name
-from lince_rag.index.ledger import Ledger
+from lince_rag.index.embeddings import (
+    EMBEDDED,
+    LinceEmbeddings,
+    embeddings_name,
+    named_embeddings,
+    restore_embeddings,
+)
+from lince_rag.index.ledger import FolderLedger, Ledger
 from lince_rag.index.storage import damaged_ledger, holds_stores, is_writable
 
 
-def open_ledger(path: Path, create: bool) -> Ledger:
+def open_ledger(path: Path, create: bool) -> FolderLedger:
     """Open the ledger of a folder, or create folder and ledger."""
     ledger = path / LEDGER_FILE
     try:
@@ -34,7 +40,7 @@ def open_ledger(path: Path, create: bool) -> Ledger:
             f"The index folder {path} cannot be used: {error.strerror or error}.",
             hint="Check the path, its permissions and the free space, or choose another folder.",
         ) from error
-    return Ledger(ledger, read_only=read_only, new=not filled)
+    return FolderLedger(ledger, read_only=read_only, new=not filled)
 
 
 def _check_folder(path: Path, create: bool) -> None:
@@ -57,9 +63,9 @@ def choose_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embedd
     """Compare the embedder asked for with the recorded one; an index without vectors records it."""
     recorded = ledger.setting("embeddings")
     if wanted is None:
-        wanted = LinceEmbeddings(default_model()) if recorded is None else recorded_embeddings(ledger)
+        wanted = named_embeddings() if recorded is None else recorded_embeddings(ledger)
     elif isinstance(wanted, str):
-        wanted = LinceEmbeddings(wanted)
+        wanted = named_embeddings(wanted)
     name = embeddings_name(wanted)
     if recorded is None or (recorded != name and not ledger.had_vectors()):
         options = wanted.options if isinstance(wanted, LinceEmbeddings) else {}
@@ -82,9 +88,16 @@ def recorded_embeddings(ledger: Ledger) -> LinceEmbeddings:
     # An application's own embedder has no options here; it must be given.
     options = ledger.json_setting("embeddings_options") or {"model": EMBEDDED}
     try:
-        return LinceEmbeddings(**options)
+        return restore_embeddings(options)
     except TypeError as error:
         raise damaged_ledger(ledger.path, f"its embedder is {options}") from error
+
+
+def record_address(ledger: Ledger, embeddings: Embeddings) -> None:
+    """Let an index remember the address of the server that runs its embedder, if that has moved."""
+    if isinstance(embeddings, LinceEmbeddings) and embeddings.base_url:
+        options = (ledger.json_setting("embeddings_options") or {}) | {"base_url": embeddings.base_url}
+        ledger.set_settings(embeddings_options=json.dumps(options))
 
 
 def check_chunking(ledger: Ledger, wanted: ChunkingSettings | None) -> None:

@@ -1,7 +1,7 @@
 """The two stores of an index, kept consistent with its ledger: vectors in Chroma, terms in tantivy."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -13,13 +13,21 @@ from langchain_core.embeddings import Embeddings
 
 from lince_rag.documents.prepared import PreparedDocument, index_terms, searchable_text, term_lines
 from lince_rag.errors import IndexLockedError
+from lince_rag.index.conditions import filter_to_sql
 from lince_rag.index.embeddings import embeddings_name, hashes_terms
-from lince_rag.index.filters import Selection, filter_to_sql
+from lince_rag.index.filters import Selection
 from lince_rag.index.integrity import fingerprints
 from lince_rag.index.ledger import Ledger
 from lince_rag.index.lexical import LexicalHit, LexicalIndex
-from lince_rag.index.storage import LEXICAL_FOLDER, StoreCopies, inherit_mode, not_writable, remove_folder
-from lince_rag.index.vectors import VectorStore, batches, locked
+from lince_rag.index.storage import (
+    LEXICAL_FOLDER,
+    StoreCopies,
+    folder_bytes,
+    inherit_mode,
+    not_writable,
+    remove_folder,
+)
+from lince_rag.index.vectors import VectorStore, batches, compare_vectors, locked
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
 
@@ -47,7 +55,7 @@ class ChunkStores:
         self.ledger = ledger
         self.folder = folder
         self._copies = StoreCopies(folder)
-        self.vectors = VectorStore(folder, embeddings, ledger, self._copies)
+        self.vectors = self._open_vectors()
         self._selections: dict[str, Selection] = {}
         self._last_query: tuple[str | None, list[float]] = (None, [])
         self._generation = ledger.generation
@@ -76,7 +84,7 @@ class ChunkStores:
 
     def select(self, filter_: Mapping[str, Any]) -> Selection:
         """Return the committed chunks whose metadata passes a filter in Chroma's notation."""
-        condition, values = filter_to_sql(filter_)
+        condition, values = filter_to_sql(filter_, self.ledger.SYNTAX)
         # Questions often share a filter, and to apply it to all chunks takes longer than the rest.
         key = f"{self.ledger.generation} {condition} {values!r}"
         found = self._selections.pop(key, None) or Selection(self.ledger, condition, values)
@@ -95,7 +103,7 @@ class ChunkStores:
         self, question: str, language: Language, limit: int, selection: Selection | None = None
     ) -> list[LexicalHit]:
         """Search the terms in the latest commit of any process; see ``LexicalIndex.search``."""
-        self._refresh()
+        self.refresh()
         find = partial(self.lexical.search, question, language)
         return find(limit) if selection is None else selection.search(find, attrgetter("id"), limit, MOST_HITS)
 
@@ -113,13 +121,16 @@ class ChunkStores:
             if selection is None:
                 return self.vectors.nearest(vector, limit)
             if selection.few is None:
-                return selection.search(partial(self.vectors.nearest, vector), itemgetter(0), limit, MOST_VECTORS)
+                find = partial(self.vectors.nearest, vector)
+                near: list[tuple[str, float]] = selection.search(find, itemgetter(0), limit, MOST_VECTORS)
+                # Among given ids, the graph search ends early where it finds no neighbour that is one of them.
+                return near if len(near) == limit else self.vectors.nearest_exactly(vector, limit, selection.ids)
             # Reading the vectors takes much longer than comparing them.
             changes, found = selection.memory or (None, None)
             if changes is None or changes != self.vectors.changes:
                 found = store.get(ids=selection.few, include=["embeddings"])
                 selection.memory = self.vectors.changes, found
-        return _search_exactly(found, vector)[:limit]
+        return compare_vectors(found, vector)[:limit]
 
     def similarities(self, question: str, texts: list[str]) -> list[float]:
         """Return the cosine similarity of a question and each of some texts, which are embedded as chunks are."""
@@ -142,11 +153,18 @@ class ChunkStores:
             self._last_query = question, vector
         return vector
 
+    def _open_vectors(self) -> VectorStore:
+        return VectorStore(self.folder, self.embeddings, self.ledger, self._copies)
+
     def _open_lexical(self) -> LexicalIndex:
         folder = self._copies.renew(LEXICAL_FOLDER) if self.ledger.read_only else self.folder / LEXICAL_FOLDER
         return LexicalIndex(folder, index_folder=self.folder, new=not self.ledger.has_documents())
 
-    def _refresh(self) -> None:
+    def stored_bytes(self) -> int:
+        """Return how much the ledger and the stores take."""
+        return folder_bytes(self.folder)
+
+    def refresh(self) -> None:
         """Reload the lexical index if another process has committed."""
         generation = self.ledger.generation
         if generation != self._generation:
@@ -160,7 +178,7 @@ class ChunkStores:
     def writing(self, seconds: float | None = None) -> Iterator[None]:
         """Hold the write lock, after deleting what an interrupted writer left; raises ``IndexLockedError``."""
         with self.write_lock(seconds):
-            self._refresh()
+            self.refresh()
             self.delete_uncommitted()
             yield
             inherit_mode(self.folder)
@@ -174,6 +192,10 @@ class ChunkStores:
             FileLock(self.folder / "write.lock"), self.folder, LOCK_SECONDS if seconds is None else seconds
         ):
             yield
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Hold, inside ``writing``, what keeps other writers from committing; here they cannot write at all."""
+        return nullcontext()
 
     @contextmanager
     def embedding_lock(self) -> Iterator[bool]:
@@ -201,20 +223,22 @@ class ChunkStores:
         chunks = [chunk for document in prepared for chunk in document.chunks]
         new = {str(chunk.id) for chunk in chunks}
         sources = [document.source for document in prepared] + list(forget)
-        old = {chunk_id for source in sources for chunk_id in self.ledger.chunk_ids(source)}
+        old = self.ledger.chunk_ids_of(sources)
         found = [terms for document in prepared for terms in document.terms]
         given = {chunk_id: vector for each in prepared for chunk_id, vector in each.vectors.items()}
         waiting = self._write_stores(chunks, found, old, given)
         with self.ledger.transaction():
-            for source in forget:
-                self.ledger.forget(source)
-            for document in prepared:
-                self.ledger.commit(document)
+            self.ledger.forget(*forget)
+            self.ledger.commit(*prepared)
             self.ledger.set_uncommitted(remove=new, add=old - new)
             self.ledger.set_waiting(add=waiting)
             self.ledger.advance()
-        self._generation = self.ledger.generation
+        self._note_commit()
         self.delete_uncommitted()
+
+    def _note_commit(self) -> None:
+        # The lexical index was reloaded when it was written.
+        self._generation = self.ledger.generation
 
     def _write_stores(
         self, chunks: Sequence[Document], terms: Sequence[str], old: Set[str], given: Mapping[str, Any]
@@ -283,7 +307,7 @@ class ChunkStores:
     def write_vectors(self, chunks: Sequence[Document], vectors: Sequence[Any]) -> int:
         """Write the vectors of those of the committed chunks that still wait for them; return their number."""
         # Another process may read documents for minutes.
-        with self.writing(_WITHOUT_LIMIT):
+        with self.writing(_WITHOUT_LIMIT), self.committing():
             waiting = self.ledger.waiting_among([str(chunk.id) for chunk in chunks])
             pairs = [pair for pair in zip(chunks, vectors, strict=True) if pair[0].id in waiting]
             self._upsert([chunk for chunk, _ in pairs], [vector for _, vector in pairs])
@@ -316,11 +340,14 @@ class ChunkStores:
     def discard(self, ids: Sequence[str]) -> None:
         """Delete chunks from both stores; unknown ids are skipped."""
         if self.ledger.had_vectors():
-            for part in batches(len(ids)):
-                with self.vectors.changing() as store:
-                    store.delete(ids=list(ids[part]))
-                self.ledger.set_fingerprints(remove=ids[part])
+            self._discard_vectors(ids)
         self.lexical.write([], delete=ids)
+
+    def _discard_vectors(self, ids: Sequence[str]) -> None:
+        for part in batches(len(ids)):
+            with self.vectors.changing() as store:
+                store.delete(ids=list(ids[part]))
+            self.ledger.set_fingerprints(remove=ids[part])
 
     def rebuild(self, *, vectors: bool, terms: bool) -> None:
         """Replace stores by new ones with the committed chunks; call it with the write lock held."""
@@ -353,16 +380,3 @@ class ChunkStores:
         if stray := sorted(self.ledger.uncommitted()):
             self.discard(stray)
             self.ledger.set_uncommitted(remove=stray)
-
-
-def _search_exactly(found: Any, vector: list[float]) -> list[tuple[str, float]]:
-    """Compare a vector with all those of a Chroma result: (id, cosine similarity), best first."""
-    import numpy as np
-
-    if not found["ids"]:
-        return []
-    vectors, wanted = np.asarray(found["embeddings"]), np.asarray(vector)
-    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted)
-    # A text without terms has the zero vector; its similarity is 0.
-    similarities = (vectors @ wanted / np.where(lengths > 0, lengths, 1.0)).tolist()
-    return sorted(zip(found["ids"], similarities, strict=True), key=lambda pair: -pair[1])

@@ -1,17 +1,18 @@
 """The vector store of an index: a Chroma folder that several processes share."""
 
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
 from langchain_core.embeddings import Embeddings
 
-from lince_rag.errors import IndexLockedError
-from lince_rag.index.integrity import graphs_damage
+from lince_rag.errors import EmbeddingsMismatchError, IndexDamagedError, IndexLockedError
+from lince_rag.index.integrity import erase_unused_memory, graphs_damage, vectors_damage
 from lince_rag.index.ledger import VECTOR_CHANGES, Ledger
 from lince_rag.index.storage import (
     CHROMA_FILE,
@@ -41,6 +42,9 @@ VECTORS_LOCK_SECONDS: Final = 60.0
 
 _POLL_SECONDS: Final = 0.005
 
+# What Chroma says of a vector that is longer or shorter than those that it has.
+VECTOR_LENGTHS: Final = re.compile(r"dimension of (\d+), got (\d+)")
+
 
 def batches(length: int) -> Iterator[slice]:
     """Yield the slices of what Chroma takes in one call each."""
@@ -57,6 +61,8 @@ class VectorStore:
         self._ledger = ledger
         self._copies = copies
         self._store: Chroma | None = None
+        # Whether this process has purged the store: what was deleted may still be in its memory.
+        self._purged = False
         self._lock = threading.RLock()
         self._file_lock = FileLock(folder / VECTORS_LOCK_FILE, thread_local=False)
         # Counts the changes that this process has seen.
@@ -68,6 +74,9 @@ class VectorStore:
             if self._store is not None:
                 close_vector_store(self._store)
                 self._store = None
+                if self._purged:
+                    with locked(self._file_lock, self._folder, VECTORS_LOCK_SECONDS):
+                        erase_unused_memory(self._folder / CHROMA_FOLDER)
 
     @contextmanager
     def open(self) -> Iterator["Chroma"]:
@@ -127,11 +136,29 @@ class VectorStore:
         with self.reporting():
             return open_vector_store(self._embeddings, folder)
 
-    def reporting(self) -> AbstractContextManager[None]:
-        """Turn errors of the vector store inside the block into a ``LinceError``."""
-        from chromadb.errors import InternalError, NotFoundError
+    def damage(self) -> str | None:
+        """Return what is wrong with the files; the empty text if nothing is, ``None`` if there are none."""
+        with self.files() as folder:
+            if not (folder / CHROMA_FILE).exists():
+                return f"{CHROMA_FILE} is missing" if self._ledger.has_documents() else None
+            # SQLite's locks belong to the process: closing a file that Chroma has open would release Chroma's.
+            self.close()
+            with self.reporting():
+                return vectors_damage(folder)
 
-        return reporting(self._folder, CHROMA_FOLDER, OSError, sqlite3.Error, InternalError, NotFoundError)
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Turn errors of the vector store inside the block into a ``LinceError``."""
+        from chromadb.errors import InternalError, InvalidArgumentError, NotFoundError
+
+        kinds = (OSError, sqlite3.Error, InternalError, NotFoundError)
+        try:
+            with reporting(self._folder, CHROMA_FOLDER, *kinds):
+                yield
+        except InvalidArgumentError as error:
+            if lengths := VECTOR_LENGTHS.search(str(error)):
+                raise other_length(*lengths.groups()) from error
+            raise
 
     @contextmanager
     def changing(self) -> Iterator["Chroma"]:
@@ -172,10 +199,21 @@ class VectorStore:
                         copy._collection.upsert(found["ids"], found["embeddings"])
             finally:
                 close_vector_store(copy)
+            erase_unused_memory(new)
+            self._purged = True
             with self.files() as folder:
                 self.count_change()
                 self.close()
                 replace_folder_at(folder, new)
+
+    def nearest_exactly(self, vector: Any, limit: int, ids: Sequence[str]) -> list[tuple[str, float]]:
+        """Do the same as ``nearest`` by comparing every vector of ``ids``: it takes longer, and misses none."""
+        best: list[tuple[str, float]] = []
+        with self.open() as store:
+            for part in batches(len(ids)):
+                found = store.get(ids=list(ids[part]), include=["embeddings"])
+                best = sorted([*best, *compare_vectors(found, vector)], key=lambda pair: -pair[1])[:limit]
+        return best
 
     def read(self, ids: Sequence[str]) -> Any:
         """Return the vectors of some chunks, in the order of their ids, as a float32 array of one row for each.
@@ -192,8 +230,12 @@ class VectorStore:
                 read = store.get(ids=list(ids[part]), include=["embeddings"])
             found |= zip(read["ids"], read["embeddings"], strict=True)
         if missing := len(ids) - len(found):
-            raise damaged_store(self._folder, CHROMA_FOLDER, f"{missing} vectors are missing")
+            raise self.damaged(f"{missing} vectors are missing")
         return np.array([found[chunk_id] for chunk_id in ids], dtype=np.float32)
+
+    def damaged(self, reason: str) -> IndexDamagedError:
+        """Return the error of vectors that are not those that were written."""
+        return damaged_store(self._folder, CHROMA_FOLDER, reason)
 
     def nearest(self, vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
         """Find chunks by a vector: (id, cosine similarity), best first; only among ``ids`` if they are given."""
@@ -202,6 +244,30 @@ class VectorStore:
             found = store._collection.query([vector], n_results=limit, include=["distances"], ids=ids)
         distances = found["distances"] or [[]]
         return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
+
+
+def compare_vectors(found: Any, vector: list[float]) -> list[tuple[str, float]]:
+    """Compare a vector with all those of a Chroma result: (id, cosine similarity), best first."""
+    import numpy as np
+
+    if not found["ids"]:
+        return []
+    vectors, wanted = np.asarray(found["embeddings"]), np.asarray(vector)
+    if vectors.shape[1] != len(wanted):
+        raise other_length(vectors.shape[1], len(wanted))
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted)
+    # A text without terms has the zero vector; its similarity is 0.
+    similarities = (vectors @ wanted / np.where(lengths > 0, lengths, 1.0)).tolist()
+    return sorted(zip(found["ids"], similarities, strict=True), key=lambda pair: -pair[1])
+
+
+def other_length(own: object, given: object) -> EmbeddingsMismatchError:
+    """Return the error of vectors that do not have the length of those in the index."""
+    return EmbeddingsMismatchError(
+        f"The vectors of the index have {own} numbers, but those of the embedder have {given}.",
+        hint="It is another model than the index was built with, perhaps of the same name: check what the server"
+        " runs, or build the index again with `lince-rag ingest --rebuild`.",
+    )
 
 
 @contextmanager

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lince_rag.errors import IndexDamagedError
-from lince_rag.index.integrity import fingerprints, is_same_fingerprint, lexical_damage, vectors_damage
-from lince_rag.index.storage import CHROMA_FILE
+from lince_rag.index.integrity import fingerprints, is_same_fingerprint, lexical_damage
 from lince_rag.index.stores import ChunkStores
 
 # Vectors to read in one call.
@@ -137,6 +136,7 @@ def _check(stores: ChunkStores) -> VerifyReport:
 def _check_terms(stores: ChunkStores) -> tuple[str, set[str]]:
     """Return what is wrong with the files of the lexical index, and the ids in it."""
     has_documents = stores.ledger.has_documents()
+    stores.refresh()
     damage = lexical_damage(stores.lexical.folder)
     if damage and not has_documents and not (stores.lexical.folder / "meta.json").exists():
         return "", set()
@@ -150,18 +150,10 @@ def _check_terms(stores: ChunkStores) -> tuple[str, set[str]]:
 
 
 def _check_vectors(stores: ChunkStores, committed: Set[str]) -> tuple[str, set[str], set[str]]:
-    """Return what is wrong with Chroma's files, the ids in them, and those of the committed ones to be trusted."""
-    with stores.vectors.files() as folder:
-        if not stores.ledger.had_vectors():
-            return "", set(), set()
-        if not (folder / CHROMA_FILE).exists():
-            return (f"{CHROMA_FILE} is missing" if stores.ledger.has_documents() else ""), set(), set()
-        # SQLite's locks belong to the process: closing a file that Chroma has open would release Chroma's.
-        stores.vectors.close()
-        with stores.vectors.reporting():
-            damage = vectors_damage(folder)
-        if damage:
-            return damage, set(), set()
+    """Return what is wrong with the vectors, the ids in them, and those of the committed ones to be trusted."""
+    damage = stores.vectors.damage() if stores.ledger.had_vectors() else None
+    if damage is None or damage:
+        return damage or "", set(), set()
     try:
         with stores.vectors.open() as vectors:
             found = set(vectors.get(include=[])["ids"])

@@ -16,6 +16,7 @@ from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
 from lince_rag.documents.prepared import term_lines
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexFolderError
 from lince_rag.index import filters, ingestion, stores
+from lince_rag.index.vectors import VectorStore
 
 FILES = {
     "contrato.txt": "El contrato de alquiler vence el 31 de mayo. La renta es de 815 euros al mes.",
@@ -747,6 +748,18 @@ def test_a_filter_that_many_chunks_pass_finds_what_all_results_say(tmp_path, mon
             measured = sorted((chunk.metadata["relevance"] for chunk in found), reverse=True)
             assert measured == sorted(passing, reverse=True)[:6]
         assert len(index.as_retriever(k=6, lexical_weight=0.0).invoke(question, filter={"rest": 1})) == 6
+
+
+def test_a_search_of_the_graph_that_ends_early_loses_nothing(many, monkeypatch):
+    """Chroma finds fewer than it was asked for where few neighbours are among the given ids."""
+    monkeypatch.setattr(filters, "EXACT_SEARCH", 3)
+    monkeypatch.setattr(stores, "MOST_VECTORS", 1)
+    retriever = many.as_retriever(k=6, fetch_k=6, lexical_weight=0.0, filter={"number": {"$gte": 200}})
+    expected = retriever.invoke("¿Cuántos olivos tiene la finca 123?")
+    nearest = VectorStore.nearest
+    monkeypatch.setattr(VectorStore, "nearest", lambda *values: nearest(*values)[:3])
+    assert retriever.invoke("¿Cuántos olivos tiene la finca 123?") == expected
+    assert len(expected) == 6
 
 
 def test_a_filter_sees_what_was_ingested_since(index):

@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 
 from lince_rag import Index
 from lince_rag.errors import IndexFolderError
-from lince_rag.index.ledger import Ledger
+from lince_rag.index.ledger import FolderLedger
 from tests.damage import assert_true, make_index, outcomes
 
 
@@ -143,7 +143,7 @@ def test_stores_without_a_ledger_are_not_a_new_index(folder: Path, left: str) ->
 
 def test_a_ledger_without_what_its_stores_hold_deletes_nothing(folder: Path) -> None:
     (folder / "ledger.sqlite").unlink()
-    Ledger(folder / "ledger.sqlite").close()
+    FolderLedger(folder / "ledger.sqlite").close()
     with Index.open(folder) as index:
         report = index.verify(repair=True)
         assert (report.ok, report.repaired) == (False, False)

@@ -17,6 +17,7 @@ from langchain_core.documents import Document
 from lince_rag import Index
 from lince_rag.documents.prepared import searchable_text
 from lince_rag.errors import ConfigurationError, IndexLockedError
+from lince_rag.index.integrity import erase_unused_memory
 from tests.unit_tests.file_samples import (
     epub_parts,
     message,
@@ -111,6 +112,26 @@ def test_nothing_of_a_deleted_document_is_left(tmp_path: Path) -> None:
         assert index.verify().ok
     assert places(tmp_path / "index", [*needles(), *ids]) == set()
     assert not any(raw in data for data in contents(tmp_path / "index").values())
+
+
+def test_memory_that_chroma_wrote_with_its_graph_is_erased(tmp_path: Path) -> None:
+    """It writes all that it has reserved, with whatever the process had there before."""
+    secret = fill(tmp_path / "documents")
+    with Index.open(tmp_path / "index", embeddings="embedded") as index:
+        index.ingest(tmp_path / "documents")
+        index.delete(secret)
+        expected = index.as_retriever().invoke("¿De cuánto es la fianza número 7?")
+    for name in ("length.bin", "data_level0.bin"):
+        (path,) = (tmp_path / "index" / "chroma").glob(f"*/{name}")
+        with open(path, "r+b") as file:
+            file.seek(-64, os.SEEK_END)
+            file.write(SECRET.encode())
+    assert len(places(tmp_path / "index", needles())) == 2
+    erase_unused_memory(tmp_path / "index" / "chroma")
+    assert places(tmp_path / "index", needles()) == set()
+    with Index.open(tmp_path / "index") as index:
+        assert index.verify().ok
+        assert index.as_retriever().invoke("¿De cuánto es la fianza número 7?") == expected
 
 
 TEXT = f"La contraseña del banco es {SECRET}."

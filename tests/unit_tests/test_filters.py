@@ -9,8 +9,9 @@ from langchain_core.documents import Document
 
 from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import ConfigurationError
-from lince_rag.index.filters import filter_to_sql, match_sources, near_sources, parse_filter
-from lince_rag.index.ledger import Ledger
+from lince_rag.index.conditions import SQLITE_SYNTAX, filter_to_sql
+from lince_rag.index.filters import match_sources, near_sources, parse_filter
+from lince_rag.index.ledger import FolderLedger
 
 KEYS = [
     "page",
@@ -84,7 +85,7 @@ def passes(metadata, filter_):
 
 
 def select(connection, filter_):
-    condition, values = filter_to_sql(filter_)
+    condition, values = filter_to_sql(filter_, SQLITE_SYNTAX)
     return [row[0] for row in connection.execute(f"SELECT id FROM chunks c WHERE {condition} ORDER BY id", values)]
 
 
@@ -151,19 +152,24 @@ def test_filters(filter_, expected):
 )
 def test_an_invalid_filter_is_a_configuration_error(filter_):
     with pytest.raises(ConfigurationError):
-        filter_to_sql(filter_)
+        filter_to_sql(filter_, SQLITE_SYNTAX)
 
 
 def test_a_filter_over_the_real_ledger(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = FolderLedger(tmp_path / "ledger.sqlite")
     for source in ("a", "b"):
         metadata = {"source": source, "language": "es", "start": 0, "end": 1, "página": 3, "content_hash": "hash"}
         document = Document(page_content="x", metadata=metadata)
         chunks = [Document(id=f"chunk-{source}", page_content="x", metadata=metadata)]
         with ledger.transaction():
             ledger.commit(PreparedDocument(document, chunks, [], []))
-    assert ledger.select_ids(*filter_to_sql({"página": 3, "source": {"$in": ["b", "c"]}})) == ["chunk-b"]
-    assert ledger.select_ids(*filter_to_sql({"source": {"$in": [str(n) for n in range(30_000)]}})) == []
+    assert ledger.select_ids(*filter_to_sql({"página": 3, "source": {"$in": ["b", "c"]}}, SQLITE_SYNTAX)) == [
+        "chunk-b"
+    ]
+    assert (
+        ledger.select_ids(*filter_to_sql({"source": {"$in": [str(n) for n in range(30_000)]}}, SQLITE_SYNTAX))
+        == []
+    )
     ledger.close()
 
 
@@ -205,8 +211,10 @@ def test_what_is_no_filter_is_an_error_that_says_so(written):
 
 
 def test_a_long_list_of_texts_is_a_filter():
-    ledger = Ledger(":memory:")
-    condition, values = filter_to_sql({"source": {"$in": [f"d{number}" for number in range(50_000)]}})
+    ledger = FolderLedger(":memory:")
+    condition, values = filter_to_sql(
+        {"source": {"$in": [f"d{number}" for number in range(50_000)]}}, SQLITE_SYNTAX
+    )
     assert len(values) < 5
     assert ledger.select_ids(condition, values) == []
 

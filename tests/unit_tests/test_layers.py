@@ -50,6 +50,7 @@ HEAVY |= {
 }
 HEAVY |= {"ir_measures", "jsonschema", "llguidance", "pathspec", "watchfiles", "pytesseract", "PIL", "ctranslate2"}
 HEAVY |= {"xllamacpp", "fastapi", "starlette", "uvicorn", "mcp", "limits", "prometheus_client"}
+HEAVY |= {"sqlalchemy", "psycopg"}
 
 MODEL_LIBRARIES = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "safetensors"}
 MODEL_LIBRARIES |= {"ctranslate2"}
@@ -193,10 +194,10 @@ def test_the_graph_of_rooms_stays_small() -> None:
     assert len(FACE) <= 7
 
 
-def test_the_package_has_at_most_159_files() -> None:
+def test_the_package_has_at_most_170_files() -> None:
     # 100 before the readers of a dozen formats and the engines, 138 before the HTTP server, 150 before its page,
-    # 155 before the export of an index: what is in the file, the file, both ways, and the two commands.
-    assert len(FILES) <= 159
+    # 155 before indexes on servers, moving them, ingestion on Ray, and servers that embed and rerank.
+    assert len(FILES) <= 170
 
 
 # ------------------------------------------------------------------------------------------------------- packages

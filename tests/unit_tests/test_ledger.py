@@ -8,12 +8,12 @@ from langchain_core.documents import Document
 
 from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import IndexFolderError
-from lince_rag.index.ledger import FORMAT, Ledger, Source
+from lince_rag.index.ledger import FORMAT, FolderLedger, Source
 
 
 @pytest.fixture
 def ledger(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = FolderLedger(tmp_path / "ledger.sqlite")
     yield ledger
     ledger.close()
 
@@ -51,7 +51,7 @@ def test_a_committed_document_comes_back(ledger):
 def test_a_chunk_is_always_its_piece_of_the_text(text, data):
     start = data.draw(st.integers(0, len(text) - 1))
     end = data.draw(st.integers(start + 1, len(text)))
-    ledger = Ledger(":memory:")
+    ledger = FolderLedger(":memory:")
     (chunk,) = commit(ledger, "s", text, [(start, end)])
     assert ledger.chunks([chunk.id])[chunk.id].page_content == text[start:end]
     ledger.close()
@@ -85,7 +85,7 @@ def test_a_failed_transaction_leaves_nothing_behind(ledger):
 
 
 def test_another_connection_sees_only_what_is_committed(ledger, tmp_path):
-    reader = Ledger(tmp_path / "ledger.sqlite")
+    reader = FolderLedger(tmp_path / "ledger.sqlite")
     commit(ledger, "a", "uno")
     with ledger.transaction():
         ledger.forget("a")
@@ -105,7 +105,7 @@ def test_uncommitted_ids_are_a_set_that_survives(ledger, tmp_path):
     ledger.set_uncommitted(add=["a", "b", "b"])
     ledger.set_uncommitted(add=["b", "c"], remove=["a", "unknown"])
     ledger.close()
-    again = Ledger(tmp_path / "ledger.sqlite")
+    again = FolderLedger(tmp_path / "ledger.sqlite")
     assert again.uncommitted() == {"b", "c"}
     again.close()
 
@@ -158,17 +158,17 @@ def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(content)
     with pytest.raises(IndexFolderError, match=r"ledger\.sqlite"):
-        Ledger(path)
+        FolderLedger(path)
 
 
 def test_the_format_is_written_and_another_one_refused(tmp_path):
     path = tmp_path / "ledger.sqlite"
-    ledger = Ledger(path)
+    ledger = FolderLedger(path)
     assert ledger.setting("format") == str(FORMAT)
     ledger.set_settings(format=str(FORMAT + 1))
     ledger.close()
     with pytest.raises(IndexFolderError, match=f"format {FORMAT + 1}"):
-        Ledger(path)
+        FolderLedger(path)
 
 
 def test_a_closed_ledger_can_be_closed_again(ledger):

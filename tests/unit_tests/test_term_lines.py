@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag.documents.prepared import PreparedDocument, prepare, term_lines
-from lince_rag.index.ledger import Ledger
+from lince_rag.index.ledger import FolderLedger
 from lince_rag.index.lexical import LexicalHit
 from lince_rag.index.ranking import CHUNK_WEIGHT, PAIR_WEIGHT, SENTENCE_WEIGHT, rescore
 from lince_rag.text.language import LANGUAGES
@@ -177,7 +177,7 @@ def commit(ledger, made: PreparedDocument):
 def test_a_worker_sends_them_and_the_ledger_keeps_them():
     made = PreparedDocument.from_json(prepared().to_json())
     assert made.lines == prepared().lines
-    ledger = Ledger(":memory:")
+    ledger = FolderLedger(":memory:")
     commit(ledger, made)
     (chunk,) = made.chunks
     assert ledger.term_lines([chunk.id, "unknown"]) == {chunk.id: term_lines(chunk)}
@@ -189,7 +189,7 @@ def rows(ledger):
 
 
 def test_they_go_with_their_chunks():
-    ledger = Ledger(":memory:")
+    ledger = FolderLedger(":memory:")
     commit(ledger, prepared())
     commit(ledger, prepared("El gato duerme."))
     assert rows(ledger) == ledger.chunk_ids()
@@ -200,7 +200,7 @@ def test_they_go_with_their_chunks():
 
 
 def test_a_transaction_that_fails_stores_none():
-    ledger = Ledger(":memory:")
+    ledger = FolderLedger(":memory:")
     with pytest.raises(RuntimeError), ledger.transaction():
         made = prepared()
         ledger.commit(made)
@@ -210,7 +210,7 @@ def test_a_transaction_that_fails_stores_none():
 
 
 def test_the_ledger_is_sound_without_them(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = FolderLedger(tmp_path / "ledger.sqlite")
     commit(ledger, prepared())
     ledger.set_term_lines((chunk_id, b"damaged") for chunk_id in ledger.chunk_ids())
     assert ledger.term_lines(ledger.chunk_ids()) == {}

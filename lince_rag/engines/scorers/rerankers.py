@@ -2,9 +2,10 @@
 
 import threading
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.cross_encoders import BaseCrossEncoder
+from pydantic import SecretStr
 
 from lince_rag.engines.base import check_torch
 from lince_rag.engines.checkpoints.configuration import engine_errors
@@ -17,11 +18,21 @@ from lince_rag.engines.scorers.encoders import (
     log_truncation,
     longest_input,
 )
+from lince_rag.engines.server.options import scoring_options
 from lince_rag.errors import ConfigurationError, EngineError, require
+
+if TYPE_CHECKING:
+    from lince_rag.engines.server.reranker import ServerReranker
+
+# The environment variable with the key of a server.
+KEY_VARIABLE: Final = "LINCE_RERANKER_API_KEY"
 
 
 class LinceReranker(BaseCrossEncoder):
     """Scores (question, passage) pairs with a cross-encoder of sentence-transformers, loaded at the first call.
+
+    With ``base_url`` a server runs it, and the scores are that server's: Text Embeddings Inference and vLLM take
+    the sigmoid, llama-server does not.
 
     The scores go through the activation function that the model's configuration names. If it names none, that is
     sentence-transformers' default for one label, the sigmoid, and scores lie between 0 and 1. (Of the well-known
@@ -30,18 +41,25 @@ class LinceReranker(BaseCrossEncoder):
     text first; the number of these pairs is logged at debug level.
 
     Args:
-        model: A folder or a hub id.
+        model: A folder or a hub id; with ``base_url`` the name of the model there.
         revision: Branch, tag or commit of a hub id.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` …
-        batch_size: Pairs of a forward pass.
+        batch_size: Pairs of a forward pass, or the most of a request.
         max_length: The most tokens of a pair; ``None``, or more than the model can read, takes all that it
             can read.
+        base_url: Address of a server with ``/rerank`` or ``/v1/rerank``: Text Embeddings Inference, vLLM,
+            llama-server or a service with the interface of Jina or Cohere.
+        api_key: Key of the server.
+        timeout: Seconds to wait for an answer of the server; ``None`` for 120.
+        max_retries: How many times a request is sent again that failed or found the server overloaded; ``None``
+            for 4.
 
     Raises:
-        ConfigurationError: A value is out of range, or the device name is not known.
+        ConfigurationError: A value is out of range, the device name is not known, or an option of a model in this
+            process was given for a server.
 
     Example:
-        >>> reranker = LinceReranker("BAAI/bge-reranker-v2-m3")
+        >>> reranker = LinceReranker("BAAI/bge-reranker-v2-m3", base_url="http://localhost:8080")
         >>> reranker.score([("¿Cuándo vence?", "El contrato vence en mayo."), ("¿Cuándo vence?", "Hola.")])
     """
 
@@ -53,13 +71,22 @@ class LinceReranker(BaseCrossEncoder):
         device: str = "auto",
         batch_size: int = DEFAULT_BATCH,
         max_length: int | None = None,
+        base_url: str | None = None,
+        api_key: SecretStr | str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
     ) -> None:
         self.options = ScorerOptions(str(model), revision, device, batch_size, max_length)
+        local = {"revision": (revision, None), "device": (device, "auto"), "max_length": (max_length, None)}
+        self._server_options = scoring_options(
+            base_url, api_key, timeout, max_retries, key_names=KEY_VARIABLE, local=local
+        )
         # A tokenizer keeps its truncation settings as state, which two threads must not change at once.
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"LinceReranker({self.options.model!r})"
+        where = f", base_url={self._server_options.base_url!r}" if self._server_options else ""
+        return f"LinceReranker({self.options.model!r}{where})"
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """Score how well each passage answers its question.
@@ -74,10 +101,13 @@ class LinceReranker(BaseCrossEncoder):
             MissingExtraError: sentence-transformers is not installed.
             ConfigurationError: The model has more than one label.
             EngineError: The model is missing, damaged, unsafe or not a reranker, it does not fit in memory, or
-                this machine lacks the device.
+                this machine lacks the device; or the server cannot be reached, refuses, or answers something else
+                than one score for each pair.
         """
         if not text_pairs:
             return []
+        if self._server_options:
+            return self._server.score(text_pairs)
         check_torch()
         with self._lock:
             encoder = self._cross_encoder
@@ -86,6 +116,13 @@ class LinceReranker(BaseCrossEncoder):
             pairs = [list(pair) for pair in text_pairs]
             found = encoder.predict(pairs, batch_size=self.options.batch_size, show_progress_bar=False)
         return [float(score) for score in found]
+
+    @cached_property
+    def _server(self) -> "ServerReranker":
+        from lince_rag.engines.server.reranker import ServerReranker
+
+        assert self._server_options
+        return ServerReranker(self.options.model, self._server_options, self.options.batch_size)
 
     @cached_property
     def _cross_encoder(self) -> Any:

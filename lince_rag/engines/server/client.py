@@ -9,6 +9,7 @@ import asyncio
 import email.utils
 import json
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
@@ -40,6 +41,11 @@ _DATA: Final = b"data:"
 _OBJECT: Final = b"{"
 _END: Final = b"[DONE]"
 
+# What servers say of a request with too many or too long texts.
+_TOO_LARGE: Final = re.compile(
+    r"too (large|long|many|big)|maximum|exceed|less than \d+ tokens|context (length|size|window)", re.IGNORECASE
+)
+
 _Result = TypeVar("_Result")
 
 
@@ -58,6 +64,17 @@ class StatusError(EngineError):
         self.status = status
         self.pause = pause
 
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the server refuses the size of a request, so that smaller ones may be answered."""
+        if self.status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+            return True
+        if self.status == httpx.codes.INTERNAL_SERVER_ERROR:
+            # llama-server fails at a text that is longer than its batch.
+            return "too large to process" in self.message
+        refusals = (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY)
+        return self.status in refusals and bool(_TOO_LARGE.search(self.message))
+
 
 class ServerClient:
     """Sends requests to one server; may be used from any thread and any event loop.
@@ -69,6 +86,7 @@ class ServerClient:
 
     def __init__(self, options: ServerOptions, *, is_local: bool = False) -> None:
         self.base_url = options.base_url
+        self._key_names = options.key_names
         self._key = options.api_key.get_secret_value() if options.api_key else ""
         self._attempts = 1 + (DEFAULT_MAX_RETRIES if options.max_retries is None else options.max_retries)
         self._timeout = DEFAULT_TIMEOUT if options.timeout is None else options.timeout
@@ -95,12 +113,12 @@ class ServerClient:
         )
 
     async def get(self, path: str) -> Any:
-        """Return the JSON that a path answers."""
-        return await self._with_retries(self._send, "GET", path, None)
+        """Return the JSON object that a path answers."""
+        return await self._with_retries(self._send, "GET", path, None, dict)
 
-    async def post(self, path: str, payload: dict[str, Any]) -> Any:
-        """Return the JSON that a path answers to a payload."""
-        return await self._with_retries(self._send, "POST", path, payload)
+    async def post(self, path: str, payload: dict[str, Any], kind: type = dict) -> Any:
+        """Return the JSON object, or the list, that a path answers to a payload."""
+        return await self._with_retries(self._send, "POST", path, payload, kind)
 
     async def events(
         self, path: str, payload: dict[str, Any], *, streamed: bool
@@ -143,10 +161,10 @@ class ServerClient:
                 hint="Check base_url, and that the server runs.",
             ) from error
 
-    async def _send(self, method: str, path: str, payload: dict[str, Any] | None) -> Any:
+    async def _send(self, method: str, path: str, payload: dict[str, Any] | None, kind: type) -> Any:
         response = await self._client.request(method, path, json=payload)
         self._check(response, path)
-        return self._read_event(response.content)
+        return self._read_event(response.content, kind)
 
     async def _open(self, path: str, payload: dict[str, Any]) -> tuple[httpx.Response, Any, dict[str, Any] | None]:
         """Send a request and wait for the first event of its answer."""
@@ -172,18 +190,18 @@ class ServerClient:
                     if line.startswith((_DATA, _OBJECT)) and (data := line.removeprefix(_DATA).strip()) != _END:
                         yield self._read_event(data)
 
-    def _read_event(self, data: bytes) -> dict[str, Any]:
+    def _read_event(self, data: bytes, kind: type = dict) -> Any:
         try:
             event = json.loads(data)
         except ValueError:
             event = None
-        if not isinstance(event, dict):
+        if not isinstance(event, (kind, dict)):
             raise EngineError(
                 f"The server {self.base_url} sent {self._shown(data.decode(errors='replace'))!r}, which is not the"
                 " JSON of an answer.",
                 hint="Check that base_url is the address of a model server.",
             )
-        if "error" in event:
+        if isinstance(event, dict) and "error" in event:
             raise EngineError(
                 f"The server {self.base_url} failed: {self._shown(_message(event))}.", hint="See the server's log."
             )
@@ -192,8 +210,16 @@ class ServerClient:
     def _check(self, response: httpx.Response, path: str) -> None:
         """Raise the error that a status stands for."""
         status = response.status_code
-        if status < httpx.codes.BAD_REQUEST:
+        if status < httpx.codes.MULTIPLE_CHOICES:
             return
+        if response.has_redirect_location:
+            # Nothing is followed: the key and the texts are meant for this host only.
+            raise StatusError(
+                f"{self.base_url}{path} answers {status}: look at {self._shown(response.headers['location'])}.",
+                hint="If that is the server that is meant, give its address as base_url.",
+                status=status,
+                pause=None,
+            )
         try:
             message = _message(response.json())
         except ValueError:
@@ -206,7 +232,7 @@ class ServerClient:
             )
         raise StatusError(
             f"{self.base_url}{path} answers {status}: {message}.",
-            hint=_HINTS.get(status, "See the server's log."),
+            hint=_HINTS.get(status, "See the server's log.").format(key_names=self._key_names),
             status=status,
             pause=_asked_pause(response.headers.get("retry-after", "")),
         )
@@ -218,7 +244,7 @@ class ServerClient:
 
 
 _HINTS: Final = {
-    401: "Give the server's key as api_key (--api-key, LINCE_API_KEY).",
+    401: "Give the server's key as api_key ({key_names}).",
     403: "The key in api_key may not use this model.",
     404: "Check base_url, and that the server runs the model.",
     429: "The server is overloaded: ask less often, or set max_retries higher.",
@@ -238,7 +264,8 @@ def _reason(error: Exception) -> str:
 
 def _may_retry(error: BaseException) -> bool:
     if isinstance(error, StatusError):
-        return error.status == httpx.codes.TOO_MANY_REQUESTS or error.status >= httpx.codes.INTERNAL_SERVER_ERROR
+        failed = error.status >= httpx.codes.INTERNAL_SERVER_ERROR and error.status != httpx.codes.NOT_IMPLEMENTED
+        return error.status == httpx.codes.TOO_MANY_REQUESTS or (failed and not error.is_too_large)
     return isinstance(error, httpx.TransportError)
 
 

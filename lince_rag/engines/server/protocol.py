@@ -59,8 +59,7 @@ def choose_model(listed: Any, wanted: Sequence[str], base_url: str) -> ServerFac
     Raises:
         EngineError: It lists several models, and none has one of these names, or it lists none.
     """
-    rows = listed.get("data") if isinstance(listed, dict) else None
-    rows = [row for row in rows or () if isinstance(row, dict) and isinstance(row.get("id"), str)]
+    rows = listed_models(listed)
     # Ollama adds a tag to every name.
     named = [row for name in wanted for row in rows if row["id"] in {name, f"{name}:latest"}]
     if not named and len(rows) != 1:
@@ -72,6 +71,13 @@ def choose_model(listed: Any, wanted: Sequence[str], base_url: str) -> ServerFac
     row = (named or rows)[0]
     window = row.get("max_model_len")
     return ServerFacts(str(row.get("owned_by", "")), row["id"], window if isinstance(window, int) else None)
+
+
+def listed_models(listed: Any) -> list[dict[str, Any]]:
+    """Return the models that a server lists, each with its name as ``id``."""
+    rows = listed.get("data") if isinstance(listed, dict) else None
+    rows = rows if isinstance(rows, list) else []
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
 
 
 def sampling_fields(kind: str, options: dict[str, Any], seed: int | None, window: int) -> dict[str, Any]:

@@ -1,0 +1,322 @@
+"""The stores of a shared index: vectors in a Chroma server, and on each machine a copy of the terms."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+
+from lince_rag.documents.prepared import PreparedDocument, index_terms
+from lince_rag.errors import IndexDamagedError, IndexLockedError, IndexServerError, LinceError
+from lince_rag.index.ledger import VECTOR_CHANGES
+from lince_rag.index.lexical import LexicalIndex
+from lince_rag.index.postgresql import COMMITTING, EMBEDDING, WRITING, SharedLedger
+from lince_rag.index.storage import (
+    LEXICAL_FOLDER,
+    first_line,
+    folder_bytes,
+    not_writable,
+    open_vector_store,
+    remove_folder,
+)
+from lince_rag.index.stores import LOCK_SECONDS, ChunkStores
+from lince_rag.index.vectors import VECTOR_LENGTHS, VectorStore, batches, locked, other_length
+
+if TYPE_CHECKING:
+    from langchain_chroma import Chroma
+
+# The setting with the name of the Chroma collection: a new one for each index, and whenever it is written anew, so
+# that no two ledgers ever share one.
+_VECTOR_COLLECTION: Final = "vector_collection"
+
+# How long a question waits for another process that copies terms on this machine.
+_COPY_SECONDS: Final = 600.0
+
+_COPY_FILE: Final = "copy.json"
+
+
+class ServerVectors(VectorStore):
+    """The vectors of a shared index, in a collection of a Chroma server; it serves many clients at once."""
+
+    def __init__(self, embeddings: Embeddings, ledger: SharedLedger) -> None:
+        self._embeddings = embeddings
+        self._shared = ledger
+        self._store: Chroma | None = None
+        self._collection = ""
+        self.changes = ledger.setting(VECTOR_CHANGES)
+
+    def close(self) -> None:
+        """Forget the connection."""
+        self._store = None
+
+    @contextmanager
+    def open(self) -> Iterator["Chroma"]:
+        """Give the collection that the ledger names; it is made when it is first written."""
+        with self.reporting():
+            self.changes = self._shared.setting(VECTOR_CHANGES)
+            name = self._shared.setting(_VECTOR_COLLECTION)
+            if name is None:
+                name = self._new_name()
+                self._shared.set_settings(**{_VECTOR_COLLECTION: name})
+            if self._store is None or name != self._collection:
+                self._store, self._collection = self._connect(name), name
+            yield self._store
+
+    def _new_name(self) -> str:
+        return f"{self._shared.location.schema}-{secrets.token_hex(6)}"
+
+    def _connect(self, name: str) -> "Chroma":
+        import chromadb
+        from chromadb.config import Settings
+
+        parts = urlsplit(self._shared.location.chroma)
+        places = dict(zip(("tenant", "database"), filter(None, parts.path.split("/")), strict=False))
+        token = os.environ.get("LINCE_CHROMA_TOKEN")
+        client = chromadb.HttpClient(
+            host=str(parts.hostname),
+            port=parts.port or (443 if parts.scheme == "https" else 80),
+            ssl=parts.scheme == "https",
+            headers={"Authorization": f"Bearer {token}"} if token else None,
+            settings=Settings(anonymized_telemetry=False),
+            **places,
+        )
+        return open_vector_store(self._embeddings, client=client, collection=name)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Turn errors of the server into an ``IndexServerError``."""
+        import httpx
+        from chromadb.errors import ChromaError
+
+        try:
+            yield
+        except LinceError:
+            raise
+        except (ChromaError, httpx.HTTPError, ValueError, OSError) as error:
+            self.close()
+            if lengths := VECTOR_LENGTHS.search(str(error)):
+                raise other_length(*lengths.groups()) from error
+            raise IndexServerError(
+                f"The Chroma server {self._shared.location.chroma} cannot be used: {first_line(error)}.",
+                hint="Check that it runs there (`chroma run`), and LINCE_CHROMA_TOKEN if it wants a token.",
+            ) from error
+
+    def damage(self) -> str:
+        """Return nothing: the files are the server's."""
+        return ""
+
+    def damaged(self, reason: str) -> IndexDamagedError:
+        """Return the error of vectors that are not those that were written."""
+        name = self._shared.location
+        return IndexDamagedError(
+            f"The vectors of {name.name} are damaged: {reason}.",
+            hint=f"Build them again from the ledger: lince-rag status --index {name.given} --repair",
+        )
+
+    def count_change(self) -> None:
+        """Tell other processes that the vectors change."""
+        self.changes = str(int(self._shared.setting(VECTOR_CHANGES) or 0) + 1)
+        self._shared.set_settings(**{VECTOR_CHANGES: self.changes})
+
+    def renew(self) -> None:
+        """Replace the collection by a new one without vectors."""
+        self.rewrite([])
+
+    def rewrite(self, ids: Sequence[str]) -> None:
+        """Write the vectors of some chunks, and no others, into a new collection in the place of this one."""
+        with self.open() as store, self.reporting():
+            name, old = self._new_name(), self._collection
+            new = self._connect(name)
+            for part in batches(len(ids)):
+                found = store.get(ids=list(ids[part]), include=["embeddings"])
+                if found["ids"]:
+                    new._collection.upsert(found["ids"], found["embeddings"])
+            self.count_change()
+            self._shared.set_settings(**{_VECTOR_COLLECTION: name})
+            store._client.delete_collection(old)
+            self._store, self._collection = new, name
+
+
+class LexicalCopy(LexicalIndex):
+    """This machine's copy of the terms of a shared index, brought up to date before a search.
+
+    It holds the state of a commit, whose number is in a file beside it. Processes share it; one writes at a time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / LEXICAL_FOLDER, index_folder=folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = folder / _COPY_FILE
+        self._writing = FileLock(folder / "copy.lock", thread_local=False)
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return locked(self._writing, self._index_folder, _COPY_SECONDS)
+
+    @property
+    def generation(self) -> int | None:
+        """The commit whose state it holds; ``None`` if there is none yet."""
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            return int(json.loads(self._file.read_text())["generation"])
+        return None
+
+    def note(self, generation: int) -> None:
+        """Note the commit whose state it holds now."""
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps({"generation": generation}))
+        new.replace(self._file)
+
+    def write(self, chunks: Iterable[tuple[str, str]], delete: Iterable[str] = (), *, anew: bool = False) -> None:
+        """Do what ``LexicalIndex`` does, while no other process of this machine writes."""
+        with self._lock():
+            super().write(chunks, delete, anew=anew)
+
+    def update(self, ledger: SharedLedger, known: dict[str, str] | None = None, *, wait: bool = True) -> int:
+        """Bring it to the state of the latest commit, and return its number.
+
+        ``known`` has the terms of some chunks; without ``wait``, nothing happens if another process writes.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._writing, self._index_folder, _COPY_SECONDS if wait else 0.0))
+            except IndexLockedError:
+                if wait:
+                    raise
+                return self.generation or 0
+            before, current = self.generation, ledger.generation
+            changed = None if before is None or before > current else ledger.changed_ids(before)
+            if before is not None and before == current:
+                self.reload()
+            elif changed is None:
+                self.write(_terms_of(ledger, ledger.ordered_ids(), known or {}), anew=True)
+            else:
+                new, gone = changed
+                self.write(_terms_of(ledger, new, known or {}), delete=gone)
+            self.note(current)
+            return current
+
+    def discard(self) -> None:
+        """Delete the copy; the next ``update`` makes it again."""
+        with self._lock():
+            self._file.unlink(missing_ok=True)
+            remove_folder(self.folder)
+            self.__dict__.pop("_index", None)
+
+
+def _terms_of(ledger: SharedLedger, ids: Sequence[str], known: dict[str, str]) -> Iterator[tuple[str, str]]:
+    for part in batches(len(ids)):
+        found = ledger.chunks(each for each in ids[part] if each not in known)
+        terms = known | {each: index_terms(chunk) for each, chunk in found.items()}
+        yield from ((each, terms[each]) for each in ids[part] if each in terms)
+
+
+class SharedStores(ChunkStores):
+    """The stores of a shared index. Many may write at once; commits come one after another."""
+
+    vectors: ServerVectors
+    lexical: LexicalCopy
+
+    def __init__(self, folder: Path, embeddings: Embeddings, ledger: SharedLedger) -> None:
+        self._shared = ledger
+        super().__init__(folder, embeddings, ledger)
+        # Nothing is known of this machine's copy before it is brought up to date.
+        self._generation = -1
+        # The terms of the commit that is being made.
+        self._terms: dict[str, str] | None = None
+
+    def _open_vectors(self) -> VectorStore:
+        return ServerVectors(self.embeddings, self._shared)
+
+    def _open_lexical(self) -> LexicalIndex:
+        return LexicalCopy(self.folder)
+
+    def stored_bytes(self) -> int:
+        """Return how much the tables on the server and this machine's copy take."""
+        return self._shared.stored_bytes() + folder_bytes(self.folder)
+
+    def refresh(self) -> None:
+        """Bring this machine's copy of the terms up to date."""
+        if self._shared.generation != self._generation:
+            self._generation = self.lexical.update(self._shared)
+
+    @contextmanager
+    def writing(self, seconds: float | None = None) -> Iterator[None]:
+        """Write beside others, after deleting what an interrupted writer left."""
+        with self.write_lock(seconds, alone=False):
+            if self.ledger.uncommitted():
+                with self.committing():
+                    pass
+            yield
+
+    @contextmanager
+    def write_lock(self, seconds: float | None = None, *, alone: bool = True) -> Iterator[None]:
+        """Keep others from writing, or only from working ``alone``, as a purge does; see ``ChunkStores``."""
+        if self.ledger.read_only:
+            raise not_writable(self.folder)
+        limit = LOCK_SECONDS if seconds is None else seconds
+        with self._shared.locked(WRITING, shared=not alone, seconds=limit):
+            yield
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Write to the stores and commit while no other process does; on one connection, which holds the lock."""
+        with self._shared.locked(COMMITTING):
+            # What another writer left when it ended in the middle.
+            self.delete_uncommitted()
+            yield
+
+    @contextmanager
+    def embedding_lock(self) -> Iterator[bool]:
+        """Hold the lock of the process that adds vectors; yield whether no other process has it."""
+        if self.ledger.read_only:
+            raise not_writable(self.folder)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._shared.locked(EMBEDDING, seconds=0.0))
+                free = True
+            except IndexLockedError:
+                free = False
+            yield free
+
+    def write(self, prepared: Sequence[PreparedDocument], forget: Sequence[str] = ()) -> None:
+        """Replace documents, and remove the sources in ``forget``, in one commit; see ``ChunkStores.write``."""
+        with self.committing():
+            before, self._terms = self._shared.generation, {}
+            try:
+                super().write(prepared, forget)
+            finally:
+                known, self._terms = self._terms, None
+        # A copy that lacks more is brought up to date when a question needs it: that may take minutes.
+        if (self.lexical.generation or 0) == before:
+            self.lexical.update(self._shared, known, wait=False)
+
+    def _note_commit(self) -> None:
+        """Leave the copy of the terms to ``refresh``."""
+
+    def store_terms(self, chunks: Sequence[Document], terms: Sequence[str] | None = None) -> None:
+        """Keep the terms of a commit for this machine's copy, until it is committed; else write them."""
+        if self._terms is None:
+            super().store_terms(chunks, terms)
+        else:
+            found = [index_terms(chunk) for chunk in chunks] if terms is None else terms
+            self._terms |= zip([str(chunk.id) for chunk in chunks], found, strict=True)
+
+    def discard(self, ids: Sequence[str]) -> None:
+        """Delete chunks from the vectors, and outside of a commit from this machine's copy of the terms."""
+        if self.ledger.had_vectors():
+            self._discard_vectors(ids)
+        if self._terms is None:
+            self.lexical.write([], delete=ids)
+
+    def rebuild(self, *, vectors: bool, terms: bool) -> None:
+        """Replace stores by new ones with the committed chunks; call it with the write lock held."""
+        super().rebuild(vectors=vectors, terms=False)
+        if terms:
+            self.lexical.discard()
+            self._generation = self.lexical.update(self._shared)
