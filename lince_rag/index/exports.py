@@ -28,7 +28,7 @@ LONGEST_LINE: Final = 256 * 2**20
 _LONGEST_VECTOR: Final = 2**16
 
 # What an embedder is made with; see ``LinceEmbeddings.options``.
-_OPTIONS: Final = frozenset({"model", "revision", "query_prompt", "passage_prompt"})
+_OPTIONS: Final = frozenset({"model", "revision", "query_prompt", "passage_prompt", "base_url"})
 
 # Chunks overlap where the settings say so: characters of all chunks of a document, unless its text is longer.
 _MOST_CHARACTERS: Final = 100_000_000
