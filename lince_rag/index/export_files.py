@@ -61,8 +61,8 @@ class ExportWriter:
         self._zip.writestr(_entry(_KIND, ZIP_STORED), f"{_MEDIA_TYPE}{EXPORT_FORMAT}")
 
     def documents(self, records: Iterator[Record]) -> None:
-        """Write the documents."""
-        self._write(DOCUMENTS, (record.to_line() for record in records))
+        """Write the documents; raises ``ExportFileError`` if one could not be read again."""
+        self._write(DOCUMENTS, map(_checked_line, records))
 
     def vectors(self, arrays: Iterator[Any]) -> None:
         """Write the vectors: arrays of a row for each chunk that has one, in the order of the documents."""
@@ -92,6 +92,19 @@ class ExportWriter:
                 size += len(piece)
                 member.write(piece)
         self.members[name] = {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _checked_line(record: Record) -> bytes:
+    line = record.to_line()
+    try:
+        # It is known now, and not when it is needed.
+        Record.from_line(line)
+    except _DAMAGES as error:
+        raise ExportFileError(
+            f"The document {record.document.metadata['source']!r} cannot be exported: {first_line(error)}.",
+            hint="Ingest it again, or remove it from the index.",
+        ) from error
+    return line
 
 
 def _entry(name: str, compression: int) -> ZipInfo:
@@ -125,7 +138,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
     check()
     try:
         with ExitStack() as stack:
-            stream = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False)  # noqa: SIM115
+            stream = NamedTemporaryFile(dir=path.parent, prefix=".lince-export-", suffix=".part", delete=False)  # noqa: SIM115
             stack.callback(Path(stream.name).unlink, missing_ok=True)
             with stream:
                 yield stream.file

@@ -27,6 +27,9 @@ VECTORS: Final = "vectors.f32"
 LONGEST_LINE: Final = 256 * 2**20
 _LONGEST_VECTOR: Final = 2**16
 
+# What an embedder is made with; see ``LinceEmbeddings.options``.
+_OPTIONS: Final = frozenset({"model", "revision", "query_prompt", "passage_prompt", "base_url"})
+
 # Chunks overlap where the settings say so: characters of all chunks of a document, unless its text is longer.
 _MOST_CHARACTERS: Final = 100_000_000
 _MOST_OVERLAP: Final = 10
@@ -64,6 +67,7 @@ class Manifest:
         require_that(all(isinstance(each, str) for each in texts), "its settings are no texts")
         require_that(all(_is_count(each) for each in numbers), "its numbers are no numbers")
         options = found.embeddings_options
+        require_that(options.keys() <= _OPTIONS, "its options are unknown")
         require_that(all(value is None or isinstance(value, str) for value in options.values()), "its options")
         ChunkingSettings(**found.chunking)
         require_that(
@@ -117,11 +121,12 @@ class Record(NamedTuple):
         """Check what was read; raises ``ValueError`` and its like."""
         values = json.loads(line)
         source, text = values["source"], values["text"]
-        names = ("source", "title", "content_hash", "text", "options")
+        names = ("source", "content_hash", "text", "options")
         require_that(all(_is_storable(values[name]) for name in names), "a text cannot be stored")
+        require_that(bool(values["title"].encode()), "no title")
         require_that(bool(source) and values["language"] in LANGUAGES, "a document without a name or a language")
         require_that(set(values["options"]) <= set("op"), "unknown options")
-        require_that(len(values) == len(names) + 3, "unknown keys")
+        require_that(len(values) == len(names) + 4, "unknown keys")
         chunks = [_check_chunk(each, source, len(text)) for each in values["chunks"]]
         spans = [metadata["end"] - metadata["start"] for metadata, _ in chunks]
         require_that(sum(spans) <= max(_MOST_CHARACTERS, _MOST_OVERLAP * len(text)), "chunks that repeat the text")

@@ -26,9 +26,10 @@ from lince_rag.index.embeddings import (
     EMBEDDED,
     PACKAGED_E5_SMALL,
     TRIAL_TEXT,
-    LinceEmbeddings,
     check_loading,
     embeddings_name,
+    named_embeddings,
+    restore_embeddings,
 )
 from lince_rag.index.export_files import ExportFile, ExportWriter, new_file
 from lince_rag.index.exports import Manifest, Record
@@ -265,9 +266,13 @@ def embedder_of(export: ExportFile, given: Embeddings | str | None) -> Embedding
         given = model
     if not isinstance(given, str):
         return given
-    chosen = LinceEmbeddings(given)
+    chosen = named_embeddings(given)
     # With the prompts that the index has.
-    same = LinceEmbeddings(**options) if chosen.model == model else chosen
+    if chosen.model != model:
+        return chosen
+    # Not on the server that the file names: who runs that one would get the texts.
+    server = {"base_url": chosen.base_url} if chosen.base_url else {}
+    same = restore_embeddings({key: options[key] for key in options if key != "base_url"} | server)
     return same if same.name == name else chosen
 
 

@@ -146,7 +146,7 @@ def test_growth_in_a_folder_and_on_servers(tmp_path: Path, results: list[str]) -
         "disk (MiB)", "passage in the top five",
     ]  # fmt: skip
     results.append(
-        "## Growth\n\nGenerated text, chunks of up to 400 characters, hashed embedder, 60 questions about a fact each."
+        "## Growth\n\nGenerated text, chunks of up to 400 characters, hashed embedder, 60 questions."
         " Memory is that of the process that ingests and asks, without its reading workers and without PostgreSQL"
         " and Chroma. On servers, the disk is that of PostgreSQL and of the copy of the terms.\n\n"
         + table(header, rows)

@@ -532,6 +532,9 @@ HOSTILE: dict[str, Callable[..., Any]] = {
     "another chunking": set_manifest("chunking", {"max_characters": 0}),
     "unknown chunking": set_manifest("chunking", {"x": 0}),
     "options that are a list": set_manifest("embeddings_options", []),
+    "unknown options of the embedder": set_manifest("embeddings_options", {"batch_size": "x"}),
+    "a title that is a list": set_record("title", []),
+    "half a character in a title": set_record("title", "\ud800"),
     "options of another kind": set_manifest("embeddings_options", {"model": 5}),
     "an embedder that is none": set_manifest("embeddings", None),
     "another format": set_manifest("format", 2),
@@ -660,6 +663,16 @@ def test_a_damaged_index_is_not_exported(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(IndexDamagedError, match="'manual' differs from its checksum"):
             index.export(tmp_path / "file")
     assert sorted(os.listdir(tmp_path)) == ["ledger", "vectors"]
+
+
+def test_what_could_not_be_imported_is_not_exported(tmp_path: Path) -> None:
+    with Index.open(tmp_path / "index") as index:
+        index.add_documents([Document("Hola.", metadata={"source": "raro", "page_starts": "x" * 10})])
+        index.export(tmp_path / "file")
+        index.ledger._execute("UPDATE chunks SET metadata = json_set(metadata, '$.page_starts', json('[1]'))")
+        index.ledger._execute("DELETE FROM checksums")
+        with pytest.raises(ExportFileError, match="'raro' cannot be exported: a chunk whose 'page_starts'"):
+            index.export(tmp_path / "other")
 
 
 # ------------------------------------------------------------------------------------------------- other processes
