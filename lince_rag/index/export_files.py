@@ -50,12 +50,19 @@ _DAMAGES: Final = (
 # --------------------------------------------------------------------------------------------------------- writing
 
 
+class _NewArchive(ZipFile):
+    """An archive that is finished only by ``close``: one that Ctrl-C left behind has no file any more."""
+
+    def __del__(self) -> None:
+        pass
+
+
 class ExportWriter:
     """Writes an export: its documents, its vectors, and at last what it says of itself."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self._zip = ZipFile(stream, "w", ZIP_DEFLATED)
+        self._zip = _NewArchive(stream, "w", ZIP_DEFLATED)
         self._zip.comment = _COMMENT
         self.members: dict[str, dict[str, Any]] = {}
         self._zip.writestr(_entry(_KIND, ZIP_STORED), f"{_MEDIA_TYPE}{EXPORT_FORMAT}")
