@@ -162,10 +162,10 @@ def test_an_answer_about_an_own_document(binaries: Path, tmp_path: Path) -> None
 
 def test_the_page_is_in_the_wheel(binaries: Path, tmp_path: Path) -> None:
     code = "from importlib.resources import files; print(*files('lince_rag.serve').joinpath('page').iterdir())"
-    told = run([binaries / "python", "-c", code], tmp_path)
-    assert told.stdout.split() == sorted(
-        each.name for each in (PROJECT / "lince_rag" / "serve" / "page").iterdir()
-    )
+    found = list(map(Path, run([binaries / "python", "-c", code], tmp_path).stdout.split()))
+    assert all(each.is_relative_to(binaries.parent) for each in found)
+    wanted = {each.name for each in (PROJECT / "lince_rag" / "serve" / "page").iterdir()}
+    assert {each.name for each in found} == wanted
 
 
 # --------------------------------------------------------------------------------------------- the release script
