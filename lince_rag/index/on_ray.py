@@ -133,15 +133,16 @@ def _dataset(works: Sequence[Work], reading: Reading, embeddings: Embeddings | N
         )
         if embeddings:
             gpus = int(resources.get("GPU", 0)) if runs_on_gpu(embeddings) else 0
+            most = gpus or cpus
             outcomes = outcomes.map_batches(
                 _Embedder,
                 fn_constructor_args=(embeddings,),
                 batch_size=None,
-                compute=ActorPoolStrategy(min_size=1, max_size=gpus or cpus),
+                compute=ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(most, tasks)),
                 num_cpus=_SHARE,
                 num_gpus=1 if gpus else None,
             )
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return outcomes
 
 
@@ -283,6 +284,7 @@ def _unreachable(address: str, reason: str) -> ConfigurationError:
 
 
 def _reason(error: BaseException) -> str:
-    """Say in one line what an error of Ray's says at its end, where the cause is."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".")
+    """Say in one line what an error says, or what its cause in another process said."""
+    cause = getattr(error, "cause", None) or error
+    line = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    return f"{type(cause).__name__}: {line}".rstrip(": .") if cause is not error else line.rstrip(".")
