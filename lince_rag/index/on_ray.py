@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -214,23 +214,24 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     wanted = address or os.environ.get("RAY_ADDRESS")
-    # Ray's folder may hold documents that did not fit into memory, so it must not stay. Its name must be short.
-    with TemporaryDirectory(
-        prefix="lince-ray-", dir="/tmp" if os.path.isdir("/tmp") else None, ignore_cleanup_errors=True
-    ) as folder:
-        try:
-            _connect(wanted, {"address": "local", "_temp_dir": folder, "include_dashboard": False})
-            yield
-        finally:
-            ray.shutdown()
+    with ExitStack() as ended:
+        options: dict[str, Any] = {"address": wanted}
+        if not wanted:
+            # Ray's folder may hold documents that did not fit into memory, so it must not stay. Its name must be
+            # short, because sockets are in it.
+            short = "/tmp" if os.path.isdir("/tmp") else None
+            folder = TemporaryDirectory(prefix="lince-ray-", dir=short, ignore_cleanup_errors=True)
+            options = {"address": "local", "include_dashboard": False, "_temp_dir": ended.enter_context(folder)}
+        ended.callback(ray.shutdown)
+        _connect(wanted, options)
+        yield
 
 
-def _connect(address: str | None, local: dict[str, Any]) -> None:
+def _connect(address: str | None, options: dict[str, Any]) -> None:
     import ray
 
     if address:
         _check_reachable(address)
-    options = {"address": address} if address else local
     try:
         with _silent():
             ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
