@@ -142,7 +142,9 @@ class ReadingPool:
                 reply = worker.ask(request)
             finally:
                 self._busy.discard(worker)
-            if "crash" not in reply:
+            if reply.get("last"):
+                worker.kill()
+            elif "crash" not in reply:
                 idle.append(worker)
             if reply.get("crash") != "unknown" or self._stopped:
                 break
@@ -375,11 +377,12 @@ def main() -> None:
             reply = _reply(json.loads(line))
         except MemoryError:
             os._exit(_OUT_OF_MEMORY)
+        # Python rarely gives memory back; the next file gets a new process.
+        reply["last"] = _memory_bytes() > limits.memory_mib * 2**19
         replies.write(json.dumps(reply).encode() + b"\n")
         replies.flush()
         watchdog.idle_since, watchdog.begun = time.monotonic(), None
-        if _memory_bytes() > limits.memory_mib * 2**19:
-            # Python rarely gives memory back; the next file gets a new process.
+        if reply["last"]:
             return
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -133,15 +133,16 @@ def _dataset(works: Sequence[Work], reading: Reading, embeddings: Embeddings | N
         )
         if embeddings:
             gpus = int(resources.get("GPU", 0)) if runs_on_gpu(embeddings) else 0
+            most = gpus or cpus
             outcomes = outcomes.map_batches(
                 _Embedder,
                 fn_constructor_args=(embeddings,),
                 batch_size=None,
-                compute=ActorPoolStrategy(min_size=1, max_size=gpus or cpus),
+                compute=ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(most, tasks)),
                 num_cpus=_SHARE,
                 num_gpus=1 if gpus else None,
             )
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return outcomes
 
 
@@ -213,23 +214,24 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     wanted = address or os.environ.get("RAY_ADDRESS")
-    # Ray's folder may hold documents that did not fit into memory, so it must not stay. Its name must be short.
-    with TemporaryDirectory(
-        prefix="lince-ray-", dir="/tmp" if os.path.isdir("/tmp") else None, ignore_cleanup_errors=True
-    ) as folder:
-        try:
-            _connect(wanted, {"address": "local", "_temp_dir": folder, "include_dashboard": False})
-            yield
-        finally:
-            ray.shutdown()
+    with ExitStack() as ended:
+        options: dict[str, Any] = {"address": wanted}
+        if not wanted:
+            # Ray's folder may hold documents that did not fit into memory, so it must not stay. Its name must be
+            # short, because sockets are in it.
+            short = "/tmp" if os.path.isdir("/tmp") else None
+            folder = TemporaryDirectory(prefix="lince-ray-", dir=short, ignore_cleanup_errors=True)
+            options = {"address": "local", "include_dashboard": False, "_temp_dir": ended.enter_context(folder)}
+        ended.callback(ray.shutdown)
+        _connect(wanted, options)
+        yield
 
 
-def _connect(address: str | None, local: dict[str, Any]) -> None:
+def _connect(address: str | None, options: dict[str, Any]) -> None:
     import ray
 
     if address:
         _check_reachable(address)
-    options = {"address": address} if address else local
     try:
         with _silent():
             ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
@@ -283,6 +285,7 @@ def _unreachable(address: str, reason: str) -> ConfigurationError:
 
 
 def _reason(error: BaseException) -> str:
-    """Say in one line what an error of Ray's says at its end, where the cause is."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".")
+    """Say in one line what an error says, or what its cause in another process said."""
+    cause = getattr(error, "cause", None) or error
+    line = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    return f"{type(cause).__name__}: {line}".rstrip(": .") if cause is not error else line.rstrip(".")
