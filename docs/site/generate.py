@@ -32,6 +32,9 @@ PROJECT_PAGES: Final = {
     "LICENSE": "project/LICENSE.txt",
 }
 
+# Classes that the exported ones share or return.
+SHARED: Final = ("models.native_model.NativeModel", "chain.rag.RagChain", "index.ingestion.IngestReport")
+
 # The models whose cards describe a format of their own; later ones were published with a chat template.
 FORMATS: Final = (
     "lince-zero",
@@ -84,7 +87,11 @@ def python_page() -> str:
 
     names = "\n\n".join(f"::: lince_rag.{name}" for name in lince_rag.__all__)
     options = "::: lince_rag.errors\n    options:\n      show_root_heading: false\n      heading_level: 3"
-    return f"# Python\n\nEvery name that `lince_rag` exports.\n\n{names}\n\n## Errors\n\n{options}\n"
+    shared = "\n\n".join(f"::: lince_rag.{name}\n    options:\n      heading_level: 3" for name in SHARED)
+    return (
+        f"# Python\n\nEvery name that `lince_rag` exports, what they share or return, and errors.\n\n{names}\n\n"
+        f"## What they share or return\n\n{shared}\n\n## Errors\n\n{options}\n"
+    )
 
 
 def cli_page() -> str:

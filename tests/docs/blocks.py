@@ -4,6 +4,8 @@ Sybil is used because it knows every form of fence and comment, keeps the line n
 other package. mktestdocs has no marks for blocks that cannot run; pytest-examples reads Python only.
 """
 
+import ast
+import builtins
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -88,3 +90,16 @@ def blocks(page: Path) -> list[Block]:
 def all_blocks(chosen: Callable[[Block], bool]) -> list[Block]:
     """Those blocks of all pages that fulfil a condition."""
     return [block for page in PAGES for block in blocks(page) if chosen(block)]
+
+
+def undefined_names(code: str) -> list[str]:
+    """The names that code uses and does not define."""
+    nodes = list(ast.walk(ast.parse(code)))
+    defined = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    defined |= {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return sorted(used - defined - set(dir(builtins)))

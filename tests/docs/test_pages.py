@@ -2,7 +2,6 @@
 
 import ast
 import asyncio
-import builtins
 import configparser
 import contextlib
 import inspect
@@ -21,7 +20,7 @@ import pytest
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tests.docs.blocks import PAGES, PROJECT, Block, all_blocks, blocks
+from tests.docs.blocks import PAGES, PROJECT, Block, all_blocks, blocks, undefined_names
 from tests.docs.console import Console, assert_shown, check_installation, check_options, commands
 from tests.docs.world import make_world
 
@@ -90,8 +89,9 @@ class Reader:
             return
         for name in self.console.exported:
             self._setenv(name, self.console.variables[name])
-        for name in missing_names(code, self.names):
-            self.names[name] = self._given(name)
+        for name in undefined_names(code):
+            if name not in self.names or is_closed(self.names[name]):
+                self.names[name] = self._given(name)
         # Tracebacks show the line of the page.
         compiled = compile("\n" * block.line + code, block.page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         with contextlib.redirect_stdout(io.StringIO()) as written:
@@ -126,20 +126,6 @@ class Reader:
         for index in self.open:
             index.close()
         self.console.close()
-
-
-def missing_names(code: str, known: dict[str, Any]) -> list[str]:
-    """The names that code uses, and neither it nor what ran before defines; a closed index is as good as none."""
-    nodes = list(ast.walk(ast.parse(code)))
-    defined = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    defined |= {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    for node in nodes:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            defined |= {alias.asname or alias.name for alias in node.names}
-    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    closed = {name for name, each in known.items() if is_closed(each)}
-    return sorted(used - defined - (set(known) - closed) - set(dir(builtins)))
 
 
 def is_closed(value: Any) -> bool:

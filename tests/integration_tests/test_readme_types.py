@@ -1,21 +1,18 @@
 """The README's Python code as a user's script: mypy and pyright find the package, its types, and no errors."""
 
-import ast
-import builtins
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.docs.blocks import PROJECT, blocks, undefined_names
+
 pytestmark = pytest.mark.slow
 
-PROJECT: Final = Path(__file__).parents[2]
-README: Final = (PROJECT / "README.md").read_text(encoding="utf-8")
-BLOCKS: Final = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+BLOCKS: Final = [each.text for each in blocks(PROJECT / "README.md") if each.language == "python"]
 
 # A stub of the names that a block takes from what is before it, with the types that the package gives them.
 NAMES: Final = """
@@ -45,18 +42,6 @@ CHECKERS: Final = {
     "mypy": ["mypy", "--strict", "--no-error-summary"],
     "pyright": ["pyright", "--pythonpath", sys.executable],
 }
-
-
-def undefined_names(code: str) -> list[str]:
-    """The names that code uses and does not define."""
-    nodes = list(ast.walk(ast.parse(code)))
-    defined = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    defined |= {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    for node in nodes:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            defined |= {alias.asname or alias.name for alias in node.names}
-    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    return sorted(used - defined - set(dir(builtins)))
 
 
 @pytest.fixture(scope="module", params=CHECKERS)
