@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PIP_INSTALL_PEERS := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/peers \
   --requirement tests/benchmarks/peers.txt
 
-.PHONY: demo check unit test notebooks images release rehearsal lint format bench clean
+.PHONY: demo check unit test notebooks docs images release rehearsal lint format bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/lince-rag demo
@@ -28,6 +28,11 @@ test: $(VENV)/.all
 # Every notebook runs from top to bottom in its own kernel; a cell that fails is a failure.
 notebooks: $(VENV)/.all
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbmake notebooks
+
+# Links, headings and references that lead nowhere fail the build; then every code block of the pages runs.
+docs: $(VENV)/.all
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR) $(BIN)/python -m mkdocs build --strict --quiet
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/docs
 
 # The images of the README, from a real index; Chromium takes the one of the page.
 images: $(VENV)/.all

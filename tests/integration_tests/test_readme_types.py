@@ -1,26 +1,24 @@
 """The Python code of README and docs as a user's script: mypy and pyright find the package and no errors."""
 
-import ast
-import builtins
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.docs.blocks import PROJECT, blocks, undefined_names
+
 pytestmark = pytest.mark.slow
 
-PROJECT: Final = Path(__file__).parents[2]
 PAGES: Final = ("README.md", "docs/langchain.md", "docs/evaluation.md", "docs/models.md", "docs/e5.md")
-TEXT: Final = "\n".join((PROJECT / page).read_text(encoding="utf-8") for page in PAGES)
 # One block is for an environment of its own.
 BLOCKS: Final = [
-    block
-    for block in re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
-    if "langchain_mcp_adapters" not in block
+    each.text
+    for page in PAGES
+    for each in blocks(PROJECT / page)
+    if each.language == "python" and "langchain_mcp_adapters" not in each.text
 ]
 
 # A stub of the names that a block takes from what is before it, with the types that the package gives them.
@@ -53,19 +51,6 @@ CHECKERS: Final = {
     "mypy": ["mypy", "--strict", "--no-error-summary"],
     "pyright": ["pyright", "--pythonpath", sys.executable],
 }
-
-
-def undefined_names(code: str) -> list[str]:
-    """The names that code uses and does not define."""
-    nodes = list(ast.walk(ast.parse(code)))
-    defined = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    defined |= {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    for node in nodes:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            defined |= {alias.asname or alias.name for alias in node.names}
-    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    return sorted(used - defined - set(dir(builtins)))
 
 
 @pytest.fixture(scope="module", params=CHECKERS)
