@@ -41,6 +41,7 @@ EXCEPTIONS: Final = {
 # What packages say that is no SPDX expression.
 SPELLINGS: Final = {
     "3-Clause BSD License": "BSD-3-Clause",
+    "Apache 2.0": "Apache-2.0",
     "Apache 2.0 License": "Apache-2.0",
     "Apache License, Version 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
