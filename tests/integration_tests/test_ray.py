@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +92,6 @@ def busy_workers(cluster: Any) -> list[int]:
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if re.search(r"ray::\S*Map", line)]
 
 
-def once(action: Callable[[], object]) -> Callable[[int, int, str], None]:
-    """Do something at the first document that arrives."""
-    done = []
-
-    def on_progress(*_: object) -> None:
-        if not done:
-            done.append(action())
-
-    return on_progress
-
-
 def state(index: Index) -> list[tuple[str, str, int, list[str]]]:
     """What an index holds, without what depends on the time."""
     return [
@@ -177,33 +166,22 @@ def test_vectors_come_with_their_documents(cluster: Any, tmp_path: Path) -> None
         assert there.ingest(folder, engine="ray", vectors="later").waiting == 2 * CHUNKS
 
 
-def test_killed_workers(cluster: Any, tmp_path: Path) -> None:
+def test_killed_workers_and_a_killed_node(cluster: Any, tmp_path: Path) -> None:
     killed = list[int]()
 
-    def kill() -> None:
-        for process in busy_workers(cluster):
-            os.kill(process, signal.SIGKILL)
-            killed.append(process)
+    def kill(done: int, *_: object) -> None:
+        if done == 0:
+            killed.extend(busy_workers(cluster))
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+        elif done == FILES // 2:
+            cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
 
     write_files(tmp_path / "documents", "uno", FILES)
     with Index.open(tmp_path / "index", embeddings=DeterministicFakeEmbedding(size=16)) as index:
-        report = index.ingest(
-            tmp_path / "documents", engine="ray", loaders={"*.md": SlowLoader}, on_progress=once(kill)
-        )
+        report = index.ingest(tmp_path / "documents", engine="ray", loaders={"*.md": SlowLoader}, on_progress=kill)
         assert killed
-        assert len(report.added) == FILES
-        assert_whole(index, FILES, report.chunks)
-
-
-def test_a_killed_node(cluster: Any, tmp_path: Path) -> None:
-    def kill() -> None:
-        cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-
-    write_files(tmp_path / "documents", "uno", FILES)
-    with Index.open(tmp_path / "index", embeddings=DeterministicFakeEmbedding(size=16)) as index:
-        report = index.ingest(
-            tmp_path / "documents", engine="ray", loaders={"*.md": SlowLoader}, on_progress=once(kill)
-        )
+        assert not cluster.worker_nodes
         assert len(report.added) == FILES
         assert_whole(index, FILES, report.chunks)
 
