@@ -186,33 +186,43 @@ def test_killed_workers_and_a_killed_node(cluster: Any, tmp_path: Path) -> None:
         assert_whole(index, FILES, report.chunks)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_ended_run_is_continued(cluster: Any, tmp_path: Path, number: signal.Signals) -> None:
-    write_files(tmp_path / "documents", "uno", 4 * FILES)
+def test_ended_runs_are_continued(cluster: Any, tmp_path: Path) -> None:
+    count = 5 * FILES
+    write_files(tmp_path / "documents", "uno", count)
     with Index.open(tmp_path / "index") as index:
-        process = subprocess.Popen(
-            [*COMMAND, "ingest", "documents", "--index", "index", "--engine", "ray", "--address", cluster.address],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        # The first commit is one of 512 chunks.
-        while not (count := len(index.sources())) and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(number)
-        out, _ = process.communicate(timeout=SECONDS)
-        assert process.returncode == (130 if number == signal.SIGINT else -number), out
-        assert 0 < count < 4 * FILES, out
-        if number == signal.SIGINT:
-            assert "Interrumpido" in out
-            assert "Traceback" not in out
+        for number in (signal.SIGINT, signal.SIGKILL):
+            before = len(index.sources())
+            process = subprocess.Popen(
+                [
+                    *COMMAND,
+                    "ingest",
+                    "documents",
+                    "--index",
+                    "index",
+                    "--engine",
+                    "ray",
+                    "--address",
+                    cluster.address,
+                ],
+                cwd=tmp_path,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            # A commit is one of 512 chunks.
+            while len(index.sources()) == before and process.poll() is None:
+                time.sleep(0.1)
+            process.send_signal(number)
+            out, _ = process.communicate(timeout=SECONDS)
+            assert process.returncode == (130 if number == signal.SIGINT else -number), out
+            assert before < len(index.sources()) < count, out
+            assert number == signal.SIGKILL or ("Interrumpido" in out and "Traceback" not in out)
         before = len(index.sources())
         report = index.ingest(tmp_path / "documents", engine="ray")
         assert len(report.unchanged) == before
-        assert len(report.added) == 4 * FILES - before
-        assert_whole(index, 4 * FILES, 4 * FILES * CHUNKS)
+        assert len(report.added) == count - before
+        assert_whole(index, count, count * CHUNKS)
 
 
 def test_workers_fetch_files_of_other_file_systems(cluster: Any, tmp_path: Path) -> None:
