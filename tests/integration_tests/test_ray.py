@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +92,6 @@ def busy_workers(cluster: Any) -> list[int]:
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if re.search(r"ray::\S*Map", line)]
 
 
-def once(action: Callable[[], object]) -> Callable[[int, int, str], None]:
-    """Do something at the first document that arrives."""
-    done = []
-
-    def on_progress(*_: object) -> None:
-        if not done:
-            done.append(action())
-
-    return on_progress
-
-
 def state(index: Index) -> list[tuple[str, str, int, list[str]]]:
     """What an index holds, without what depends on the time."""
     return [
@@ -177,64 +166,63 @@ def test_vectors_come_with_their_documents(cluster: Any, tmp_path: Path) -> None
         assert there.ingest(folder, engine="ray", vectors="later").waiting == 2 * CHUNKS
 
 
-def test_killed_workers(cluster: Any, tmp_path: Path) -> None:
+def test_killed_workers_and_a_killed_node(cluster: Any, tmp_path: Path) -> None:
     killed = list[int]()
 
-    def kill() -> None:
-        for process in busy_workers(cluster):
-            os.kill(process, signal.SIGKILL)
-            killed.append(process)
+    def kill(done: int, *_: object) -> None:
+        if done == 0:
+            killed.extend(busy_workers(cluster))
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+        elif done == FILES // 2:
+            cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
 
     write_files(tmp_path / "documents", "uno", FILES)
     with Index.open(tmp_path / "index", embeddings=DeterministicFakeEmbedding(size=16)) as index:
-        report = index.ingest(
-            tmp_path / "documents", engine="ray", loaders={"*.md": SlowLoader}, on_progress=once(kill)
-        )
+        report = index.ingest(tmp_path / "documents", engine="ray", loaders={"*.md": SlowLoader}, on_progress=kill)
         assert killed
+        assert not cluster.worker_nodes
         assert len(report.added) == FILES
         assert_whole(index, FILES, report.chunks)
 
 
-def test_a_killed_node(cluster: Any, tmp_path: Path) -> None:
-    def kill() -> None:
-        cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-
-    write_files(tmp_path / "documents", "uno", FILES)
-    with Index.open(tmp_path / "index", embeddings=DeterministicFakeEmbedding(size=16)) as index:
-        report = index.ingest(
-            tmp_path / "documents", engine="ray", loaders={"*.md": SlowLoader}, on_progress=once(kill)
-        )
-        assert len(report.added) == FILES
-        assert_whole(index, FILES, report.chunks)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_ended_run_is_continued(cluster: Any, tmp_path: Path, number: signal.Signals) -> None:
-    write_files(tmp_path / "documents", "uno", 4 * FILES)
+def test_ended_runs_are_continued(cluster: Any, tmp_path: Path) -> None:
+    count = 5 * FILES
+    write_files(tmp_path / "documents", "uno", count)
     with Index.open(tmp_path / "index") as index:
-        process = subprocess.Popen(
-            [*COMMAND, "ingest", "documents", "--index", "index", "--engine", "ray", "--address", cluster.address],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        # The first commit is one of 512 chunks.
-        while not (count := len(index.sources())) and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(number)
-        out, _ = process.communicate(timeout=SECONDS)
-        assert process.returncode == (130 if number == signal.SIGINT else -number), out
-        assert 0 < count < 4 * FILES, out
-        if number == signal.SIGINT:
-            assert "Interrumpido" in out
-            assert "Traceback" not in out
+        for number in (signal.SIGINT, signal.SIGKILL):
+            before = len(index.sources())
+            process = subprocess.Popen(
+                [
+                    *COMMAND,
+                    "ingest",
+                    "documents",
+                    "--index",
+                    "index",
+                    "--engine",
+                    "ray",
+                    "--address",
+                    cluster.address,
+                ],
+                cwd=tmp_path,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            # A commit is one of 512 chunks.
+            while len(index.sources()) == before and process.poll() is None:
+                time.sleep(0.1)
+            process.send_signal(number)
+            out, _ = process.communicate(timeout=SECONDS)
+            assert process.returncode == (130 if number == signal.SIGINT else -number), out
+            assert before < len(index.sources()) < count, out
+            assert number == signal.SIGKILL or ("Interrumpido" in out and "Traceback" not in out)
         before = len(index.sources())
         report = index.ingest(tmp_path / "documents", engine="ray")
         assert len(report.unchanged) == before
-        assert len(report.added) == 4 * FILES - before
-        assert_whole(index, 4 * FILES, 4 * FILES * CHUNKS)
+        assert len(report.added) == count - before
+        assert_whole(index, count, count * CHUNKS)
 
 
 def test_workers_fetch_files_of_other_file_systems(cluster: Any, tmp_path: Path) -> None:
