@@ -138,7 +138,7 @@ class Console:
         simple = not re.search(r"[|<>&;]", re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", command.line))
         if words[0] == "lince-rag" and simple:
             return self._lince([self._expand(word) for word in words], command.shown)
-        if match := re.fullmatch(r"export (\w+)=\$\((.*)\)", command.line):
+        if match := re.fullmatch(r"export (\w+)=\$\(([^)]*)\)\s*(?:#.*)?", command.line):
             self.variables[match[1]] = self._shell(match[2], place).strip()
             self.exported.append(match[1])
             return ""

@@ -141,9 +141,9 @@ def _write_documents(folder: Path) -> None:
         (
             "2024/poliza.pdf",
             [
-                "La póliza del hogar cuesta 240 euros al año.",
-                "El seguro cubre los daños que causa el agua en la cocina.",
-                "No se cubren los daños de una mudanza.",
+                # Long enough for a passage of each page.
+                " ".join(f"El punto {number} de la póliza trata de la habitación {number}." for number in numbers)
+                for numbers in (range(1, 31), range(31, 61), range(61, 91))
             ],
         ),
     ):
@@ -151,7 +151,7 @@ def _write_documents(folder: Path) -> None:
         pdf.set_font("helvetica", size=12)
         for line in lines:
             pdf.add_page()
-            pdf.cell(text=line)
+            pdf.multi_cell(0, text=line)
         pdf.output(str(folder / "contracts" / name))
 
 
