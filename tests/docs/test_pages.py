@@ -25,7 +25,7 @@ from tests.docs.console import Console, assert_shown, check_installation, check_
 from tests.docs.world import make_world
 
 # Blocks that cannot run here. A new one has to be argued for: raise this number only with a reason in the mark.
-MARKED: Final = 13
+MARKED: Final = 18
 
 # The locale of a page's reader, by the end of its name.
 LOCALES: Final = {".es": "es_ES.UTF-8", ".pt": "pt_BR.UTF-8", "": "en_US.UTF-8"}
