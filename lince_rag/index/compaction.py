@@ -26,7 +26,7 @@ class PurgeReport:
 def purge(stores: ChunkStores) -> PurgeReport:
     """Write the stores and the ledger of an index anew; see ``Index.purge``."""
     started, before = time.monotonic(), stores.stored_bytes()
-    with stores.writing():
+    with stores.writing(alone=True):
         stores.rewrite()
         with stores.ledger.transaction():
             stores.ledger.advance()

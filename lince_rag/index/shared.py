@@ -246,9 +246,9 @@ class SharedStores(ChunkStores):
             self._generation = self.lexical.update(self._shared)
 
     @contextmanager
-    def writing(self, seconds: float | None = None) -> Iterator[None]:
-        """Write beside others, after deleting what an interrupted writer left."""
-        with self.write_lock(seconds, alone=False):
+    def writing(self, seconds: float | None = None, *, alone: bool = False) -> Iterator[None]:
+        """Write beside others, or ``alone``, after deleting what an interrupted writer left."""
+        with self.write_lock(seconds, alone=alone):
             if self.ledger.uncommitted():
                 with self.committing():
                     pass

@@ -175,8 +175,11 @@ class ChunkStores:
     # Writing.
 
     @contextmanager
-    def writing(self, seconds: float | None = None) -> Iterator[None]:
-        """Hold the write lock, after deleting what an interrupted writer left; raises ``IndexLockedError``."""
+    def writing(self, seconds: float | None = None, *, alone: bool = False) -> Iterator[None]:
+        """Hold the write lock, after deleting what an interrupted writer left; raises ``IndexLockedError``.
+
+        A shared index has many writers at once, but for one that must be ``alone``; here each is.
+        """
         with self.write_lock(seconds):
             self.refresh()
             self.delete_uncommitted()

@@ -17,7 +17,7 @@ from langchain_core.documents import Document
 
 from lince_rag import ChatLince, Index, create_rag_chain
 from lince_rag.documents.prepared import PreparedDocument
-from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexServerError
+from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError, IndexServerError
 from lince_rag.index.conditions import filter_to_sql
 from lince_rag.index.ledger import FolderLedger, Ledger
 from lince_rag.index.locations import SharedLocation, find_location
@@ -361,6 +361,24 @@ def test_purging_leaves_one_collection_of_vectors(address: str) -> None:
             assert store._client.count_collections() == before
             assert len(store._collection.get(include=[])["ids"]) == 14
         assert answers(index) == expected
+        assert index.verify().ok
+
+
+def test_nobody_writes_while_an_index_is_purged(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A purge copies the vectors: what another one wrote meanwhile would be lost."""
+    monkeypatch.setattr("lince_rag.index.shared.LOCK_SECONDS", 0.3)
+    with Index.open(address, embeddings="embedded") as index, Index.open(address) as other:
+        index.ingest(documents())
+        with other.stores.writing():
+            # Others may write.
+            index.ingest(notes(0, 2))
+            with pytest.raises(IndexLockedError):
+                index.purge()
+            with pytest.raises(IndexLockedError):
+                index.verify(repair=True)
+        with index.stores.writing(alone=True), pytest.raises(IndexLockedError), other.stores.writing():
+            pytest.fail("two wrote at once")
+        index.purge()
         assert index.verify().ok
 
 
