@@ -243,7 +243,9 @@ def test_the_documented_way_instead_of_init_chat_model(monkeypatch: pytest.Monke
         init_chat_model("lince:extractive")
     guide = (Path(__file__).parents[2] / "docs" / "langchain.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
-    exec(guide.partition("```python\n")[2].partition("```")[0], names)  # the guide's own code
+    blocks = [each.partition("```")[0] for each in guide.split("```python\n")[1:]]
+    (code,) = [block for block in blocks if "provider" in block]
+    exec(code, names)  # the guide's own code
     with pytest.raises(EngineError, match="clibrain/lince-zero"):
         names["llm"].invoke(QUESTION, {"configurable": {"model": "lince-zero"}})
     # As where it is not installed.

@@ -26,6 +26,7 @@ from lince_rag.engines.checkpoints.files import (
     fetch_weights,
     find_base,
     find_checkpoint,
+    load_ctranslate2,
 )
 from lince_rag.engines.checkpoints.loading import load_causal_model
 from lince_rag.errors import ConfigurationError, EngineError, require
@@ -204,7 +205,7 @@ def _write_settings(model: Any, checkpoint: Checkpoint, base: Checkpoint, folder
 
 def _write_weights(model: Any, tokenizer: Any, folder: Path, quantization: str) -> None:
     """Write the weights and the vocabulary; the configuration then has the values of both libraries."""
-    import ctranslate2
+    ctranslate2 = load_ctranslate2()
     import numpy as np
     import torch
     from ctranslate2.converters.transformers import _MODEL_LOADERS
@@ -239,8 +240,9 @@ def _write_weights(model: Any, tokenizer: Any, folder: Path, quantization: str) 
 
 def _compare(folder: Path, tokens: Sequence[str], expected: Any, quantization: str) -> None:
     """Refuse a converted model that does not compute what the original does."""
-    import ctranslate2
     import numpy as np
+
+    ctranslate2 = load_ctranslate2()
 
     generator = ctranslate2.Generator(str(folder), "cpu")
     found = np.array(generator.forward_batch([list(tokens)]))[0]

@@ -22,6 +22,7 @@ from lince_rag.engines.checkpoints.files import (
     Checkpoint,
     LoadingOptions,
     find_both,
+    load_ctranslate2,
 )
 from lince_rag.engines.generation.decoding import TextAssembler, TokenQueue, cancelled_before
 from lince_rag.engines.generation.tokens import Request, TokenEngine, logger
@@ -68,7 +69,7 @@ class CTranslate2Engine(TokenEngine):
     def generator(self) -> Any:
         """The model, loaded with its weights when it is first needed."""
         require("ctranslate2", "ctranslate2")
-        import ctranslate2
+        ctranslate2 = load_ctranslate2()
 
         label = self.checkpoint.label
         kind = self._compute_type(ctranslate2.get_supported_compute_types("cpu"))
