@@ -19,6 +19,7 @@ from lince_rag.cli.options import (
     takes_answer_options,
 )
 from lince_rag.errors import ConfigurationError, require
+from lince_rag.index.locations import index_argument
 from lince_rag.text.language import Language, wording
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def draft_file(
         drafts = draft_questions(opened, count, seed=seed)
     if not drafts:
         raise ConfigurationError(
-            f"No document of {index} has a sentence with a date, a number, a name or a place.",
+            f"No document of {index_argument(index)} has a sentence with a date, a number, a name or a place.",
             hint="Write the questions yourself: see `lince-rag eval --help`.",
         )
     lines = "".join(json.dumps(draft, ensure_ascii=False) + "\n" for draft in drafts)
@@ -141,7 +142,7 @@ def draft_file(
         raise ConfigurationError(f"{output} exists already.", hint="Choose another name.") from error
     except OSError as error:
         raise ConfigurationError(f"{output} cannot be written: {error.strerror}.") from error
-    print_plain(wording("drafted", language, count=len(drafts), path=output, index=index))
+    print_plain(wording("drafted", language, count=len(drafts), path=output, index=index_argument(index)))
 
 
 def _evaluate_all(

@@ -22,6 +22,7 @@ from lince_rag.cli.options import (
     use_address,
 )
 from lince_rag.errors import ConfigurationError
+from lince_rag.index.locations import index_argument
 from lince_rag.text.language import wording
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def ingest(
             if vectors == "now":
                 _embed(opened, index, language)
             elif waiting := opened.ledger.count_waiting():
-                print_plain(wording("vectors_to_come", language, count=waiting, index=index))
+                print_plain(wording("vectors_to_come", language, count=waiting, index=index_argument(index)))
             if watch:
                 _watch(opened, index, paths or [], language, options)
         except KeyboardInterrupt:
@@ -178,7 +179,7 @@ def _rebuild(folder: Path, embeddings: str | None, language: "Language") -> None
     except KeyboardInterrupt:
         print_plain(wording("interrupted", language))
         raise typer.Exit(INTERRUPTED_STATUS) from None
-    print_plain(wording("rebuilt", language, index=folder))
+    print_plain(wording("rebuilt", language, index=index_argument(folder)))
 
 
 def _read(
@@ -218,7 +219,7 @@ def _embed(index: "Index", folder: Path, language: "Language") -> None:
             index.add_vectors(lambda done, total: progress(done, total, ""))
     except KeyboardInterrupt:
         remaining = index.ledger.count_waiting()
-        print_plain(wording("vectors_to_come", language, count=remaining, index=folder))
+        print_plain(wording("vectors_to_come", language, count=remaining, index=index_argument(folder)))
         raise
     if remaining := index.ledger.count_waiting():
         # Another process has the lock.

@@ -7,6 +7,7 @@ import typer
 
 from lince_rag.cli.options import DEFAULT_INDEX, INTERRUPTED_STATUS, EmbeddingsOption, IndexOption
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError
+from lince_rag.index.locations import index_argument
 from lince_rag.text.language import wording
 
 
@@ -67,7 +68,7 @@ def import_file(
     counts = {name: getattr(report, name) for name in ("added", "changed", "unchanged")}
     print_plain(wording("imported", language, **counts, seconds=report.seconds))
     if report.waiting:
-        print_plain(wording("vectors_to_come", language, count=report.waiting, index=index))
+        print_plain(wording("vectors_to_come", language, count=report.waiting, index=index_argument(index)))
 
 
 def _renaming(given: str) -> tuple[str, str]:

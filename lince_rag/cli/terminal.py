@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lince_rag.cli.localisation import translate_reason, visible
+from lince_rag.index.locations import index_argument
 from lince_rag.text.language import LANGUAGES, Language, wording
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def print_ingest_report(report: "IngestReport", index: str, language: Language, 
         )
     print_skipped(report.skipped, language, verbose=verbose)
     if not report.failed:
-        print_plain(wording("ask_next", language, index=index))
+        print_plain(wording("ask_next", language, index=index_argument(index)))
 
 
 def print_skipped(skipped: dict[str, list[str]], language: Language, *, verbose: bool) -> None:
@@ -179,14 +180,14 @@ def print_status(summary: Mapping[str, Any], report: "VerifyReport", index: str,
                 chunking=", ".join(f"{name}={value}" for name, value in summary["chunking"].items()))
     )  # fmt: skip
     if report.waiting:
-        print_plain(wording("vectors_to_come", language, count=report.waiting, index=index))
+        print_plain(wording("vectors_to_come", language, count=report.waiting, index=index_argument(index)))
     damages = (("status_vectors", report.damaged_vectors), ("status_terms", report.damaged_terms))
     for key, reason in damages:
         if reason:
             print_plain(wording(key, language, reason=translate_reason(reason, language)))
     missing, stray = len({*report.missing_terms, *report.missing_vectors}), len(report.stray)
     key = "status_repaired" if report.repaired else "status_ok" if report.ok else "status_damaged"
-    print_plain(wording(key, language, missing=missing, stray=stray, index=index))
+    print_plain(wording(key, language, missing=missing, stray=stray, index=index_argument(index)))
     if report.gone:
         print_plain(wording("status_gone", language))
         for source_name in report.gone:

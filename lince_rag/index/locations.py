@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,11 @@ def find_location(index: str | Path) -> Path | SharedLocation:
     if path.suffix == ".toml" and path.is_file():
         return SharedLocation.from_file(path)
     return path
+
+
+def index_argument(index: str | Path) -> str:
+    """Return how a command line names an index: quoted for a shell, and without a password."""
+    return shlex.quote(SharedLocation.from_url(str(index)).given) if _SCHEME.match(str(index)) else str(index)
 
 
 def _without_password(url: str) -> str:

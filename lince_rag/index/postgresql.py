@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,9 +101,10 @@ class SharedLedger(Ledger):
         schema = self.location.schema
         found = self._rows("SELECT 1 FROM information_schema.tables WHERE table_schema = ?", [schema])
         if not found and not create:
+            index = shlex.quote(self.location.given)
             raise IndexServerError(
                 f"There is no collection {self.location.collection!r} in {self.location.name}.",
-                hint=f"Create one first: lince-rag ingest YOUR-DOCUMENTS --index {self.location.given}",
+                hint=f"Create one first: lince-rag ingest YOUR-DOCUMENTS --index {index}",
             )
         if not found:
             with self.connected(), self.transaction():

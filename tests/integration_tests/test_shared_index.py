@@ -1,6 +1,7 @@
 """An index on a real PostgreSQL and a real Chroma server does what one in a folder does, for many at once."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError, IndexServerError
 from lince_rag.index.conditions import filter_to_sql
 from lince_rag.index.ledger import FolderLedger, Ledger
-from lince_rag.index.locations import SharedLocation, find_location
+from lince_rag.index.locations import SharedLocation, find_location, index_argument
 from lince_rag.index.postgresql import SharedLedger
 from tests.damage import SmallEmbeddings
 from tests.database_servers import Servers, database_servers, postgresql_programs
@@ -458,3 +459,7 @@ def test_a_file_and_a_path_stand_for_the_address(tmp_path: Path) -> None:
     assert isinstance(kept, SharedLocation)
     assert kept.ledger == "postgresql://ana@h/d?sslmode=require"
     assert find_location(tmp_path) == tmp_path
+    # What a command prints can be typed again, and shows no password.
+    secret = address.replace("ana@", "ana:secreto@")
+    assert shlex.split(index_argument(Path(secret))) == [address]
+    assert index_argument(tmp_path) == str(tmp_path)
