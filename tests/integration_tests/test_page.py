@@ -19,6 +19,9 @@ from tests.server_models import KIND
 from tests.servers import Pause, Reply, completion, event, lince_server, stub_server
 from tests.unit_tests.file_samples import pdf_bytes
 
+# A busy machine takes longer than the default of five seconds to open an index.
+expect.set_options(timeout=30_000)
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = pytest.mark.slow

@@ -28,7 +28,7 @@ pytest.importorskip("ray.data", reason="needs the extra ray")
 # The smallest with which Ray works; it must fit into the /dev/shm of a container.
 OBJECT_STORE = 80 * 2**20
 FILES = 64
-SECONDS = 60
+SECONDS = 240
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +127,9 @@ def test_the_same_index_as_this_machine_makes(cluster: Any, tmp_path: Path) -> N
         for _ in range(2):
             here = local.ingest([folder, note], limits=limits)
             report = there.ingest([folder, note], limits=limits, engine="ray", address=cluster.address)
-            for name in ("added", "changed", "unchanged", "removed", "skipped", "left_out", "chunks", "waiting"):
+            # A file that has just changed is hashed, and comes after those that are not opened.
+            assert sorted(report.unchanged) == sorted(here.unchanged)
+            for name in ("added", "changed", "removed", "skipped", "left_out", "chunks", "waiting"):
                 assert getattr(report, name) == getattr(here, name), name
             assert list(map(str, report.failed)) == list(map(str, here.failed))
             assert "roto.pdf: named .pdf, but its content is not PDF" in str(report.failed)
