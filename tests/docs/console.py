@@ -34,6 +34,12 @@ IMPORTED.extend(["ir_measures", "matplotlib.figure", "scipy.stats", "sklearn.met
 _PROMPT = re.compile(r"^(?:[a-z ]+)?\$ +")
 
 
+def _catches_interrupts(process: int) -> bool:
+    """Whether a process has a handler of its own for SIGINT."""
+    (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (signal.SIGINT - 1) & 1)
+
+
 @dataclass
 class Command:
     """A command of a transcript, and the lines below it."""
@@ -216,6 +222,10 @@ class Console:
 
     def _until_interrupted(self, words: list[str]) -> str:
         process = self._start(words)
+        # Before Python is ready, the signal would end it without a word.
+        while not _catches_interrupts(process.pid):
+            assert process.poll() is None, (words, process.returncode)
+            time.sleep(0.1)
         time.sleep(WATCH_SECONDS)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=SERVER_SECONDS)
