@@ -32,8 +32,6 @@ class Servers:
 
     database: str
     chroma: str
-    # Ends Chroma, to see what happens without it.
-    chroma_process: subprocess.Popen[bytes]
 
     def index(self, collection: str, replica: Path) -> str:
         """The address of an index on them."""
@@ -66,8 +64,8 @@ def postgresql() -> Iterator[str]:
 
 
 @contextmanager
-def chroma(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run a Chroma server with its data in a folder; its address and its process."""
+def chroma(folder: Path) -> Iterator[str]:
+    """Run a Chroma server with its data in a folder; its address."""
     port = free_port()
     program = Path(sys.executable).with_name("chroma")
     command = [str(program), "run", "--path", str(folder), "--host", "127.0.0.1", "--port", str(port)]
@@ -83,7 +81,7 @@ def chroma(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
                 time.sleep(0.1)
         else:
             raise AssertionError("the Chroma server does not answer")
-        yield address, process
+        yield address
     finally:
         process.kill()
         process.wait()
@@ -92,5 +90,5 @@ def chroma(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 @contextmanager
 def database_servers(folder: Path) -> Iterator[Servers]:
     """Run both servers; the folder is for Chroma's data."""
-    with postgresql() as database, chroma(folder) as (address, process):
-        yield Servers(database, address, process)
+    with postgresql() as database, chroma(folder) as address:
+        yield Servers(database, address)

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import xllamacpp
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from tests.servers import API_KEY, LlamaServer, Received, Reply, Stub, StubHandler
+from tests.servers import API_KEY, LlamaServer, Received, Reply, Stub, StubHandler, answering
 
 # The texts that a request to TEI or to the plain server may have.
 MOST_TEXTS: Final = 8
@@ -248,15 +248,6 @@ def scoring_server(
         "under_way": [],
         "stub": Stub(""),
     }
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), attributes))
-    server.daemon_threads = True
-    version = "/v2" if kind == "cohere" else ""
-    scoring.base_url = f"http://127.0.0.1:{server.server_address[1]}{version}"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with answering(_Handler, attributes) as address:
+        scoring.base_url = address + ("/v2" if kind == "cohere" else "")
         yield scoring
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -350,13 +350,19 @@ def stub_server(
         "replies": staticmethod(replies),
         "facts": {"/v1/models": {"data": listed}, **(facts or {})},
     }
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (StubHandler,), attributes))
+    with answering(StubHandler, attributes) as stub.base_url:
+        yield stub
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler], attributes: dict[str, Any]) -> Iterator[str]:
+    """Run a server in a thread whose handler has these attributes; its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), attributes))
     server.daemon_threads = True
-    stub.base_url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield stub
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -11,11 +11,10 @@ from typing import Any, ClassVar, Final
 from langchain_core.documents import Document
 
 from lince_rag.documents.prepared import Part, PreparedDocument
-from lince_rag.errors import IndexDamagedError, IndexFolderError
-from lince_rag.index.conditions import SQLITE_SYNTAX, FilterSyntax
-from lince_rag.index.database import Database
-from lince_rag.index.integrity import CHUNK_COLUMNS, DOCUMENT_COLUMNS, checksum, connection_damage, document_damage
-from lince_rag.index.storage import damaged_ledger, first_line, reporting_ledger
+from lince_rag.errors import IndexFolderError
+from lince_rag.index.conditions import FilterSyntax
+from lince_rag.index.integrity import CHUNK_COLUMNS, DOCUMENT_COLUMNS, checksum
+from lince_rag.index.storage import damaged_ledger
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
 
@@ -30,31 +29,6 @@ CHUNKING_ALGORITHM: Final = "chunking_algorithm"
 
 # More rows than any index has: SQLite and PostgreSQL write "no limit" in different ways.
 NO_LIMIT: Final = 2**62
-
-_TABLES: Final = """
-CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS documents (
-    source TEXT PRIMARY KEY, content_hash TEXT NOT NULL, title TEXT NOT NULL, language TEXT NOT NULL,
-    text TEXT NOT NULL, ingested_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE IF NOT EXISTS chunks (
-    id TEXT PRIMARY KEY, source TEXT NOT NULL REFERENCES documents(source) ON DELETE CASCADE,
-    start INTEGER NOT NULL, end INTEGER NOT NULL, metadata TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS chunks_by_source ON chunks(source, start);
-CREATE TABLE IF NOT EXISTS term_lines (
-    id TEXT PRIMARY KEY REFERENCES chunks(id) ON DELETE CASCADE, packed BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS uncommitted (id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS checksums (
-    source TEXT PRIMARY KEY REFERENCES documents(source) ON DELETE CASCADE, checksum TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS fingerprints (id TEXT PRIMARY KEY, fingerprint REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS waiting (
-    id TEXT PRIMARY KEY REFERENCES chunks(id) ON DELETE CASCADE) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS parts (
-    source TEXT NOT NULL REFERENCES documents(source) ON DELETE CASCADE, position INTEGER NOT NULL,
-    id TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, metadata TEXT NOT NULL, named INTEGER NOT NULL,
-    PRIMARY KEY (source, position)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS stamps (
-    source TEXT PRIMARY KEY REFERENCES documents(source) ON DELETE CASCADE, stamp TEXT NOT NULL) WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True)
@@ -88,10 +62,7 @@ class Ledger(ABC):
         read_only: Whether it cannot be written.
     """
 
-    # Compares with the texts of one JSON array: SQLite limits the number of values, and compiles a statement with
-    # another number again.
-    AMONG: ClassVar[str]
-    # How a condition on metadata is written.
+    # How conditions are written.
     SYNTAX: ClassVar[FilterSyntax]
     # The keys of the metadata of ``c``, as ``j.key``.
     KEYS: ClassVar[str]
@@ -130,6 +101,11 @@ class Ledger(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release files and connections."""
+
+    @property
+    def _among(self) -> str:
+        """Compares with the texts of one JSON array: SQLite limits values, and compiles for each number anew."""
+        return f"IN ({self.SYNTAX.texts})"
 
     def _value(self, statement: str, value: str) -> str | None:
         rows = self._rows(statement, [value])
@@ -176,11 +152,11 @@ class Ledger(ABC):
 
     def sources(self, names: Iterable[str] | None = None) -> list[Source]:
         """Return the committed documents, or those among some names, sorted by source."""
+        among, values = ("", []) if names is None else (f" WHERE source {self._among}", [_json(names)])
         rows = self._rows(
             "SELECT source, title, language, (SELECT count(*) FROM chunks c WHERE c.source = d.source),"
-            f" length(text), content_hash FROM documents d{'' if names is None else f' WHERE source {self.AMONG}'}"
-            " ORDER BY source",
-            [] if names is None else [_json(names)],
+            f" length(text), content_hash FROM documents d{among} ORDER BY source",
+            values,
         )
         return [Source(*row) for row in rows]
 
@@ -227,7 +203,9 @@ class Ledger(ABC):
 
     def chunk_ids_of(self, sources: Iterable[str]) -> set[str]:
         """Return the ids of the committed chunks of some documents."""
-        return {row[0] for row in self._rows(f"SELECT id FROM chunks WHERE source {self.AMONG}", [_json(sources)])}
+        return {
+            row[0] for row in self._rows(f"SELECT id FROM chunks WHERE source {self._among}", [_json(sources)])
+        }
 
     def select_ids(self, condition: str, values: Sequence[Any], limit: int = NO_LIMIT) -> list[str]:
         """Return the ids of chunks that satisfy an SQL condition on ``c`` (chunks) and ``d`` (documents)."""
@@ -244,14 +222,14 @@ class Ledger(ABC):
 
     def select_among(self, ids: Iterable[str], condition: str, values: Sequence[Any]) -> set[str]:
         """Return those of some ids that ``select_ids`` returns."""
-        return set(self.select_ids(f"c.id {self.AMONG} AND {condition}", [_json(ids), *values]))
+        return set(self.select_ids(f"c.id {self._among} AND {condition}", [_json(ids), *values]))
 
     def chunks(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the committed chunks among these ids, by id."""
         found: dict[str, Document] = {}
         rows = self._rows(
             "SELECT c.id, substr(d.text, c.start + 1, c.end - c.start), c.metadata"
-            f" FROM chunks c JOIN documents d USING (source) WHERE c.id {self.AMONG}",
+            f" FROM chunks c JOIN documents d USING (source) WHERE c.id {self._among}",
             [_json(ids)],
         )
         for chunk_id, text, metadata in rows:
@@ -272,7 +250,7 @@ class Ledger(ABC):
         """Return the source and the language of the committed chunks among these ids, by id."""
         rows = self._rows(
             "SELECT c.id, c.source, d.language FROM chunks c JOIN documents d USING (source)"
-            f" WHERE c.id {self.AMONG}",
+            f" WHERE c.id {self._among}",
             [_json(ids)],
         )
         return {chunk_id: (source, language) for chunk_id, source, language in rows}
@@ -284,7 +262,7 @@ class Ledger(ABC):
         """
         if "term_lines" not in self._tables():
             return {}
-        rows = self._rows(f"SELECT id, packed FROM term_lines WHERE id {self.AMONG}", [_json(ids)])
+        rows = self._rows(f"SELECT id, packed FROM term_lines WHERE id {self._among}", [_json(ids)])
         return {chunk_id: lines for chunk_id, packed in rows if (lines := TermLines.unpack(packed)) is not None}
 
     def set_term_lines(self, packed: Iterable[tuple[str, bytes]]) -> None:
@@ -335,7 +313,7 @@ class Ledger(ABC):
 
     def sources_of_parts(self, ids: Iterable[str]) -> set[str]:
         """Return the sources that have a LangChain document with one of these ids."""
-        rows = self._rows(f"SELECT DISTINCT source FROM parts WHERE named = 1 AND id {self.AMONG}", [_json(ids)])
+        rows = self._rows(f"SELECT DISTINCT source FROM parts WHERE named = 1 AND id {self._among}", [_json(ids)])
         return {row[0] for row in rows}
 
     def stamps(self) -> dict[str, str]:
@@ -385,7 +363,7 @@ class Ledger(ABC):
         """Return those of some ids that wait for their vectors."""
         if "waiting" not in self._tables():
             return set()
-        return {row[0] for row in self._rows(f"SELECT id FROM waiting WHERE id {self.AMONG}", [_json(ids)])}
+        return {row[0] for row in self._rows(f"SELECT id FROM waiting WHERE id {self._among}", [_json(ids)])}
 
     def count_waiting(self) -> int:
         """Return the number of committed chunks that wait for their vectors."""
@@ -412,7 +390,7 @@ class Ledger(ABC):
         """Return the fingerprints of all vectors or some, by chunk id; none of those of an earlier version."""
         if "fingerprints" not in self._tables():
             return {}
-        among, values = ("", []) if ids is None else (f" WHERE id {self.AMONG}", [_json(ids)])
+        among, values = ("", []) if ids is None else (f" WHERE id {self._among}", [_json(ids)])
         return dict(self._rows(f"SELECT id, fingerprint FROM fingerprints{among}", values))
 
     def set_fingerprints(self, add: Mapping[str, float] | None = None, remove: Iterable[str] = ()) -> None:
@@ -424,44 +402,6 @@ class Ledger(ABC):
                 list((add or {}).items()),
             )
             self._execute_many("DELETE FROM fingerprints WHERE id = ?", [(i,) for i in remove])
-
-
-class FolderLedger(Database, Ledger):
-    """The ledger in an SQLite file, the default.
-
-    Args:
-        path: The file, or ``":memory:"``.
-        read_only: Whether the file cannot be written.
-        new: Whether a missing or empty file is a new ledger, and not one that was lost.
-    """
-
-    AMONG = "IN (SELECT value FROM json_each(?))"
-    SYNTAX = SQLITE_SYNTAX
-    KEYS = "json_each(c.metadata) AS j"
-
-    def __init__(self, path: Path | str, *, read_only: bool = False, new: bool = True) -> None:
-        super().__init__(path, _TABLES, read_only=read_only, new=new)
-        try:
-            self._check_format()
-        except BaseException:
-            self.close()
-            raise
-
-    def damage(self) -> str:
-        """Return what is wrong with the file or with a document in it; the empty text if nothing is.
-
-        SQLite checks the structure of its file, not the values: a checksum protects each document.
-        """
-        checked = "checksums" in self._tables()
-        try:
-            # Another connection sees one state, and lets the questions of other threads go on.
-            with reporting_ledger(self.path), closing(self._another_connection()) as connection:
-                if found := connection_damage(connection):
-                    return found
-                connection.execute("BEGIN")
-                return document_damage(connection.execute) if checked else ""
-        except IndexDamagedError as error:
-            return first_line(error.__cause__ or error)
 
 
 def _document_rows(prepared: PreparedDocument) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

@@ -110,6 +110,11 @@ class SharedLocation:
         return f"lince+{ledger}{separator}chroma={self.chroma}&collection={self.collection}"
 
     @property
+    def argument(self) -> str:
+        """The same, quoted for a shell."""
+        return shlex.quote(self.given)
+
+    @property
     def folder(self) -> Path:
         """The folder of this machine's copy of the terms, and of what else belongs to this machine."""
         if self.replica:
@@ -138,7 +143,7 @@ def find_location(index: str | Path) -> Path | SharedLocation:
 
 def index_argument(index: str | Path) -> str:
     """Return how a command line names an index: quoted for a shell, and without a password."""
-    return shlex.quote(SharedLocation.from_url(str(index)).given) if _SCHEME.match(str(index)) else str(index)
+    return SharedLocation.from_url(str(index)).argument if _SCHEME.match(str(index)) else str(index)
 
 
 def _without_password(url: str) -> str:

@@ -17,7 +17,8 @@ from lince_rag.index.embeddings import (
     named_embeddings,
     restore_embeddings,
 )
-from lince_rag.index.ledger import FolderLedger, Ledger
+from lince_rag.index.ledger import Ledger
+from lince_rag.index.sqlite import FolderLedger
 from lince_rag.index.storage import damaged_ledger, holds_stores, is_writable
 
 

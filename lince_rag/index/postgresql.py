@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -77,7 +76,6 @@ class SharedLedger(Ledger):
     Statements of one thread between ``connected`` run on one connection, others on any of a pool.
     """
 
-    AMONG = "IN (SELECT jsonb_array_elements_text(CAST(? AS jsonb)))"
     SYNTAX = POSTGRESQL_SYNTAX
     KEYS = "LATERAL jsonb_object_keys(c.fields) AS j(key)"
 
@@ -101,10 +99,9 @@ class SharedLedger(Ledger):
         schema = self.location.schema
         found = self._rows("SELECT 1 FROM information_schema.tables WHERE table_schema = ?", [schema])
         if not found and not create:
-            index = shlex.quote(self.location.given)
             raise IndexServerError(
                 f"There is no collection {self.location.collection!r} in {self.location.name}.",
-                hint=f"Create one first: lince-rag ingest YOUR-DOCUMENTS --index {index}",
+                hint=f"Create one first: lince-rag ingest YOUR-DOCUMENTS --index {self.location.argument}",
             )
         if not found:
             with self.connected(), self.transaction():
@@ -253,7 +250,7 @@ class SharedLedger(Ledger):
 
     def _note_changes(self, sources: Iterable[str]) -> None:
         self._execute_many(
-            f"INSERT INTO changes SELECT id, ? FROM chunks WHERE source {self.AMONG}"
+            f"INSERT INTO changes SELECT id, ? FROM chunks WHERE source {self._among}"
             " ON CONFLICT (id) DO UPDATE SET generation = excluded.generation",
             [(self.generation + 1, json.dumps(list(sources)))],
         )

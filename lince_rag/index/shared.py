@@ -47,7 +47,7 @@ class ServerVectors(VectorStore):
 
     def __init__(self, embeddings: Embeddings, ledger: SharedLedger) -> None:
         self._embeddings = embeddings
-        self._shared = ledger
+        self._ledger = self._shared = ledger
         self._store: Chroma | None = None
         self._collection = ""
         self.changes = ledger.setting(VECTOR_CHANGES)
@@ -114,16 +114,11 @@ class ServerVectors(VectorStore):
 
     def damaged(self, reason: str) -> IndexDamagedError:
         """Return the error of vectors that are not those that were written."""
-        name = self._shared.location
+        location = self._shared.location
         return IndexDamagedError(
-            f"The vectors of {name.name} are damaged: {reason}.",
-            hint=f"Build them again from the ledger: lince-rag status --index {name.given} --repair",
+            f"The vectors of {location.name} are damaged: {reason}.",
+            hint=f"Build them again from the ledger: lince-rag status --index {location.argument} --repair",
         )
-
-    def count_change(self) -> None:
-        """Tell other processes that the vectors change."""
-        self.changes = str(int(self._shared.setting(VECTOR_CHANGES) or 0) + 1)
-        self._shared.set_settings(**{VECTOR_CHANGES: self.changes})
 
     def renew(self) -> None:
         """Replace the collection by a new one without vectors."""
@@ -131,7 +126,7 @@ class ServerVectors(VectorStore):
 
     def rewrite(self, ids: Sequence[str]) -> None:
         """Write the vectors of some chunks, and no others, into a new collection in the place of this one."""
-        with self.open() as store, self.reporting():
+        with self.open() as store:
             name, old = self._new_name(), self._collection
             new = self._connect(name)
             for part in batches(len(ids)):
@@ -156,8 +151,8 @@ class LexicalCopy(LexicalIndex):
         self._file = folder / _COPY_FILE
         self._writing = FileLock(folder / "copy.lock", thread_local=False)
 
-    def _lock(self) -> AbstractContextManager[None]:
-        return locked(self._writing, self._index_folder, _COPY_SECONDS)
+    def _lock(self, seconds: float = _COPY_SECONDS) -> AbstractContextManager[None]:
+        return locked(self._writing, self._index_folder, seconds)
 
     @property
     def generation(self) -> int | None:
@@ -184,7 +179,7 @@ class LexicalCopy(LexicalIndex):
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(locked(self._writing, self._index_folder, _COPY_SECONDS if wait else 0.0))
+                stack.enter_context(self._lock(_COPY_SECONDS if wait else 0.0))
             except IndexLockedError:
                 if wait:
                     raise
@@ -271,18 +266,8 @@ class SharedStores(ChunkStores):
             self.delete_uncommitted()
             yield
 
-    @contextmanager
-    def embedding_lock(self) -> Iterator[bool]:
-        """Hold the lock of the process that adds vectors; yield whether no other process has it."""
-        if self.ledger.read_only:
-            raise not_writable(self.folder)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._shared.locked(EMBEDDING, seconds=0.0))
-                free = True
-            except IndexLockedError:
-                free = False
-            yield free
+    def _try_embedding_lock(self) -> AbstractContextManager[None]:
+        return self._shared.locked(EMBEDDING, seconds=0.0)
 
     def write(self, prepared: Sequence[PreparedDocument], forget: Sequence[str] = ()) -> None:
         """Replace documents, and remove the sources in ``forget``, in one commit; see ``ChunkStores.write``."""
@@ -307,12 +292,10 @@ class SharedStores(ChunkStores):
             found = [index_terms(chunk) for chunk in chunks] if terms is None else terms
             self._terms |= zip([str(chunk.id) for chunk in chunks], found, strict=True)
 
-    def discard(self, ids: Sequence[str]) -> None:
-        """Delete chunks from the vectors, and outside of a commit from this machine's copy of the terms."""
-        if self.ledger.had_vectors():
-            self._discard_vectors(ids)
+    def _discard_terms(self, ids: Sequence[str]) -> None:
+        """Leave what a commit replaces to ``refresh``."""
         if self._terms is None:
-            self.lexical.write([], delete=ids)
+            super()._discard_terms(ids)
 
     def rebuild(self, *, vectors: bool, terms: bool) -> None:
         """Replace stores by new ones with the committed chunks; call it with the write lock held."""

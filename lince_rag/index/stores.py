@@ -207,11 +207,14 @@ class ChunkStores:
             raise not_writable(self.folder)
         with ExitStack() as stack:
             try:
-                stack.enter_context(locked(FileLock(self.folder / "embedding.lock"), self.folder, 0))
+                stack.enter_context(self._try_embedding_lock())
                 free = True
             except IndexLockedError:
                 free = False
             yield free
+
+    def _try_embedding_lock(self) -> AbstractContextManager[None]:
+        return locked(FileLock(self.folder / "embedding.lock"), self.folder, 0)
 
     def write(self, prepared: Sequence[PreparedDocument], forget: Sequence[str] = ()) -> None:
         """Replace documents, and remove the sources in ``forget``, in one commit; call it inside ``writing``.
@@ -344,14 +347,14 @@ class ChunkStores:
     def discard(self, ids: Sequence[str]) -> None:
         """Delete chunks from both stores; unknown ids are skipped."""
         if self.ledger.had_vectors():
-            self._discard_vectors(ids)
-        self.lexical.write([], delete=ids)
+            for part in batches(len(ids)):
+                with self.vectors.changing() as store:
+                    store.delete(ids=list(ids[part]))
+                self.ledger.set_fingerprints(remove=ids[part])
+        self._discard_terms(ids)
 
-    def _discard_vectors(self, ids: Sequence[str]) -> None:
-        for part in batches(len(ids)):
-            with self.vectors.changing() as store:
-                store.delete(ids=list(ids[part]))
-            self.ledger.set_fingerprints(remove=ids[part])
+    def _discard_terms(self, ids: Sequence[str]) -> None:
+        self.lexical.write([], delete=ids)
 
     def rebuild(self, *, vectors: bool, terms: bool) -> None:
         """Replace stores by new ones with the committed chunks; call it with the write lock held."""

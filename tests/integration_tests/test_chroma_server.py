@@ -1,11 +1,9 @@
 """The vector store over a real Chroma server on this machine."""
 
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import chromadb
 import pytest
@@ -13,9 +11,9 @@ from chromadb.config import Settings
 
 from lince_rag import LinceEmbeddings
 from lince_rag.index.storage import SEARCH_EF, open_vector_store
+from tests.database_servers import chroma
 
 COMMAND = shutil.which("chroma", path=str(Path(sys.executable).parent)) or shutil.which("chroma")
-SECONDS = 30
 
 pytestmark = pytest.mark.skipif(COMMAND is None, reason="the chroma command is not installed")
 
@@ -24,31 +22,8 @@ TEXTS = ["El contrato vence en mayo.", "La paella lleva azafrán.", "El gato due
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("server")
-    with open(folder / "log", "w") as log:
-        server = subprocess.Popen(
-            [COMMAND, "run", "--host", "127.0.0.1", "--port", str(port), "--path", str(folder / "data")],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-        )
-    try:
-        deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                connect(port).heartbeat()
-                break
-            except Exception:
-                assert server.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.1)
-        yield port
-    finally:
-        server.terminate()
-        server.wait(SECONDS)
+    with chroma(tmp_path_factory.mktemp("server")) as address:
+        yield urlsplit(address).port
 
 
 def connect(port):

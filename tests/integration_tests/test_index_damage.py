@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 
 from lince_rag import Index
 from lince_rag.errors import IndexFolderError
-from lince_rag.index.ledger import FolderLedger
+from lince_rag.index.sqlite import FolderLedger
 from tests.damage import assert_true, make_index, outcomes
 
 

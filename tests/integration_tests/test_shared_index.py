@@ -22,9 +22,10 @@ from lince_rag import ChatLince, Index, create_rag_chain
 from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError, IndexServerError
 from lince_rag.index.conditions import filter_to_sql
-from lince_rag.index.ledger import FolderLedger, Ledger
+from lince_rag.index.ledger import Ledger
 from lince_rag.index.locations import SharedLocation, find_location, index_argument
 from lince_rag.index.postgresql import SharedLedger
+from lince_rag.index.sqlite import FolderLedger
 from tests.damage import SmallEmbeddings
 from tests.database_servers import Servers, database_servers, postgresql_programs
 

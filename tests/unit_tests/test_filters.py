@@ -11,7 +11,7 @@ from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.conditions import SQLITE_SYNTAX, filter_to_sql
 from lince_rag.index.filters import match_sources, near_sources, parse_filter
-from lince_rag.index.ledger import FolderLedger
+from lince_rag.index.sqlite import FolderLedger
 
 KEYS = [
     "page",

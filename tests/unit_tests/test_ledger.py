@@ -8,7 +8,8 @@ from langchain_core.documents import Document
 
 from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import IndexFolderError
-from lince_rag.index.ledger import FORMAT, FolderLedger, Source
+from lince_rag.index.ledger import FORMAT, Source
+from lince_rag.index.sqlite import FolderLedger
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag.documents.prepared import PreparedDocument, prepare, term_lines
-from lince_rag.index.ledger import FolderLedger
 from lince_rag.index.lexical import LexicalHit
 from lince_rag.index.ranking import CHUNK_WEIGHT, PAIR_WEIGHT, SENTENCE_WEIGHT, rescore
+from lince_rag.index.sqlite import FolderLedger
 from lince_rag.text.language import LANGUAGES
 from lince_rag.text.questions import content_stems
 from lince_rag.text.sentences import (

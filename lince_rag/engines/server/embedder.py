@@ -10,7 +10,6 @@ from lince_rag.engines.server.client import start, wait_for
 from lince_rag.engines.server.options import ServerOptions
 from lince_rag.engines.server.protocol import LLAMA_CPP, VLLM
 from lince_rag.engines.server.scoring import TEI, ScoringServer
-from lince_rag.errors import EngineError
 
 # Servers that are known to write vectors as base64, a quarter of the size of decimal numbers and exact.
 _WRITES_BASE64: Final = (LLAMA_CPP, VLLM)
@@ -57,49 +56,22 @@ class ServerEmbedder:
         """Check the vectors of a reply and make their length 1."""
         import numpy as np
 
-        rows = reply if isinstance(reply, list) else in_order(reply.get("data"), count, self._server, "embedding")
+        rows = reply if isinstance(reply, list) else self._server.in_order(reply.get("data"), count, "embedding")
         try:
             vectors = np.array([_decode(row) for row in rows], dtype=np.float64)
         except (TypeError, ValueError, binascii.Error) as error:
-            raise self._wrong("vectors that are not lists of numbers of one length") from error
+            raise self._server.wrong_reply("vectors that are not lists of numbers of one length") from error
         if vectors.ndim != 2 or len(vectors) != count or not vectors.shape[1]:
-            raise self._wrong(f"{len(rows)} vectors for {count} texts")
+            raise self._server.wrong_reply(f"{len(rows)} vectors for {count} texts")
         if not np.isfinite(vectors).all():
-            raise self._wrong("a vector with a number that is not finite")
+            raise self._server.wrong_reply("a vector with a number that is not finite")
         length = int(vectors.shape[1])
         if self._length not in (None, length):
-            raise self._wrong(f"vectors of {length} numbers, and before of {self._length}")
+            raise self._server.wrong_reply(f"vectors of {length} numbers, and before of {self._length}")
         self._length = length
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         found: list[list[float]] = (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32).tolist()
         return found
-
-    def _wrong(self, what: str) -> EngineError:
-        return wrong_reply(self._server, what)
-
-
-def in_order(rows: Any, count: int, server: ScoringServer, *names: str) -> list[Any]:
-    """Return what the rows of a reply have under one of the names, in the order of their ``index``.
-
-    Raises:
-        EngineError: There is not exactly one row for each text.
-    """
-    rows = rows if isinstance(rows, list) else []
-    found: dict[Any, Any] = {}
-    for position, row in enumerate(rows):
-        if isinstance(row, dict) and isinstance(index := row.get("index", position), int):
-            found[index] = next((row[name] for name in names if name in row), None)
-    if len(rows) != count or found.keys() != set(range(count)):
-        raise wrong_reply(server, f"{len(rows)} rows for {count} texts, or not one for each")
-    return [found[position] for position in range(count)]
-
-
-def wrong_reply(server: ScoringServer, what: str) -> EngineError:
-    """Return the error of a server whose reply cannot be used."""
-    return EngineError(
-        f"The server {server.client.base_url} answers {what}.",
-        hint=f"Check that it runs {server.model!r}, and see its log.",
-    )
 
 
 def _decode(row: Any) -> Any:

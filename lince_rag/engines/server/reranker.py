@@ -10,7 +10,6 @@ from typing import Any, Final
 import httpx
 
 from lince_rag.engines.server.client import StatusError, wait_for
-from lince_rag.engines.server.embedder import in_order, wrong_reply
 from lince_rag.engines.server.options import ServerOptions
 from lince_rag.engines.server.protocol import VLLM
 from lince_rag.engines.server.scoring import TEI, ScoringServer
@@ -73,7 +72,7 @@ class ServerReranker:
 
     def _read(self, reply: Any, count: int) -> list[float]:
         rows = reply if isinstance(reply, list) else reply.get("results", reply.get("data"))
-        found = in_order(rows, count, self._server, "relevance_score", "score")
+        found = self._server.in_order(rows, count, "relevance_score", "score")
         if not all(isinstance(score, (int, float)) and isfinite(score) for score in found):
-            raise wrong_reply(self._server, "a score that is not a finite number")
+            raise self._server.wrong_reply("a score that is not a finite number")
         return [float(score) for score in found]

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -166,6 +166,28 @@ class ScoringServer:
             raise self._other_model(found["model_id"])
         size = found["max_client_batch_size"]
         return ScoringFacts(TEI, self.model, size if isinstance(size, int) and size > 0 else None)
+
+    def in_order(self, rows: Any, count: int, *names: str) -> list[Any]:
+        """Return what the rows of a reply have under one of the names, in the order of their ``index``.
+
+        Raises:
+            EngineError: There is not exactly one row for each text.
+        """
+        rows = rows if isinstance(rows, list) else []
+        found: dict[Any, Any] = {}
+        for position, row in enumerate(rows):
+            if isinstance(row, dict) and isinstance(index := row.get("index", position), int):
+                found[index] = next((row[name] for name in names if name in row), None)
+        if len(rows) != count or found.keys() != set(range(count)):
+            raise self.wrong_reply(f"{len(rows)} rows for {count} texts, or not one for each")
+        return [found[position] for position in range(count)]
+
+    def wrong_reply(self, what: str) -> EngineError:
+        """Return the error of a reply that cannot be used."""
+        return EngineError(
+            f"The server {self.client.base_url} answers {what}.",
+            hint=f"Check that it runs {self.model!r}, and see its log.",
+        )
 
     def _other_model(self, name: str) -> EngineError:
         return EngineError(

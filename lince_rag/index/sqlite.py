@@ -1,15 +1,18 @@
-"""The SQLite file below the ledger: one connection for all threads, transactions, copies of what is read-only."""
+"""The ledger of a folder, a SQLite file: one connection for all threads, copies of what is read-only."""
 
 import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from lince_rag.errors import check_process
-from lince_rag.index.storage import StoreCopies, damaged_ledger, not_writable, reporting_ledger
+from lince_rag.errors import IndexDamagedError, check_process
+from lince_rag.index.conditions import SQLITE_SYNTAX
+from lince_rag.index.integrity import connection_damage, document_damage
+from lince_rag.index.ledger import Ledger
+from lince_rag.index.storage import StoreCopies, damaged_ledger, first_line, not_writable, reporting_ledger
 
 # The path of a database that is in no file.
 MEMORY: Final = ":memory:"
@@ -18,17 +21,45 @@ MEMORY: Final = ":memory:"
 BUSY_SECONDS: Final = 30
 
 
-class Database:
-    """A SQLite file.
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS documents (
+    source TEXT PRIMARY KEY, content_hash TEXT NOT NULL, title TEXT NOT NULL, language TEXT NOT NULL,
+    text TEXT NOT NULL, ingested_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP);
+CREATE TABLE IF NOT EXISTS chunks (
+    id TEXT PRIMARY KEY, source TEXT NOT NULL REFERENCES documents(source) ON DELETE CASCADE,
+    start INTEGER NOT NULL, end INTEGER NOT NULL, metadata TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS chunks_by_source ON chunks(source, start);
+CREATE TABLE IF NOT EXISTS term_lines (
+    id TEXT PRIMARY KEY REFERENCES chunks(id) ON DELETE CASCADE, packed BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS uncommitted (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checksums (
+    source TEXT PRIMARY KEY REFERENCES documents(source) ON DELETE CASCADE, checksum TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fingerprints (id TEXT PRIMARY KEY, fingerprint REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS waiting (
+    id TEXT PRIMARY KEY REFERENCES chunks(id) ON DELETE CASCADE) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (
+    source TEXT NOT NULL REFERENCES documents(source) ON DELETE CASCADE, position INTEGER NOT NULL,
+    id TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, metadata TEXT NOT NULL, named INTEGER NOT NULL,
+    PRIMARY KEY (source, position)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stamps (
+    source TEXT PRIMARY KEY REFERENCES documents(source) ON DELETE CASCADE, stamp TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+class FolderLedger(Ledger):
+    """The ledger in an SQLite file, the default.
 
     Args:
         path: The file, or ``":memory:"``.
-        tables: The statements that create the tables that are missing.
         read_only: Whether the file cannot be written.
-        new: Whether a missing or empty file is a new one, and not one that was lost.
+        new: Whether a missing or empty file is a new ledger, and not one that was lost.
     """
 
-    def __init__(self, path: Path | str, tables: str, *, read_only: bool, new: bool) -> None:
+    SYNTAX = SQLITE_SYNTAX
+    KEYS = "json_each(c.metadata) AS j"
+
+    def __init__(self, path: Path | str, *, read_only: bool = False, new: bool = True) -> None:
         self.path = Path(path)
         self.read_only = read_only
         self._process = os.getpid()
@@ -42,7 +73,8 @@ class Database:
                 if not new and not self._tables():
                     raise damaged_ledger(self.path, "it is empty")
                 if not read_only:
-                    self._connection.executescript(tables)
+                    self._connection.executescript(_TABLES)
+            self._check_format()
         except BaseException:
             self.close()
             raise
@@ -113,6 +145,22 @@ class Database:
                 return bool(self._rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0)
             finally:
                 self._execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS}")
+
+    def damage(self) -> str:
+        """Return what is wrong with the file or with a document in it; the empty text if nothing is.
+
+        SQLite checks the structure of its file, not the values: a checksum protects each document.
+        """
+        checked = "checksums" in self._tables()
+        try:
+            # Another connection sees one state, and lets the questions of other threads go on.
+            with reporting_ledger(self.path), closing(self._another_connection()) as connection:
+                if found := connection_damage(connection):
+                    return found
+                connection.execute("BEGIN")
+                return document_damage(connection.execute) if checked else ""
+        except IndexDamagedError as error:
+            return first_line(error.__cause__ or error)
 
     def _another_connection(self) -> sqlite3.Connection:
         (_, _, file), *_ = self._rows("PRAGMA database_list")
