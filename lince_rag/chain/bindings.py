@@ -1,6 +1,6 @@
 """What LangChain wraps a chat model in (bound settings, fallbacks, fields to configure), and the model inside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel, BaseLLM
@@ -8,9 +8,11 @@ from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
-from langchain_core.runnables.configurable import DynamicRunnable
+from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
 
 from lince_rag.errors import ConfigurationError
+from lince_rag.index.filters import combine_filters
+from lince_rag.index.retriever import HybridRetriever
 from lince_rag.models.chat_model import ChatLince
 
 AnyModel = Runnable[Any, Any]
@@ -78,6 +80,49 @@ def inner_runnables(runnable: AnyModel, config: RunnableConfig) -> list[AnyModel
     if isinstance(runnable, RunnableBindingBase):
         return inner_runnables(runnable.bound, config)
     return [runnable]
+
+
+def narrow_retriever(retriever: AnyModel, given: Mapping[str, Any] | None, k: int | None) -> AnyModel:
+    """Return a retriever that finds only what also passes a filter; what it is wrapped in stays.
+
+    Args:
+        retriever: The retriever of an ``Index``, or a Runnable with nothing but such retrievers inside.
+        given: The filter; ``None`` leaves out nothing.
+        k: Number of chunks; ``None`` keeps that of each retriever.
+
+    Raises:
+        ConfigurationError: One of the retrievers is not that of an ``Index``.
+    """
+
+    def narrow(inner: AnyModel) -> AnyModel:
+        return narrow_retriever(inner, given, k)
+
+    if isinstance(retriever, HybridRetriever):
+        changes = {"filter": combine_filters([retriever.filter, given]), "k": k or retriever.k}
+        return retriever.model_copy(update=changes)
+    if isinstance(retriever, RunnableBindingBase):
+        kwargs = dict(retriever.kwargs)
+        # What is bound takes the place of the retriever's own.
+        if kwargs.get("filter") is not None:
+            kwargs["filter"] = combine_filters([kwargs["filter"], given])
+        if k is not None:
+            kwargs.pop("k", None)
+        return retriever.model_copy(update={"bound": narrow(retriever.bound), "kwargs": kwargs})
+    if isinstance(retriever, RunnableWithFallbacks):
+        inner = {"runnable": narrow(retriever.runnable), "fallbacks": [*map(narrow, retriever.fallbacks)]}
+        return retriever.model_copy(update=inner)
+    if isinstance(retriever, RunnableConfigurableAlternatives):
+        others = {
+            name: narrow(other) if isinstance(other, Runnable) else lambda make=other: narrow(make())
+            for name, other in retriever.alternatives.items()
+        }
+        return retriever.model_copy(update={"default": narrow(retriever.default), "alternatives": others})
+    if isinstance(retriever, DynamicRunnable):
+        return retriever.model_copy(update={"default": narrow(retriever.default)})
+    raise ConfigurationError(
+        f"{type(retriever).__name__} takes no metadata filter.",
+        hint="Use the retriever of Index.as_retriever.",
+    )
 
 
 def check_model(llm: AnyModel) -> None:

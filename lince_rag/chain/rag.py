@@ -19,6 +19,7 @@ from lince_rag.chain.bindings import (
     check_retriever,
     inner_runnables,
     is_resolved,
+    narrow_retriever,
     resolve_model,
     unwrap,
 )
@@ -26,7 +27,6 @@ from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, ans
 from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.packing import native_model
 from lince_rag.chain.question import Conversation, RagInput, Rewriting
-from lince_rag.errors import ConfigurationError
 from lince_rag.index.filters import combine_filters
 from lince_rag.index.retriever import HybridRetriever
 from lince_rag.models.call_settings import batch_configs
@@ -65,18 +65,14 @@ class RagChain(Runnable[RagInput, Any]):
             filter: The filter; ``None`` leaves out nothing.
             k: Number of chunks to read; ``None`` keeps the retriever's.
 
+        A filter that a call's ``config`` gives to a configurable retriever takes the place of this one.
+
         Raises:
-            ConfigurationError: The retriever is not that of an ``Index``.
+            ConfigurationError: The retriever is not that of an ``Index``, nor wraps such ones only.
         """
         if filter is None and k is None:
             return self
-        if not isinstance(self.retriever, HybridRetriever):
-            raise ConfigurationError(
-                f"{type(self.retriever).__name__} takes no metadata filter.",
-                hint="Use the retriever of Index.as_retriever.",
-            )
-        changes = {"filter": combine_filters([self.retriever.filter, filter]), "k": k or self.retriever.k}
-        return RagChain(self.llm, self.retriever.model_copy(update=changes), self.settings)
+        return RagChain(self.llm, narrow_retriever(self.retriever, filter, k), self.settings)
 
     @property
     def InputType(self) -> Any:  # noqa: N802 - LangChain's name.

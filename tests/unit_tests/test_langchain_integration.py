@@ -3,7 +3,7 @@
 import pickle
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lince_rag import (
 from lince_rag.chain.question import Conversation
 from lince_rag.engines.extractive import ExtractiveEngine
 from lince_rag.errors import ConfigurationError, EngineError
+from lince_rag.index.retriever import HybridRetriever
 from tests.unit_tests.chain_samples import QUESTION, TEXTS, Fixed, chain, chunks
 
 ANSWER = "El comité lo preside Amalia Ortuño."
@@ -274,6 +275,34 @@ def test_the_retriever_is_configurable(index: Index) -> None:
     vectors_only = made.invoke(QUESTION, {"configurable": {"weight": 0.0}}).documents
     assert all("relevance" not in document.metadata for document in vectors_only)
     assert all("relevance" in document.metadata for document in made.invoke(QUESTION).documents)
+
+
+WRAPPED: dict[str, Callable[[HybridRetriever], Any]] = {
+    "itself": lambda retriever: retriever,
+    "retried": lambda retriever: retriever.with_retry(),
+    "with another k": lambda retriever: retriever.bind(k=3),
+    "with a filter that is bound": lambda retriever: retriever.bind(filter={"start": {"$gte": 0}}),
+    "configurable": lambda retriever: retriever.configurable_fields(k=ConfigurableField(id="k")),
+    "with a fallback": lambda retriever: retriever.bind(k=0).with_fallbacks([retriever]),
+    "one of alternatives": lambda retriever: retriever.configurable_alternatives(
+        ConfigurableField(id="retriever"), other=lambda: retriever.model_copy(update={"k": 3})
+    ).with_config(configurable={"retriever": "other"}),
+}
+
+
+@pytest.mark.parametrize("way", WRAPPED)
+def test_a_filter_reaches_the_retriever_in_whatever_it_is_wrapped(index: Index, way: str) -> None:
+    made = create_rag_chain(ChatLince(), WRAPPED[way](index.as_retriever(k=4)))
+    source = made.invoke(QUESTION).documents[-1].metadata["source"]
+    found = made.with_filter({"source": source}).invoke(QUESTION).documents
+    assert {document.metadata["source"] for document in found} == {source}
+    assert len(made.with_filter(None, k=2).invoke(QUESTION).documents) == 2
+
+
+def test_a_filter_needs_the_retriever_of_an_index(index: Index) -> None:
+    wrapped = index.as_retriever().with_fallbacks([Fixed(documents=chunks())])
+    with pytest.raises(ConfigurationError, match="Fixed takes no metadata filter"):
+        create_rag_chain(ChatLince(), wrapped).with_filter({"source": "a"})
 
 
 def test_what_is_bound_to_the_model_holds_in_a_chain() -> None:
