@@ -21,13 +21,14 @@ check: $(VENV)/.all
 unit: $(VENV)/.all
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit_tests -m "not slow"
 
-# One process per core, and one thread in each: the models of the tests are too small for more.
+# One process per core, and one thread in each: the models of the tests are too small for more. LONG=1 tries what
+# tests/lengths.py shortens.
 test: $(VENV)/.all
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	LINCE_LONG_TESTS=$(LONG) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 # Every notebook runs from top to bottom in its own kernel; a cell that fails is a failure.
 notebooks: $(VENV)/.all
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbmake notebooks
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal --nbmake notebooks
 
 # Links, headings and references that lead nowhere fail the build; then every code block of the pages runs.
 docs: $(VENV)/.all
