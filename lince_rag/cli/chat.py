@@ -110,6 +110,9 @@ class Shell:
         _complete(own, lambda: [each.source for each in self.index.sources()])
         while (line := _read_line(wording("question", self.language))) is not None:
             try:
+                if names.get(line.lower()) == "exit":
+                    # The word alone is no question about documents.
+                    return
                 if line.startswith("/"):
                     if not self._follow(line, names):
                         return

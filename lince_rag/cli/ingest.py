@@ -39,7 +39,7 @@ def ingest(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PATHS]...",
+            metavar="PATH",
             help="Files and folders, also s3://… and gs://…; - reads a text from standard input. None: only go on "
             "with the vectors.",
         ),

@@ -116,7 +116,12 @@ def print_usage_error(error: Any) -> None:
     if context := getattr(error, "ctx", None):
         hint = translate(f"Try '{context.command_path} --help' for help.")
         sys.stderr.write(f"{context.get_usage()}\n{hint}\n\n")
-    sys.stderr.write(visible(f"{translate('Error')}: {translate(error.format_message())}") + "\n")
+    message = translate(error.format_message())
+    takes_question = context and any(each.name == "question" for each in context.command.params)
+    if takes_question and error.message.startswith("Got unexpected extra"):
+        # A shell splits a question at its spaces.
+        message += f". {translate('Put the question in quotation marks.')}"
+    sys.stderr.write(visible(f"{translate('Error')}: {message}") + "\n")
 
 
 class _Localised:

@@ -99,12 +99,13 @@ def mcp(
 
 def _serve(settings: dict[str, Any], workers: int) -> None:
     from lince_rag.errors import require
-    from lince_rag.serve.app import check_exposure, run
+    from lince_rag.serve.app import check_exposure, check_port, run
 
     require("serve", "fastapi", "limits", "mcp", "prometheus_client", "uvicorn")
     state = _state(settings)
     settings |= {"needs_key": check_exposure(settings["host"], state), "token": new_token()}
     where = settings["host"], settings["port"]
+    check_port(*where)
     if workers == 1:
         with _application(settings, state) as app, _announced(settings):
             run(app, *where)

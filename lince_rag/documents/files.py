@@ -246,7 +246,8 @@ class FileLoader(BaseLoader):
         content = _read(self.path.name, data, members)
         text, structure, first_heading = assemble(content.blocks)
         if not any(character.isalnum() for character in text):
-            raise Unreadable("no text in it (scanned images?)" if form.name == "PDF" else "no text in it")
+            scanned = form.name == "PDF" and not self.options.ocr
+            raise Unreadable("no text in it (scanned images? --ocr reads them)" if scanned else "no text in it")
         title = squeeze(content.title)
         metadata: dict[str, Any] = {
             "source": self.source,

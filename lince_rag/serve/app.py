@@ -3,7 +3,9 @@
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
+import socket
 import sys
 import threading
 import tomllib
@@ -277,6 +279,26 @@ def allowed_hosts(host: str, port: int, public: Sequence[str]) -> frozenset[str]
     if not is_loopback(host) and host not in ("0.0.0.0", "::"):
         own.add(f"{host}:{port}")
     return frozenset({*own, *(each.lower() for each in public)})
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, before anything is loaded for it.
+
+    Raises:
+        ConfigurationError: Another program listens there, or the address is not one of this machine.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            if os.name == "posix":
+                # As the server does: a port that was used a moment ago is free.
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+            hint="Choose another port with --port, or end the program that uses this one.",
+        ) from None
 
 
 def run(app: Any, host: str, port: int, workers: int = 1, **options: Any) -> None:

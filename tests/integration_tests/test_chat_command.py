@@ -119,6 +119,11 @@ def test_commands_forget_and_end(index: Path) -> None:
     assert asked == ["¿Cuánto cuesta la noche en el refugio?"]
 
 
+@pytest.mark.parametrize("word", ["salir", "Exit"])
+def test_the_word_that_ends_it_needs_no_slash(index: Path, word: str) -> None:
+    assert chat(index, f"{word}\n¿Quién atiende el refugio?\n") == ("", "")
+
+
 def test_a_mistyped_command_is_no_question(index: Path) -> None:
     out, _ = chat(index, "/fuent\n/xyz\n", "--session", "errata")
     assert "«/fuent» no es una orden. ¿Querías decir /fuente?" in out

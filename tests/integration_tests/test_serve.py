@@ -23,7 +23,9 @@ from mcp.client.streamable_http import streamable_http_client
 from openai import OpenAI
 
 from lince_rag import ChatLince, Index
-from lince_rag.serve.app import create_app
+from lince_rag.cli.localisation import translate
+from lince_rag.errors import ConfigurationError
+from lince_rag.serve.app import check_port, create_app
 from lince_rag.serve.collections import Collection
 from lince_rag.serve.state import ServerState
 from tests.servers import Served, serving
@@ -288,3 +290,15 @@ def test_no_request_of_the_documented_form_fails_the_server(tmp_path: Path) -> N
             check()
         assert {200, 404, 422} <= statuses
         assert 421 not in statuses
+
+
+def test_a_port_in_use_is_refused_before_anything_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}: Address already in use") as caught:
+            check_port("127.0.0.1", port)
+        assert "--port" in caught.value.hint
+        assert "otro programa" in translate(caught.value.message, "es")
+    check_port("127.0.0.1", port)
+    with pytest.raises(ConfigurationError, match=r"no-such-host\.invalid"):
+        check_port("no-such-host.invalid", port)

@@ -347,7 +347,7 @@ def test_pdf_without_text(tmp_path: Path) -> None:
     pdf = new_pdf()
     pdf.add_page()
     pdf.rect(10, 10, 50, 50)
-    assert reason(tmp_path, "a.pdf", bytes(pdf.output())) == "no text in it (scanned images?)"
+    assert reason(tmp_path, "a.pdf", bytes(pdf.output())) == "no text in it (scanned images? --ocr reads them)"
 
 
 def test_a_page_of_thousands_of_lines_is_cut_into_paragraphs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import typer
 import lince_rag
 from lince_rag.cli.app import app, main
 from lince_rag.cli.localisation import translate, translate_reason
+from lince_rag.documents.files import _MAGIC
 from lince_rag.text.language import LANGUAGES, load_table
 
 PACKAGE = Path(lince_rag.__file__).parent
@@ -202,6 +203,7 @@ def test_help_has_no_english_sentence(language: str, shown: Callable[..., str]) 
         (["ask", "x", "--minimum-confidence", "2"], "como mucho 1", "no máximo 1", "less than or equal to 1"),
         (["ask", "x", "--minimum-confidence", "a"], "ser un número", "ser um número", "valid number"),
         (["ask", "x", "y"], "Sobran argumentos (y)", "Sobram argumentos (y)", "unexpected extra argument(s) (y)"),
+        (["ask", "x", "y"], "entre comillas", "entre aspas", "in quotation marks"),
         (["ask", "x", "--index"], "le falta su valor", "Falta o valor", "requires an argument"),
         (["ask", "x", "--json=1"], "no lleva ningún valor", "não leva valor", "does not take a value"),
         (["convert", "x"], "Falta la opción '--to'", "Falta a opção '--to'", "Missing option '--to'"),
@@ -218,3 +220,10 @@ def test_errors_are_in_the_readers_language(
         assert said in out
         if language != "en":
             assert not ENGLISH.search(out), out
+
+
+@pytest.mark.parametrize("kind", sorted({kind for _, kind in _MAGIC}))
+def test_the_kind_of_a_file_is_named_in_the_readers_language(kind: str) -> None:
+    for language in ("es", "pt"):
+        said = translate(f"named .txt, but its content is {kind}", language)
+        assert not re.search(r"\b(?:image|old|or|its|damaged)\b", said), said
