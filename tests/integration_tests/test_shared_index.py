@@ -372,6 +372,82 @@ def test_purging_leaves_one_collection_of_vectors(address: str) -> None:
         assert index.verify().ok
 
 
+class OtherEmbeddings(SmallEmbeddings):
+    """Another embedder of the same length; it can be interrupted after a number of texts."""
+
+    model = "other"
+
+    def __init__(self, most: int = 1_000) -> None:
+        self.left = most
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        # ``check_loading`` has one.
+        if len(texts) > 1:
+            self.left -= len(texts)
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return [[-number for number in reversed(self.embed_query(text))] for text in texts]
+
+
+def test_it_is_built_again_with_another_embedder_in_its_place(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lince_rag.index.compaction.VECTORS_PER_COMMIT", 8)
+    monkeypatch.setattr("lince_rag.index.shared.LOCK_SECONDS", 0.3)
+    one, other = (servers.index("again", tmp_path / name) for name in ("one", "other"))
+    with (
+        Index.open(one, embeddings=SmallEmbeddings()) as index,
+        Index.open(other, embeddings=SmallEmbeddings()) as elsewhere,
+        Index.open(tmp_path / "folder", embeddings="embedded") as folder,
+    ):
+        for each in (index, folder):
+            each.ingest([*documents(), *notes(0, 20)])
+        before = answers(index)
+        with index.stores.vectors.open() as store:
+            collections = store._client.count_collections()
+        # An interrupted run leaves the index as it was, and another embedder's work is not gone on with.
+        for embeddings in (OtherEmbeddings(8), SmallEmbeddings(), OtherEmbeddings(16)):
+            if embeddings.model == "small":
+                Index.rebuild(one, embeddings=embeddings)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    Index.rebuild(one, embeddings=embeddings)
+            assert answers(elsewhere) == before
+            assert elsewhere.verify().ok
+        elsewhere.delete("finca-3", purge=False)
+        elsewhere.ingest(notes(20, 22))
+        rest = OtherEmbeddings()
+        done: list[tuple[int, int]] = []
+        Index.rebuild(other, embeddings=rest, on_vectors=lambda *numbers: done.append(numbers))
+        assert (rest.left, done[-1]) == (1_000 - 11, (11, 11))
+        # Who has it open cannot make an application's embedder, and mixes no vectors.
+        for use in (
+            lambda: index.as_retriever().invoke("olivos"),
+            lambda: index.ingest(notes(22, 23)),
+            lambda: index.stores.vectors.nearest([0.1] * 32, 1),
+        ):
+            with pytest.raises(EmbeddingsMismatchError, match="OtherEmbeddings:other"):
+                use()
+        with Index.open(one, embeddings=OtherEmbeddings()) as again, again.stores.writing():
+            assert again.verify().ok
+            # Nothing is written meanwhile.
+            with pytest.raises(IndexLockedError):
+                Index.rebuild(other, embeddings="embedded")
+        Index.rebuild(other, embeddings="embedded")
+        folder.delete("finca-3")
+        folder.ingest(notes(20, 22))
+        # What has it open takes an embedder of this package.
+        assert answers(elsewhere) == answers(folder)
+        assert isinstance(index.embeddings, SmallEmbeddings)
+        for each in (index, folder):
+            assert each.ingest(notes(22, 24)).added == ["finca-22", "finca-23"]
+        assert index.sources() == folder.sources()
+        assert answers(index) == answers(folder)
+        assert index.verify().ok
+        with index.stores.vectors.open() as store:
+            assert store._client.count_collections() == collections
+
+
 def test_nobody_writes_while_an_index_is_purged(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A purge copies the vectors: what another one wrote meanwhile would be lost."""
     monkeypatch.setattr("lince_rag.index.shared.LOCK_SECONDS", 0.3)
