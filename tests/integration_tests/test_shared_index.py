@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag import ChatLince, Index, create_rag_chain
+from lince_rag.cli.options import AnswerOptions
+from lince_rag.cli.remote import running_server
 from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError, IndexServerError
 from lince_rag.index.conditions import filter_to_sql
@@ -28,6 +30,7 @@ from lince_rag.index.postgresql import SharedLedger
 from lince_rag.index.sqlite import FolderLedger
 from tests.damage import SmallEmbeddings
 from tests.database_servers import Servers, database_servers, postgresql_programs
+from tests.servers import serving
 
 pytestmark = pytest.mark.skipif(postgresql_programs() is None, reason="PostgreSQL's server is not installed")
 
@@ -486,6 +489,33 @@ def test_who_may_only_read_can_ask(servers: Servers, tmp_path: Path) -> None:
         Index.open(servers.index("filters", tmp_path / "two").replace("lince@", "guest@"))
 
 
+def test_it_is_served_by_its_address(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    address = servers.index("served", tmp_path / "replica")
+    with Index.open(address, embeddings="embedded") as index:
+        index.ingest(documents())
+        # The server takes any password.
+        secret = address.replace("lince@", "lince:secreto@")
+        with serving(secret, log=tmp_path / "log") as served, served.client() as client:
+            said = client.post("/v1/ask", json={"question": QUESTIONS[0]}).json()
+            assert "30 de junio" in said["text"]
+            job = client.post("/v1/documents", files={"files": ("b.txt", "El tejado es de 1980.")}).json()
+            assert served.wait_for_job(client, job["id"])["report"]["added"] == ["b.txt"]
+            assert len(index.sources()) == 6
+            # `ask` finds it, with the password or without.
+            assert running_server(Path(address), AnswerOptions())
+            Index.rebuild(address, embeddings=OtherEmbeddings())
+            refused = client.post("/v1/ask", json={"question": QUESTIONS[1]})
+            assert refused.status_code == 422
+            assert "OtherEmbeddings:other" in refused.text
+            Index.rebuild(address, embeddings="embedded")
+            assert "41.100" in client.post("/v1/ask", json={"question": QUESTIONS[1]}).json()["text"]
+        kept = [each for each in (tmp_path / "data").rglob("*") if each.is_file()]
+        assert kept
+        written = [(tmp_path / "log"), *kept]
+        assert not [each for each in written if b"secreto" in each.read_bytes()]
+
+
 def test_what_is_wrong_is_said(servers: Servers, tmp_path: Path) -> None:
     with pytest.raises(IndexServerError, match=r"no collection 'nothing'.*lince-rag ingest"):
         Index.open(servers.index("nothing", tmp_path), create=False)
@@ -532,11 +562,23 @@ def test_a_file_and_a_path_stand_for_the_address(tmp_path: Path) -> None:
     assert find_location(address) == expected
     # As the command line gives it.
     assert find_location(Path(address)) == expected
+    with pytest.raises(ConfigurationError, match="has a user") as caught:
+        find_location(address.replace("https://c", "https://ana:secreto@c"))
+    assert "secreto" not in str(caught.value)
     kept = find_location(f"{address}&sslmode=require")
     assert isinstance(kept, SharedLocation)
     assert kept.ledger == "postgresql://ana@h/d?sslmode=require"
     assert find_location(tmp_path) == tmp_path
     # What a command prints can be typed again, and shows no password.
-    secret = address.replace("ana@", "ana:secreto@")
-    assert shlex.split(index_argument(Path(secret))) == [address]
+    for secret in (
+        address.replace("ana@", "ana:secreto@"),
+        address.replace("ana@", "ana:el@secreto@"),
+        address.replace("?", "?password=secreto&"),
+        address + "&sslpassword=secreto",
+    ):
+        assert shlex.split(index_argument(Path(secret))) == [address]
+        assert "secreto" not in repr(find_location(secret))
+    with pytest.raises(ConfigurationError, match="not the address of a PostgreSQL") as caught:
+        find_location(address.replace("ana@", "ana:el/secreto@"))
+    assert "secreto" not in str(caught.value)
     assert index_argument(tmp_path) == str(tmp_path)
