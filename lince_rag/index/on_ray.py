@@ -237,7 +237,8 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
     try:
         with _silent():
             ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Ray raises no kind of its own when its processes take too long to start.
         if address:
             raise _unreachable(address, _reason(error)) from error
         raise LinceError(
