@@ -3,13 +3,13 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lince_rag.text.language import Language, detect_language, fold
 from lince_rag.text.questions import answer_pattern
-from lince_rag.text.sentences import CELL_SEPARATOR, Sentence, split_sentences
+from lince_rag.text.sentences import CELL_SEPARATOR, Sentence, is_clause_mark, split_sentences
 
 # Characters of the window that is compared with a question by its vector: a sentence and those that follow it.
 # With 420 the nearest window is the right one more often, but two of 250 hold more answers than one of 420.
@@ -42,13 +42,20 @@ _INTRODUCES: Final[frozenset[Kind]] = frozenset({"heading", "question", "lead", 
 MOST_INTRODUCTIONS: Final = 2
 
 _ITEM: Final = re.compile(r"(?:[-*•·+]\s+|\d{1,3}[.)]\s+|[a-zA-Z][.)]\s+|\(?[ivx]+\)\s+)")
+# What a line in capitals says if it is no heading: "TOTAL A PAGAR 45,73 €", "MATRÍCULA: 4471 KRB".
+_VALUE: Final = re.compile(r"\d[.,]\d|[€$£%]|:\s+\S")
+
+# A line that begins with a number, and the words that it has at most if it is a title.
+_NUMBERED: Final = re.compile(r"(\d{1,3})[.)-]+\s+\D*\Z")
+TITLE_WORDS: Final = 6
+
 _ENDS: Final = (".", "!", "…", ":", ";", "?", ".»", ".”", '."', ".)", "»", "”")
 # A cell of a table that has no other header: "Precio: 3".
 _NAMED_CELL: Final = re.compile(r"\s*[^\s:|][^|]*?:\s+\S")
 # A line over one of "=" or "-".
 _UNDERLINED: Final = re.compile(r"\A[^\n]{1,120}\n\s*([=\-~_*])\1{3,}\s*\Z")
-# "Capítulo 3 ........ 17", "3.2.1 Instalación".
-_CONTENTS: Final = re.compile(r"(?:\.\s?){4,}\s*\d*\s*\Z|\A\d+(?:\.\d+)+\.?\s+\S.{0,60}\Z")
+# "Capítulo 3 ........ 17", "3.2.1 Instalación"; but not "3.2. No se cubre el robo." or "1.1 Contenido: 18.000 €".
+_CONTENTS: Final = re.compile(r"(?:\.\s?){4,}\s*\d*\s*\Z|\A\d+(?:\.\d+)+\.?\s+[^\s\d:][^\d:]{0,60}\d*(?<![.;!])\Z")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +74,10 @@ class Reading:
         sentences = split_sentences(text, language)
         titles = [*str(document.get("heading") or "").split(" › "), str(document.get("title") or "")]
         known = {_bare(title) for title in titles}
-        return cls(language, sentences, [_kind_of(sentence.text, known) for sentence in sentences])
+        kinds = [_kind_of(sentence.text, known) for sentence in sentences]
+        for position in _numbered_titles(text, sentences):
+            kinds[position] = "heading"
+        return cls(language, sentences, kinds)
 
     def candidates(self) -> list[int]:
         """Return the positions of the sentences that can be a part of an answer."""
@@ -88,8 +98,10 @@ class Reading:
         A lead-in and a sentence that depends on the one before are not alone in it; lists are perhaps whole.
         """
         kinds = self.kinds
+        # What leads to a list is not quoted with a part of it.
+        announced = next((kind for kind in reversed(kinds[first : last + 1]) if kind != "item"), None) == "lead"
         while last + 1 < len(kinds) and kinds[last + 1] == "item" and self._fits(first, last + 1):
-            if not (kinds[last] == "lead" or (whole_lists and kinds[last] == "item")):
+            if not (kinds[last] == "lead" or ((whole_lists or announced) and kinds[last] == "item")):
                 break
             last += 1
         if kinds[last] == "lead" and last + 1 < len(kinds) and self._fits(first, last + 1):
@@ -181,7 +193,7 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
         return "mark"
     if _UNDERLINED.match(text) or _is_in_capitals(text):
         return "heading"
-    if re.match(r"#{1,6}\s", text) or _bare(text) in titles:
+    if re.match(r"#{1,6}\s", text) or _bare(text) in titles or is_clause_mark(text):
         return "heading"
     if text.rstrip('*_"»”)').endswith("?"):
         return "question"
@@ -197,7 +209,23 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
     return "line" if short and is_unfinished(text) else "sentence"
 
 
+def _numbered_titles(text: str, sentences: Sequence[Sentence]) -> Iterator[int]:
+    """Yield the positions of short lines with a number that are no items of a list, such as "3. Exclusiones".
+
+    An item stands next to one with the number before or after its own.
+    """
+    numbers = [int(found[1]) if (found := _NUMBERED.match(each.text)) else None for each in sentences]
+    for position, (number, sentence) in enumerate(zip(numbers, sentences, strict=True)):
+        if number is None or len(sentence.text.split()) > TITLE_WORDS or "\n" not in text[sentence.end :][:1]:
+            continue
+        around = numbers[max(position - 1, 0) : position] + numbers[position + 1 : position + 2]
+        if position + 1 < len(numbers) and number - 1 not in around and number + 1 not in around:
+            yield position
+
+
 def _is_in_capitals(text: str) -> bool:
+    if _VALUE.search(text):
+        return False
     letters = [character for character in text if character.isalpha()]
     short = len(text) < HEADING_CHARACTERS and is_unfinished(text)
     return short and len(letters) >= HEADING_LETTERS and sum(map(str.isupper, letters)) >= 0.9 * len(letters)
