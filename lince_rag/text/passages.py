@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -45,9 +45,8 @@ _ITEM: Final = re.compile(r"(?:[-*•·+]\s+|\d{1,3}[.)]\s+|[a-zA-Z][.)]\s+|\(?[
 # What a line in capitals says if it is no heading: "TOTAL A PAGAR 45,73 €", "MATRÍCULA: 4471 KRB".
 _VALUE: Final = re.compile(r"\d[.,]\d|[€$£%]|:\s+\S")
 
-# A line that begins with a number, and the words that it has at most if it is a title.
-_NUMBERED: Final = re.compile(r"(\d{1,3})[.)-]+\s+\D*\Z")
-TITLE_WORDS: Final = 6
+# A line that begins with a number: all of it, if it has no other.
+_NUMBERED: Final = re.compile(r"(\d{1,3}(?=[.)-]+\s)|\d{1,3}(?:\.\d{1,3})+)\D*")
 
 _ENDS: Final = (".", "!", "…", ":", ";", "?", ".»", ".”", '."', ".)", "»", "”")
 # A cell of a table that has no other header: "Precio: 3".
@@ -75,8 +74,7 @@ class Reading:
         titles = [*str(document.get("heading") or "").split(" › "), str(document.get("title") or "")]
         known = {_bare(title) for title in titles}
         kinds = [_kind_of(sentence.text, known) for sentence in sentences]
-        for position in _numbered_titles(text, sentences):
-            kinds[position] = "heading"
+        _tell_titles_from_items(text, sentences, kinds)
         return cls(language, sentences, kinds)
 
     def candidates(self) -> list[int]:
@@ -193,7 +191,10 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
         return "mark"
     if _UNDERLINED.match(text) or _is_in_capitals(text):
         return "heading"
-    if re.match(r"#{1,6}\s", text) or _bare(text) in titles or is_clause_mark(text):
+    if re.match(r"#{1,6}\s", text) or _bare(text) in titles:
+        return "heading"
+    # "Art. 8.º Sin obras." says something, "Cláusula 4.ª – Fianza" does not.
+    if is_clause_mark(text, with_title=is_unfinished(text)):
         return "heading"
     if text.rstrip('*_"»”)').endswith("?"):
         return "question"
@@ -209,18 +210,25 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
     return "line" if short and is_unfinished(text) else "sentence"
 
 
-def _numbered_titles(text: str, sentences: Sequence[Sentence]) -> Iterator[int]:
-    """Yield the positions of short lines with a number that are no items of a list, such as "3. Exclusiones".
+def _tell_titles_from_items(text: str, sentences: Sequence[Sentence], kinds: list[Kind]) -> None:
+    """Correct the kinds of short lines with a number, by the numbers before and after.
 
-    An item stands next to one with the number before or after its own.
+    "3. Exclusiones" is a title, unless "2." or "4." is next to it, or it instructs ("1. Abra la tapa"). And "1.1
+    El piso es de Ana" is none if "1.2" follows.
     """
-    numbers = [int(found[1]) if (found := _NUMBERED.match(each.text)) else None for each in sentences]
-    for position, (number, sentence) in enumerate(zip(numbers, sentences, strict=True)):
-        if number is None or len(sentence.text.split()) > TITLE_WORDS or "\n" not in text[sentence.end :][:1]:
+    found = [_NUMBERED.match(sentence.text) for sentence in sentences]
+    numbers = [tuple(map(int, each[1].split("."))) if each else () for each in found]
+    for position, (sentence, match, number) in enumerate(zip(sentences, found, numbers, strict=True)):
+        if match is None:
             continue
         around = numbers[max(position - 1, 0) : position] + numbers[position + 1 : position + 2]
-        if position + 1 < len(numbers) and number - 1 not in around and number + 1 not in around:
-            yield position
+        listed = any(each and each[:-1] == number[:-1] and abs(each[-1] - number[-1]) == 1 for each in around)
+        title = len(number) == 1 and match.end() == len(sentence.text) < TITLE_CHARACTERS
+        title = title and not answer_pattern("instruction").search(sentence.text)
+        if listed and kinds[position] == "contents":
+            kinds[position] = "item"
+        elif title and not listed and text.startswith("\n", sentence.end):
+            kinds[position] = "heading"
 
 
 def _is_in_capitals(text: str) -> bool:

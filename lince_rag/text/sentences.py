@@ -38,10 +38,11 @@ _ORDINAL: Final = (
 )
 _CLAUSE_NUMBER: Final = re.compile(
     r"[\s*_#]*(?:(?:cl[áa]usula|estipulaci[óo]n|disposici[óo]n|disposiç[ãa]o|art[íi]culo|artigo|art\.?|par[áa]grafo|§)"
-    rf"\s+(?:{_ORDINAL}\b|\d{{1,3}}(?:\.?[ºª°])?|[ivxl]+\b)|{_ORDINAL}\b|\d{{1,3}}\.?[ºª°])(?!\w)",
+    rf"\s+(?:{_ORDINAL}\b|\d{{1,3}}(?:\.?[ºª°])?|[ivxl]+\b)|{_ORDINAL}\b|\d{{1,3}}\.?[ºª°]|[ivxl]+(?=\.?\s?[–—-]))(?!\w)",
     re.IGNORECASE,
 )
-_CLAUSE_TITLE: Final = re.compile(r"(?:\s*[.:–—(\n-]+\s*(?:[^\W\d]+[\s,]+){0,4}[^\W\d]+)?[\s.:)*_–—-]*")
+_CLAUSE_END: Final = re.compile(r"[\s.:)*_–—-]*")
+_CLAUSE_TITLE: Final = re.compile(rf"(?:\s*[.:–—(\n-]+\s*(?:[^\W\d]+[\s,]+){{0,4}}[^\W\d]+)?{_CLAUSE_END.pattern}")
 
 # What has a name or a number after its period, unlike "etc." and "S.L.".
 _ABBREVIATIONS: Final = re.compile(
@@ -212,10 +213,12 @@ def _continues(text: str, before: tuple[int, int], start: int) -> bool:
     return last is not None and _ABBREVIATIONS.fullmatch(last[1]) is not None
 
 
-def is_clause_mark(text: str) -> bool:
-    """Return whether a text is the number of a clause, with a title or without, and nothing else."""
+def is_clause_mark(text: str, *, with_title: bool = True) -> bool:
+    """Return whether a text is the number of a clause, perhaps with a title, and nothing else."""
     number = _CLAUSE_NUMBER.match(text)
-    return number is not None and _CLAUSE_TITLE.fullmatch(text, number.end()) is not None
+    if number is None:
+        return False
+    return (_CLAUSE_TITLE if with_title else _CLAUSE_END).fullmatch(text, number.end()) is not None
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int]]:

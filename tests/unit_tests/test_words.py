@@ -96,6 +96,7 @@ def test_long_texts_reach_the_splitter_in_pieces(unit, monkeypatch):
                 "Art. 8. Sem obras.",
             ],
         ),
+        ("II.- Duración. Dura dos años. Se prorroga.", "es", ["II.- Duración. Dura dos años.", "Se prorroga."]),
         ("1ª. La casa es azul. 2ª.- El coche es rojo.", "es", ["1ª. La casa es azul.", "2ª.- El coche es rojo."]),
         ("Cláusula 4.ª\n(Caução)\nSão duas rendas.", "pt", ["Cláusula 4.ª\n(Caução)", "São duas rendas."]),
         ("Abre à segunda. Fecha à quarta.", "pt", ["Abre à segunda.", "Fecha à quarta."]),
