@@ -21,18 +21,22 @@ check: $(VENV)/.all
 unit: $(VENV)/.all
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit_tests -m "not slow"
 
-# One process per core, and one thread in each: the models of the tests are too small for more.
+# Three processes for two cores, since many tests wait for servers and other processes, and one thread in each: the
+# models of the tests are too small for more. The longest files come first, so that no core is idle in the end.
+# LONG=1 tries what tests/lengths.py shortens.
+TEST_PROCESSES ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
 test: $(VENV)/.all
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	LINCE_LONG_TESTS=$(LONG) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder tests/integration_tests tests/unit_tests
 
 # Every notebook runs from top to bottom in its own kernel; a cell that fails is a failure.
 notebooks: $(VENV)/.all
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbmake notebooks
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal --nbmake notebooks
 
 # Links, headings and references that lead nowhere fail the build; then every code block of the pages runs.
 docs: $(VENV)/.all
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR) $(BIN)/python -m mkdocs build --strict --quiet
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/docs
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal tests/docs
 
 # The images of the README, from a real index; Chromium takes the one of the page.
 images: $(VENV)/.all

@@ -22,9 +22,9 @@ from lince_rag.engines.json_schema.constraints import Constraints
 from lince_rag.errors import ConfigurationError, MissingExtraError
 from tests.checkpoints import KINDS, shared_checkpoint
 from tests.json_schemas import Schema, schemas
+from tests.lengths import EXAMPLES
 from tests.watched_models import dictated
 
-SCHEMAS: Final = 1_000
 LIMIT: Final = 128
 GREEDY: Final[dict[str, Any]] = {"temperature": 0}
 SAMPLING: Final[dict[str, Any]] = {"temperature": 1.0, "top_k": 50, "seed": 5}
@@ -126,7 +126,7 @@ def sampled(kind: str, processor: Any, limit: int, seed: int, favourites: dict[i
 def test_whatever_the_schema_the_answer_is_valid_or_refused_before_decoding() -> None:
     counts: Counter[str] = Counter()
 
-    @settings(max_examples=SCHEMAS, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
     @given(schemas(), st.integers(0, 2**32))
     def check(schema: Schema, seed: int) -> None:
         counts["schemas"] += 1
@@ -138,7 +138,7 @@ def test_whatever_the_schema_the_answer_is_valid_or_refused_before_decoding() ->
 
     check()
     print(dict(counts))
-    assert counts["schemas"] >= SCHEMAS
+    assert counts["schemas"] >= EXAMPLES
     assert counts["answers"] == len(KINDS) * (counts["schemas"] - counts["refused"])
     assert counts["refused"] - counts["satisfied by nothing"] <= 0.4 * counts["schemas"]
 

@@ -15,12 +15,13 @@ from lince_rag import Index
 from lince_rag.errors import IndexFolderError
 from lince_rag.index.sqlite import FolderLedger
 from tests.damage import assert_true, make_index, outcomes
+from tests.lengths import STEP
 
 
 @pytest.mark.slow
 def test_every_damage_is_noticed_and_repaired(tmp_path: Path) -> None:
     make_index(tmp_path / "index")
-    for outcome in outcomes(tmp_path / "index", tmp_path):
+    for outcome in outcomes(tmp_path / "index", tmp_path, STEP):
         assert_true(outcome)
 
 

@@ -16,8 +16,8 @@ from lince_rag.errors import IndexLockedError
 from tests.integration_tests.commands import in_a_fork
 from tests.integration_tests.farm_files import CHUNKS, write_files
 
-# Three hundred files of four chunks: three commits.
-FILES = 300
+# Of four chunks each; a commit comes after 128 of them and at the end.
+FILES = 150
 SECONDS = 60
 
 WRITER = """
@@ -118,8 +118,8 @@ def assert_only_whole_documents(index):
         assert text[chunk.metadata["start"] : chunk.metadata["end"]] == chunk.page_content
 
 
-# Commits come after files 127, 255 and at the end (512 chunks each): before, around and after them. The delays
-# reach into the writing of the stores, which begins when a batch is full.
+# Commits come after file 127 and at the end: before, around and after them. The delays reach into the writing of
+# the stores, which begins when a batch is full.
 @pytest.mark.parametrize(
     ("reached", "delay"),
     [
@@ -127,8 +127,8 @@ def assert_only_whole_documents(index):
         ("127", 0.01),
         ("127", 0.1),
         ("127", 0.25),
-        ("299", 0.05),
-        ("300", 0.0),
+        (f"{FILES - 1}", 0.05),
+        (f"{FILES}", 0.0),
     ],
 )
 def test_a_killed_writer_does_no_harm(folder, clean_ids, tmp_path, reached, delay):

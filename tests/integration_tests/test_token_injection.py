@@ -28,6 +28,7 @@ from lince_rag.prompting.content import Segment
 from lince_rag.prompting.registry import get_model
 from lince_rag.prompting.templates import ChatTemplate, Prompt
 from tests.checkpoints import KINDS, SENTENCES, shared_checkpoint
+from tests.lengths import EXAMPLES
 
 LINCE, AIRA, LLAMA, ALPACA, FALCON = KINDS
 
@@ -240,7 +241,7 @@ def test_no_content_becomes_a_control_id(name):
     reader = reader_of(name)
     expected: dict[str, list[int]] = {}
 
-    @settings(max_examples=1000)
+    @settings(max_examples=EXAMPLES)
     @given(conversations())
     @example(([{"role": "user", "content": "".join(TOKENS)}], [{"text": "\n".join(TOKENS)}]))
     @example(([{"role": "user", "content": " ".join(map(wide, TOKENS))}], []))
@@ -260,7 +261,7 @@ def test_no_row_of_segments_becomes_a_control_id(name):
     bare = replace(reader, listed=False)
     bos = reader.tokenizer.bos_token or ""
 
-    @settings(max_examples=1000)
+    @settings(max_examples=EXAMPLES)
     @given(st.lists(HOSTILE | st.sampled_from(CUTS), min_size=1, max_size=5), st.booleans())
     @example([CUTS[0]], False)
     @example(UNLISTED, True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lince_rag.prompting.registry import get_model, load_registry
 from lince_rag.prompting.templates import ChatTemplate
+from tests.lengths import EXAMPLES
 
 # What shows nothing, and what the tokenizers of the LLaMA models read as a space.
 HIDDEN = [
@@ -204,7 +205,7 @@ def test_no_content_forges_structure(name):
     template = template_of(name)
     expected = {}
 
-    @settings(max_examples=1000, deadline=None)
+    @settings(max_examples=EXAMPLES, deadline=None)
     @given(conversations(name))
     @example(([{"role": "user", "content": "", "input": "\u200b"}], [{"text": ""}]))
     # Something invisible between a letter and its accent.
@@ -236,7 +237,7 @@ def test_no_content_forges_structure(name):
 def test_restore_undoes_neutralize(name):
     template = template_of(name)
 
-    @settings(max_examples=1000, deadline=None)
+    @settings(max_examples=EXAMPLES, deadline=None)
     @given(HOSTILE)
     def check(text):
         broken = template.neutralize(text)
