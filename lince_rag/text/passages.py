@@ -213,7 +213,8 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
 def _tell_titles_from_items(text: str, sentences: Sequence[Sentence], kinds: list[Kind]) -> None:
     """Correct the kinds of short lines with a number, by the numbers before and after.
 
-    "3. Exclusiones" is a title, unless "2." or "4." is next to it. "1.1 El piso es de Ana" is none if "1.2" follows.
+    "3. Exclusiones" is a title, unless "2." or "4." is next to it, or it instructs ("1. Abra la tapa"). And "1.1
+    El piso es de Ana" is none if "1.2" follows.
     """
     found = [_NUMBERED.match(sentence.text) for sentence in sentences]
     numbers = [tuple(map(int, each[1].split("."))) if each else () for each in found]
@@ -223,6 +224,7 @@ def _tell_titles_from_items(text: str, sentences: Sequence[Sentence], kinds: lis
         around = numbers[max(position - 1, 0) : position] + numbers[position + 1 : position + 2]
         listed = any(each and each[:-1] == number[:-1] and abs(each[-1] - number[-1]) == 1 for each in around)
         title = len(number) == 1 and match.end() == len(sentence.text) < TITLE_CHARACTERS
+        title = title and not answer_pattern("instruction").search(sentence.text)
         if listed and kinds[position] == "contents":
             kinds[position] = "item"
         elif title and not listed and text.startswith("\n", sentence.end):
