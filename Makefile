@@ -36,7 +36,7 @@ notebooks: $(VENV)/.all
 # Links, headings and references that lead nowhere fail the build; then every code block of the pages runs.
 docs: $(VENV)/.all
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR) $(BIN)/python -m mkdocs build --strict --quiet
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/docs
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal tests/docs
 
 # The images of the README, from a real index; Chromium takes the one of the page.
 images: $(VENV)/.all

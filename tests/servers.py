@@ -98,12 +98,12 @@ class Served:
 
 @contextmanager
 def serving(
-    index: Path, *options: str, log: Path, name: str = "papeles", awaited: str = "ready"
+    index: Path | str, *options: str, log: Path, name: str = "papeles", awaited: str = "ready"
 ) -> Iterator[Served]:
     """Run ``lince-rag serve`` in a process of its own.
 
     Args:
-        index: Its index; made if it is missing. Keys and uploads are beside it, in ``INDEX.serve``.
+        index: Its index; made if it is missing. Keys and uploads are beside a folder, in ``INDEX.serve``.
         options: More options of the command.
         log: The file that it logs to.
         name: The name of its collection.
@@ -117,7 +117,7 @@ def serving(
     command += ["--index", f"{name}={index}", "--port", str(port), *options]
     with log.open("a") as target:
         process = subprocess.Popen(command, stdout=target, stderr=target, text=True)
-    served = Served(process, f"http://127.0.0.1:{port}", index, log)
+    served = Served(process, f"http://127.0.0.1:{port}", Path(index), log)
     try:
         for _ in range(10 * LINCE_SECONDS):
             try:

@@ -1,6 +1,7 @@
 """``Answer`` and ``Citation``, what the chain returns; and the short answer within an answer's text."""
 
 import re
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from langchain_core.documents import Document
@@ -9,7 +10,14 @@ from pydantic import BaseModel, ConfigDict
 
 from lince_rag.text.evidence import DOUBTFUL_CONFIDENCE
 from lince_rag.text.language import LANGUAGES, Language, wording
-from lince_rag.text.questions import asks_with_a_word, content_stems, function_words, kind_of
+from lince_rag.text.questions import (
+    asks_for_end,
+    asks_with_a_word,
+    before_end,
+    content_stems,
+    function_words,
+    kind_of,
+)
 from lince_rag.text.sentences import CELL_SEPARATOR, split_sentences
 from lince_rag.text.words import Word, words
 
@@ -115,7 +123,8 @@ def find_short_answer(question: str, answer: str, language: Language) -> str | N
 
     Among the spans that match the kind of question (``prompts/questions.toml``), it is one in the sentence that
     shares most words with the question, and the nearest to them; if that sentence is a row of a table, no other
-    sentence counts. A number includes its unit, unless the question names the unit.
+    sentence counts. A number includes its unit, unless the question names the unit. If the question asks when
+    something ends, it is the date or time after a word that says so: "del 1 de mayo al 30 de abril".
     """
     kind = kind_of(question, language)
     if kind is None:
@@ -124,6 +133,7 @@ def find_short_answer(question: str, answer: str, language: Language) -> str | N
     asked = list(words(question, language))
     content = content_stems(asked, language)
     asked_words = {word.folded for word in asked}
+    asks_end = kind.name in ("date", "time") and asks_for_end(question, language)
     # The sentence that shares most with the question is the likeliest to answer it.
     sentences = sorted(split_sentences(answer, language), key=lambda each: -len(content & set(each.stems)))
     for sentence in sentences:
@@ -137,7 +147,8 @@ def find_short_answer(question: str, answer: str, language: Language) -> str | N
                 if _is_new(match[group], asked_words, language)
             ]
             if matches:
-                start, end = min(matches, key=lambda span: (_distance(span, shared), span))
+                ending = _last_ending(sentence.text, matches) if asks_end else None
+                start, end = ending or min(matches, key=lambda span: (_distance(span, shared), span))
                 if kind.name == "number":
                     end = _include_unit(sentence.text, end, found, asked_words, language)
                 return sentence.text[start:end].strip(" ,")
@@ -151,6 +162,13 @@ def _is_new(span: str, asked_words: set[str], language: Language) -> bool:
     """Return whether a span has a content word that is not in the question."""
     ignored = asked_words | set(function_words(language))
     return any(word.folded not in ignored for word in words(span, language))
+
+
+def _last_ending(text: str, spans: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return the last of some dates that comes after "hasta", "termina" and the like, without one between."""
+    ends = [match.end() for match in before_end().finditer(text)]
+    following = (next((span for span in sorted(spans) if span[0] >= end), None) for end in ends)
+    return max(filter(None, following), default=None)
 
 
 def _distance(span: tuple[int, int], shared: list[Word]) -> int:

@@ -88,7 +88,6 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question, in Spanish, Portuguese or English.")],
     index: IndexOption = DEFAULT_INDEX,
     embeddings: EmbeddingsOption = None,
-    embeddings_url: EmbeddingsUrlOption = None,
     json_: JsonOption = False,
     *,
     options: AnswerOptions,
@@ -97,14 +96,14 @@ def ask(
     from lince_rag.cli.answers import Places
     from lince_rag.cli.remote import running_server
 
-    server = None if embeddings or embeddings_url else running_server(index, options)
+    server = None if embeddings or options.embeddings_url else running_server(index, options)
     if server and (steps := server.ask(question)):
         # The default engine only quotes.
         _print(steps, Places(), json_=json_, whole=options.model == AnswerOptions.model)
         return
     from lince_rag.index.embeddings import warm_up
 
-    with open_index(index, embeddings, embeddings_url, create=False) as opened:
+    with open_index(index, embeddings, options.embeddings_url, create=False) as opened:
         # The weights are loaded while the packages that the answer needs are imported.
         warm_up(opened.embeddings)
         from lince_rag.chain.packing import only_quotes

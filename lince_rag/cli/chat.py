@@ -16,6 +16,7 @@ from lince_rag.cli.options import (
     INTERRUPTED_STATUS,
     AnswerOptions,
     IndexOption,
+    open_index,
     takes_answer_options,
 )
 from lince_rag.errors import ConfigurationError, LinceError, require
@@ -46,9 +47,8 @@ def chat(
     """Ask questions one after another; a follow-up may be incomplete. /help lists the commands, Ctrl-D ends it."""
     from lince_rag.cli.localisation import reader_language
     from lince_rag.cli.terminal import print_plain, print_waiting
-    from lince_rag.index.index import Index
 
-    with Index.open(index, create=False) as opened:
+    with open_index(index, None, options.embeddings_url, create=False) as opened:
         chain = replace(options, source=None, filter=None).make_chain(opened)
         if session is not None and opened.ledger.read_only:
             raise ConfigurationError(

@@ -16,7 +16,10 @@ from lince_rag.cli.options import (
     EmbeddingsOption,
     IndexOption,
     JsonOption,
+    check_address,
+    open_index,
     takes_answer_options,
+    use_address,
 )
 from lince_rag.errors import ConfigurationError, require
 from lince_rag.index.locations import index_argument
@@ -78,6 +81,7 @@ def evaluate_file(
 
     if options.source or options.filter:
         raise ConfigurationError("eval asks all documents: --source and --filter cannot be used with it.")
+    _check_embedder(index, embeddings, options.embeddings_url)
     language = reader_language()
     base = Setting(
         BASE_NAME,
@@ -111,6 +115,18 @@ def evaluate_file(
             counts = {"fixed": len(changes.fixed), "broken": len(changes.broken), "count": changes.count}
             print_plain(f"{name}: " + wording("eval_changes", language, **counts, p=f"{changes.p_value:.3f}"))
         print_plain(wording("eval_report", language, path=report))
+
+
+def _check_embedder(index: Path, embeddings: str | None, url: str | None) -> None:
+    """Let embedders ask the server at an address, if one is given, and check that the first setting does."""
+    from lince_rag.index.embeddings import named_embeddings
+
+    use_address(url)
+    if embeddings is not None:
+        check_address(url, named_embeddings(embeddings))
+    elif url is not None:
+        with open_index(index, None, url, create=False):
+            pass
 
 
 def draft_file(

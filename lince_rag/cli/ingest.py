@@ -134,8 +134,8 @@ def ingest(
             # A cluster embeds what it reads; here, documents can be asked about before.
             read_options = {**options, "vectors": vectors if engine == "ray" else "later"}
             failed = paths and _read(opened, index, _items(paths, name), language, read_options, verbose=verbose)
-            if not paths and not opened.ledger.count_waiting():
-                raise ConfigurationError(wording("nothing_waits", language))
+            if not paths and not watch and not opened.ledger.count_waiting():
+                print_plain(wording("nothing_waits", language))
             if vectors == "now":
                 _embed(opened, index, language)
             elif waiting := opened.ledger.count_waiting():

@@ -15,6 +15,8 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.text.evidence import DOUBTFUL_CONFIDENCE, MINIMUM_CONFIDENCE
 
 if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+
     from lince_rag.chain.rag import RagChain
     from lince_rag.engines.scorers.rerankers import LinceReranker
     from lince_rag.index.index import Index
@@ -115,18 +117,23 @@ def use_address(url: str | None) -> None:
 
 
 @contextmanager
-def open_index(folder: Path, embeddings: str | None, url: str | None, *, create: bool) -> "Iterator[Index]":
+def open_index(folder: Path | str, embeddings: str | None, url: str | None, *, create: bool) -> "Iterator[Index]":
     """Open an index with the options of a command: the address of a server goes before that in the environment."""
     from lince_rag.index.index import Index
 
     use_address(url)
     with Index.open(folder, embeddings=embeddings, create=create) as index:
-        if url is not None and not getattr(index.embeddings, "base_url", None):
-            raise ConfigurationError(
-                f"--embeddings-url={url} was given, but the embedder of the index runs in this process.",
-                hint="Name the model of the server with --embeddings, or leave the address out.",
-            )
+        check_address(url, index.embeddings)
         yield index
+
+
+def check_address(url: str | None, embeddings: "Embeddings") -> None:
+    """Raise a ``ConfigurationError`` if the address of a server was given to an embedder that has none."""
+    if url is not None and not getattr(embeddings, "base_url", None):
+        raise ConfigurationError(
+            f"--embeddings-url={url} was given, but the embedder of the index runs in this process.",
+            hint="Name the model of the server with --embeddings, or leave the address out.",
+        )
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ class AnswerOptions:
         str | None, typer.Option(envvar="LINCE_API_KEY", help="Key of that server; better given in LINCE_API_KEY.")
     ] = field(default=None, repr=False)
     models_file: ModelsFileOption = None
+    embeddings_url: EmbeddingsUrlOption = None
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens in the answer.")] = None
     seed: Annotated[int | None, typer.Option(help="Random seed; the same seed gives the same answer.")] = None
     k: CountOption = 5
@@ -186,7 +194,8 @@ class AnswerOptions:
         """Return the fields of ``ChatLince``."""
         from pydantic import SecretStr
 
-        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict", "source", "filter", "api_key", "reranker_url"}
+        other = _RETRIEVER_FIELDS | _CHAIN_FIELDS | {"strict", "source", "filter", "api_key"}
+        other |= {"reranker_url", "embeddings_url"}
         chosen = {name: value for name, value in asdict(self).items() if name not in other}
         return chosen | ({"api_key": SecretStr(self.api_key)} if self.api_key else {})
 

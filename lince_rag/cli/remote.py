@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lince_rag.cli.options import AnswerOptions
+from lince_rag.index.locations import data_folder
 
 if TYPE_CHECKING:
     from lince_rag.chain.answer import Answer
@@ -21,11 +22,6 @@ ADDRESS_FILE: Final = "server.json"
 # How long a server may take to accept a connection, and an answer to come.
 CONNECT_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 600.0
-
-
-def data_folder(index: Path) -> Path:
-    """Return where a server of an index keeps its data, if nothing else is said."""
-    return index.with_name(f"{index.name}.serve")
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def _steps(connection: HTTPConnection, response: Any) -> "Iterator[str | Answer]
 def running_server(index: Path, options: AnswerOptions) -> RunningServer | None:
     """Return the server that has an index open and answers with the same options; ``None`` if there is none."""
     try:
-        said = json.loads((data_folder(index.expanduser().resolve()) / ADDRESS_FILE).read_text("utf-8"))
+        said = json.loads((data_folder(index) / ADDRESS_FILE).read_text("utf-8"))
         if said["options"] != _comparable(asdict(options)):
             return None
         return RunningServer(said["host"], said["port"], said["collection"], said["token"])
@@ -101,7 +97,7 @@ def running_server(index: Path, options: AnswerOptions) -> RunningServer | None:
 
 @contextmanager
 def found_by_others(
-    indexes: Mapping[str, Path], host: str, port: int, options: Mapping[str, Any], token: str
+    indexes: Mapping[str, str], host: str, port: int, options: Mapping[str, Any], token: str
 ) -> Iterator[None]:
     """Let ``running_server`` find this server as long as the block runs."""
     said = {"host": host, "port": port, "options": _comparable(options), "token": token}
@@ -123,6 +119,8 @@ def new_token() -> str:
 
 
 def _comparable(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as JSON gives them back, without the key of a model server."""
-    found: dict[str, Any] = json.loads(json.dumps({**options, "api_key": None}, default=str))
+    """Return options as JSON gives them back, without the key of a model server and where the embedder runs."""
+    found: dict[str, Any] = json.loads(
+        json.dumps({**options, "api_key": None, "embeddings_url": None}, default=str)
+    )
     return found

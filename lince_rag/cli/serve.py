@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from lince_rag.cli.localisation import LocalisedCommand, LocalisedGroup
-from lince_rag.cli.options import DEFAULT_INDEX, AnswerOptions, IndexOption, JsonOption, takes_answer_options
-from lince_rag.cli.remote import data_folder, found_by_others, new_token
+from lince_rag.cli.options import (
+    DEFAULT_INDEX,
+    AnswerOptions,
+    IndexOption,
+    JsonOption,
+    open_index,
+    takes_answer_options,
+)
+from lince_rag.cli.remote import found_by_others, new_token
+from lince_rag.index.locations import data_folder
 
 if TYPE_CHECKING:
     from lince_rag.serve.collections import Collection
@@ -129,11 +137,11 @@ def worker() -> "Guard":
 
 
 def _state(settings: dict[str, Any]) -> "ServerState":
-    from lince_rag.serve.collections import collection_folders
+    from lince_rag.serve.collections import collection_indexes
     from lince_rag.serve.state import ServerState
 
-    first = next(iter(collection_folders(settings["indexes"]).values()))
-    return ServerState(Path(settings["data"] or data_folder(first)).expanduser().resolve())
+    first = next(iter(collection_indexes(settings["indexes"]).values()))
+    return ServerState(Path(settings["data"]).expanduser().resolve() if settings["data"] else data_folder(first))
 
 
 @contextmanager
@@ -175,15 +183,14 @@ def _collections(
     indexes: Sequence[str], options: AnswerOptions, data: Path, *, create: bool
 ) -> Iterator[list["Collection"]]:
     """Open indexes, which share one model."""
-    from lince_rag.index.index import Index
     from lince_rag.models.chat_model import ChatLince
-    from lince_rag.serve.collections import Collection, collection_folders
+    from lince_rag.serve.collections import Collection, collection_indexes
 
     llm = ChatLince(**options.model_fields())
     found = []
     with ExitStack() as stack:
-        for name, folder in collection_folders(indexes).items():
-            index = stack.enter_context(Index.open(folder, create=create))
+        for name, given in collection_indexes(indexes).items():
+            index = stack.enter_context(open_index(given, None, options.embeddings_url, create=create))
             retriever = index.as_retriever(**options.retriever_fields(), filter=options.make_filter(index))
             uploads = data / "uploads" / name
             found.append(Collection(name, index, llm, retriever, uploads, **options.chain_fields()))
@@ -196,7 +203,7 @@ def _announced(settings: dict[str, Any]) -> Iterator[None]:
     from lince_rag.cli.localisation import reader_language
     from lince_rag.cli.terminal import print_plain
     from lince_rag.serve.app import is_loopback
-    from lince_rag.serve.collections import collection_folders
+    from lince_rag.serve.collections import collection_indexes
     from lince_rag.text.language import wording
 
     host, port = settings["host"], settings["port"]
@@ -208,7 +215,7 @@ def _announced(settings: dict[str, Any]) -> Iterator[None]:
         yield
         return
     with found_by_others(
-        collection_folders(settings["indexes"]), host, port, settings["options"], settings["token"]
+        collection_indexes(settings["indexes"]), host, port, settings["options"], settings["token"]
     ):
         yield
 

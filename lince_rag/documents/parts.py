@@ -127,6 +127,8 @@ def clean_document(document: Document) -> Document:
     """Copy a document with text and metadata that SQLite and JSON can store."""
     given = document.metadata.items()
     metadata = {_storable(str(key)): _clean_value(value) for key, value in given if value is not None}
+    # What is read as a part of the text.
+    metadata |= {key: str(metadata[key] or "") for key in ("title", "heading") if key in metadata}
     if metadata.get("language") not in LANGUAGES:
         metadata.pop("language", None)
     kept = {

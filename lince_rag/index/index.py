@@ -22,9 +22,9 @@ from lince_rag.documents.reading import Loaders, Reading
 from lince_rag.documents.selection import FileSelection
 from lince_rag.documents.workers import DEFAULT_LIMITS, ReadingLimits
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError
-from lince_rag.index.compaction import PurgeReport, purge
+from lince_rag.index.compaction import PurgeReport, change_embedder, purge
 from lince_rag.index.conditions import filter_to_sql
-from lince_rag.index.embeddings import LinceEmbeddings, check_loading, embeddings_name, named_embeddings
+from lince_rag.index.embeddings import LinceEmbeddings, embeddings_name
 from lince_rag.index.export_files import ExportFile
 from lince_rag.index.filters import combine_filters, match_sources, near_sources, parse_filter
 from lince_rag.index.ingestion import (
@@ -51,9 +51,8 @@ from lince_rag.index.on_ray import choose_reads
 from lince_rag.index.opening import (
     check_chunking,
     choose_embeddings,
+    choose_other_embeddings,
     open_ledger,
-    other_embedder,
-    recorded_embeddings,
 )
 from lince_rag.index.postgresql import SharedLedger
 from lince_rag.index.retriever import HybridRetriever
@@ -77,7 +76,6 @@ class Index:
 
     Attributes:
         folder: The index's folder; of a shared index the folder of this machine's copy of the terms.
-        embeddings: The embedder.
         ledger: What has been committed.
         stores: The vector store and the lexical index.
 
@@ -89,13 +87,17 @@ class Index:
 
     def __init__(self, folder: Path, embeddings: Embeddings, ledger: Ledger) -> None:
         self.folder = folder
-        self.embeddings = embeddings
         self.ledger = ledger
         self.stores = (
             SharedStores(folder, embeddings, ledger)
             if isinstance(ledger, SharedLedger)
             else ChunkStores(folder, embeddings, ledger)
         )
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embedder: of a shared index that was built again, the new one as soon as something has used it."""
+        return self.stores.embeddings
 
     @classmethod
     def open(
@@ -162,9 +164,9 @@ class Index:
     ) -> None:
         """Build an index again beside the old one, perhaps with another embedder, and put it in its place.
 
-        Documents and chunks come from the ledger; no file is read. Until the end the old index can be asked. An
-        interrupted run goes on the next time. Another process that has the index open sees the new one when it
-        opens it again.
+        Documents and chunks come from the ledger; no file is read. Until the end the old index can be asked, and
+        nothing can be written. An interrupted run goes on the next time. Another process that has the index open
+        sees the new one when it opens it again; of a shared index, with its next question or document.
 
         Args:
             folder: The index's folder.
@@ -175,26 +177,21 @@ class Index:
             IndexFolderError: There is no index in the folder, or it cannot be written.
             IndexLockedError: Another process is writing, or rebuilding it.
             EmbeddingsMismatchError: An application's own embedder is recorded, and none is given.
-            ConfigurationError: It is a shared index.
         """
         path = find_location(folder)
         if isinstance(path, SharedLocation):
-            raise ConfigurationError(
-                f"The shared index {path.name} cannot be built again in its place.",
-                hint="Ingest the documents into another collection, with the other embedder.",
-            )
+            with cls.open_as_stored(folder) as shared:
+                wanted = choose_other_embeddings(shared.ledger, embeddings)
+                assert isinstance(shared.stores, SharedStores)
+                change_embedder(shared.stores, wanted, on_vectors)
+            return
         if not path.exists() and set_aside(path).exists():
             # An earlier run was killed between two renamings.
             set_aside(path).rename(path)
         new = path.with_name(f"{path.name}.new")
         with cls.open_as_stored(path) as old, old.stores.write_lock():
             ledger = old.ledger
-            wanted = recorded_embeddings(ledger) if embeddings is None else embeddings
-            wanted = named_embeddings(wanted) if isinstance(wanted, str) else wanted
-            name = embeddings_name(wanted)
-            if embeddings is None and name != ledger.setting("embeddings"):
-                raise other_embedder(ledger.setting("embeddings"), name)
-            check_loading(wanted)
+            wanted = choose_other_embeddings(ledger, embeddings)
             with cls._open_copy(new, wanted, recorded_chunking(ledger)) as built:
                 built.ledger.set_settings(**{CHUNKING_ALGORITHM: ledger.setting(CHUNKING_ALGORITHM) or ""})
                 copy_documents(ledger, built.stores)
@@ -505,8 +502,7 @@ class Index:
             include, exclude, since.timestamp() if since else None, follow_links, tuple(loaders or ()), ocr
         )
         reading = Reading(recorded_chunking(self.ledger), limits, loaders, password, ocr)
-        embeddings = self.embeddings if vectors == "now" else None
-        reads = choose_reads(engine, address, reading, embeddings)
+        reads = choose_reads(engine, address, reading, lambda: self.embeddings if vectors == "now" else None)
         report = ingest(self.stores, paths, on_progress, reading=reading, selection=selection, reads=reads)
         if report.waiting and vectors == "now":
             report.waiting = self.add_vectors(on_vectors)

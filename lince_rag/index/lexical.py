@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from lince_rag.index.storage import LEXICAL_FOLDER, damaged_store, reporting
 from lince_rag.text.language import Language
-from lince_rag.text.words import terms
+from lince_rag.text.questions import content_stems
+from lince_rag.text.words import terms, words
 
 # tantivy's BM25 uses k1 = 1.2, so the score of a term stays below idf * (k1 + 1).
 BM25_K1: Final = 1.2
@@ -106,10 +107,15 @@ class LexicalIndex:
         counts = Counter(terms(question, language))
         if not counts or limit < 1 or (ids is not None and not ids):
             return []
+        asked = list(words(question, language))
+        content = content_stems(asked, language)
+        expected = Counter(terms(" ".join(word.text for word in asked if word.stem in content), language))
         with self._reporting():
-            return self._search(counts, limit, ids)
+            return self._search(counts, expected or counts, limit, ids)
 
-    def _search(self, counts: Counter[str], limit: int, ids: Sequence[str] | None) -> list[LexicalHit]:
+    def _search(
+        self, counts: Counter[str], expected: Counter[str], limit: int, ids: Sequence[str] | None
+    ) -> list[LexicalHit]:
         import tantivy
 
         searcher = self._index.searcher()
@@ -125,7 +131,7 @@ class LexicalIndex:
             allowed = tantivy.Query.const_score_query(allowed, 0.0)
             query = tantivy.Query.boolean_query([(tantivy.Occur.Must, allowed), (tantivy.Occur.Must, query)])
         idfs = self.idf(counts)
-        highest = (BM25_K1 + 1) * sum(count * idfs[term] for term, count in counts.items())
+        highest = (BM25_K1 + 1) * sum(count * idfs[term] for term, count in expected.items())
         return [
             LexicalHit(searcher.doc(address)["id"][0], score, min(score / highest, 1.0))
             for score, address in searcher.search(query, limit=limit, count=False).hits

@@ -18,6 +18,10 @@ _SCHEME: Final = re.compile(r"lince\+postgres(ql)?:/")
 # A path that was made of an address has lost a slash of each scheme.
 _LOST_SLASH: Final = re.compile(r"\b(postgres(?:ql)?|https?):/(?=[^/])")
 
+# Passwords of a database: after the user, where one may contain an at sign, and among the options.
+_PASSWORD: Final = re.compile(r"(:/{1,2}[^/?#@:]*):[^?#]*@")
+_PASSWORD_OPTION: Final = re.compile(r"([?&])(?:ssl)?password=[^&]*(?:&|$)")
+
 # A collection is also the name of a schema and of a Chroma collection.
 _COLLECTION: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _DEFAULT_COLLECTION: Final = "documents"
@@ -55,7 +59,11 @@ class SharedLocation:
             )
         if urlsplit(self.chroma).scheme not in ("http", "https") or not urlsplit(self.chroma).hostname:
             raise ConfigurationError(f"{self.chroma!r} is not the address of a Chroma server.", hint=_FORM)
-        if urlsplit(self.ledger).scheme not in ("postgresql", "postgres"):
+        if urlsplit(self.chroma).username is not None:
+            raise ConfigurationError(
+                "The address of the Chroma server has a user.", hint="Give its token in LINCE_CHROMA_TOKEN."
+            )
+        if urlsplit(self.ledger).scheme not in ("postgresql", "postgres") or not _has_port(self.ledger):
             shown = _without_password(self.ledger)
             raise ConfigurationError(f"{shown!r} is not the address of a PostgreSQL database.", hint=_FORM)
 
@@ -119,9 +127,22 @@ class SharedLocation:
         """The folder of this machine's copy of the terms, and of what else belongs to this machine."""
         if self.replica:
             return Path(self.replica).expanduser().resolve()
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        return self._own_folder("XDG_CACHE_HOME", "~/.cache")
+
+    @property
+    def data_folder(self) -> Path:
+        """The folder for what a server of the index keeps on this machine, and what must not be lost."""
+        return self._own_folder("XDG_DATA_HOME", "~/.local/share", ".serve")
+
+    def _own_folder(self, variable: str, default: str, ending: str = "") -> Path:
+        base = Path(os.environ.get(variable) or default).expanduser()
         digest = hashlib.blake2b(f"{self.name} {self.chroma}".encode(), digest_size=6).hexdigest()
-        return (cache / "lince_rag" / f"{self.collection}-{digest}").resolve()
+        return (base / "lince_rag" / f"{self.collection}-{digest}{ending}").resolve()
+
+
+def is_address(index: str | Path) -> bool:
+    """Return whether an index is named by the address of a shared one."""
+    return bool(_SCHEME.match(str(index)))
 
 
 def find_location(index: str | Path) -> Path | SharedLocation:
@@ -133,7 +154,7 @@ def find_location(index: str | Path) -> Path | SharedLocation:
     Raises:
         ConfigurationError: An address or a file cannot be understood.
     """
-    if _SCHEME.match(str(index)):
+    if is_address(index):
         return SharedLocation.from_url(str(index))
     path = Path(index).expanduser().resolve()
     if path.suffix == ".toml" and path.is_file():
@@ -141,10 +162,26 @@ def find_location(index: str | Path) -> Path | SharedLocation:
     return path
 
 
+def data_folder(index: str | Path) -> Path:
+    """Return where a server of an index keeps its data, if nothing else is said: beside the folder or the file."""
+    if is_address(index):
+        return SharedLocation.from_url(str(index)).data_folder
+    path = Path(index).expanduser().resolve()
+    return path.with_name(f"{path.name}.serve")
+
+
 def index_argument(index: str | Path) -> str:
     """Return how a command line names an index: quoted for a shell, and without a password."""
-    return SharedLocation.from_url(str(index)).argument if _SCHEME.match(str(index)) else str(index)
+    return SharedLocation.from_url(str(index)).argument if is_address(index) else str(index)
+
+
+def _has_port(url: str) -> bool:
+    """Return whether the port of an address, if it has one, is a number; it is none if a password has a slash."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(:/{1,2}[^/@:]*):[^/@]*@", r"\1@", url)
+    return _PASSWORD_OPTION.sub(r"\1", _PASSWORD.sub(r"\1@", url)).rstrip("?&")

@@ -329,10 +329,10 @@ def restore(
     """
     started = time.monotonic()
     manifest, ledger = export.manifest, stores.ledger
-    takes = takes_vectors(export, stores.embeddings)
     counts = {"added": 0, "changed": 0, "unchanged": 0}
     marks: dict[str, str] = {}
     with stores.writing():
+        takes = takes_vectors(export, stores.embeddings)
         if not ledger.has_documents():
             ledger.set_settings(**{CHUNKING_ALGORITHM: manifest.chunking_algorithm})
         hashed = (ledger.setting(CHUNKING_ALGORITHM) or "") == manifest.chunking_algorithm

@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -51,9 +51,11 @@ _PROBE: Final = "import sys; from ray._raylet import GcsClient; GcsClient(addres
 
 
 def choose_reads(
-    engine: str, address: str | None, reading: Reading, embeddings: Embeddings | None
+    engine: str, address: str | None, reading: Reading, embedder: Callable[[], Embeddings | None]
 ) -> Reads | None:
     """Return what reads and embeds items in another place than this machine, if an engine says so.
+
+    ``embedder`` is asked when the reading begins: only then can that of a shared index not change any more.
 
     Raises:
         ConfigurationError: There is no such engine, or an address is given to one that has none.
@@ -70,17 +72,17 @@ def choose_reads(
             f"There is no engine {engine!r} to read documents with.", hint="Give 'local' or 'ray'."
         )
     require(EXTRA, "ray", "pyarrow")
-    # Hashed terms are made where they are written: to send vectors would take longer.
-    slow = embeddings if embeddings is not None and not hashes_terms(embeddings) else None
-    return partial(_outcomes, reading=reading, embeddings=slow, address=address)
+    return partial(_outcomes, reading=reading, embedder=embedder, address=address)
 
 
 def _outcomes(
-    works: Sequence[Work], reading: Reading, embeddings: Embeddings | None, address: str | None
+    works: Sequence[Work], reading: Reading, embedder: Callable[[], Embeddings | None], address: str | None
 ) -> Generator[Outcome]:
     """Yield what became of items as Ray Data brings it, in their order."""
     if not works:
         return
+    # Hashed terms are made where they are written: to send vectors would take longer.
+    embeddings = found if (found := embedder()) is not None and not hashes_terms(found) else None
     _check_sendable(reading, embeddings)
     with _connected(address):
         from ray.exceptions import RayError
@@ -235,7 +237,8 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
     try:
         with _silent():
             ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Ray raises no kind of its own when its processes take too long to start.
         if address:
             raise _unreachable(address, _reason(error)) from error
         raise LinceError(

@@ -13,6 +13,7 @@ from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexF
 from lince_rag.index.embeddings import (
     EMBEDDED,
     LinceEmbeddings,
+    check_loading,
     embeddings_name,
     named_embeddings,
     restore_embeddings,
@@ -69,11 +70,27 @@ def choose_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embedd
         wanted = named_embeddings(wanted)
     name = embeddings_name(wanted)
     if recorded is None or (recorded != name and not ledger.had_vectors()):
-        options = wanted.options if isinstance(wanted, LinceEmbeddings) else {}
-        ledger.set_settings(embeddings=name, embeddings_options=json.dumps(options))
+        ledger.set_settings(**embedder_settings(wanted))
     elif recorded != name:
         raise other_embedder(recorded, name)
     return wanted
+
+
+def choose_other_embeddings(ledger: Ledger, wanted: Embeddings | str | None) -> Embeddings:
+    """Return the embedder that an index is to be built again with; without one, its own."""
+    chosen = recorded_embeddings(ledger) if wanted is None else wanted
+    chosen = named_embeddings(chosen) if isinstance(chosen, str) else chosen
+    name = embeddings_name(chosen)
+    if wanted is None and name != ledger.setting("embeddings"):
+        raise other_embedder(ledger.setting("embeddings"), name)
+    check_loading(chosen)
+    return chosen
+
+
+def embedder_settings(embeddings: Embeddings) -> dict[str, str]:
+    """Return the settings of an index that say what its embedder is."""
+    options = embeddings.options if isinstance(embeddings, LinceEmbeddings) else {}
+    return {"embeddings": embeddings_name(embeddings), "embeddings_options": json.dumps(options)}
 
 
 def other_embedder(recorded: str | None, name: str) -> EmbeddingsMismatchError:

@@ -208,6 +208,10 @@ class SharedLedger(Ledger):
                 hint="Check that PostgreSQL runs there, and its address, user, password and database.",
             ) from error
 
+    def settings_of(self, *keys: str) -> dict[str, str]:
+        """Return some settings of the index as they are at one moment; none for those that are not set."""
+        return dict(self._rows(f"SELECT key, value FROM settings WHERE key {self._among}", [json.dumps(keys)]))
+
     # Locks.
 
     @contextmanager
@@ -270,6 +274,11 @@ class SharedLedger(Ledger):
         return [new for _, new in rows if new is not None], [old for old, new in rows if new is None]
 
     # Upkeep.
+
+    def forget_vectors(self) -> None:
+        """Delete what is known of all vectors, and let none be waited for; call it in a transaction."""
+        for table in ("fingerprints", "waiting"):
+            self._execute(f"DELETE FROM {table}")
 
     def compact(self) -> bool:
         """Write the tables anew without what was deleted; return whether nothing of it is left in them."""

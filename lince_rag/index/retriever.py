@@ -164,17 +164,17 @@ class HybridRetriever(BaseRetriever):
         # A word of another language is not another spelling, even if it differs in one letter only.
         known = sorted(
             {
-                (word.text, cognate(word.folded))
+                (word.text, word.folded)
                 for document in documents[:MEASURED_CHUNKS]
                 if wrong and document.metadata.get("language", language) == language
                 for word in words(document.page_content, language)
-                if len(word.text) >= CORRECTED_LETTERS
+                if len(word.text) >= CORRECTED_LETTERS and word.folded not in ignored
             }
         )
         for word in reversed(wrong):
             spelling = cognate(word.folded)
-            same = (text for text, other in known if other == spelling)
-            near = (text for text, other in known if differs_in_one_letter(spelling, other))
+            same = (text for text, other in known if cognate(other) == spelling)
+            near = (text for text, other in known if differs_in_one_letter(word.folded, other))
             if found := next(chain(same, near), None):
                 query = query[: word.start] + found + query[word.end :]
         return query

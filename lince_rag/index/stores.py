@@ -27,7 +27,7 @@ from lince_rag.index.storage import (
     not_writable,
     remove_folder,
 )
-from lince_rag.index.vectors import VectorStore, batches, compare_vectors, locked
+from lince_rag.index.vectors import FolderVectors, VectorStore, batches, compare_vectors, locked
 from lince_rag.text.language import Language
 from lince_rag.text.sentences import TermLines
 
@@ -57,7 +57,7 @@ class ChunkStores:
         self._copies = StoreCopies(folder)
         self.vectors = self._open_vectors()
         self._selections: dict[str, Selection] = {}
-        self._last_query: tuple[str | None, list[float]] = (None, [])
+        self._last_query: tuple[Embeddings, str | None, list[float]] = (embeddings, None, [])
         self._generation = ledger.generation
         self.lexical = self._open_lexical()
 
@@ -147,14 +147,15 @@ class ChunkStores:
 
     def _query_vector(self, question: str) -> list[float]:
         """Embed a question, and remember the last one: a retrieval needs it twice."""
-        asked, vector = self._last_query
-        if asked != question:
-            vector = self.embeddings.embed_query(question)
-            self._last_query = question, vector
+        embeddings = self.embeddings
+        asker, asked, vector = self._last_query
+        if asked != question or asker is not embeddings:
+            vector = embeddings.embed_query(question)
+            self._last_query = embeddings, question, vector
         return vector
 
     def _open_vectors(self) -> VectorStore:
-        return VectorStore(self.folder, self.embeddings, self.ledger, self._copies)
+        return FolderVectors(self.folder, self.embeddings, self.ledger, self._copies)
 
     def _open_lexical(self) -> LexicalIndex:
         folder = self._copies.renew(LEXICAL_FOLDER) if self.ledger.read_only else self.folder / LEXICAL_FOLDER

@@ -1,10 +1,11 @@
-"""The vector store of an index: a Chroma folder that several processes share."""
+"""The vectors of an index, and the Chroma folder that several processes share."""
 
 import re
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,21 +53,107 @@ def batches(length: int) -> Iterator[slice]:
         yield slice(first, first + CHUNKS_PER_CALL)
 
 
-class VectorStore:
-    """Opens the Chroma store of an index for one user at a time, and again when another process has changed it."""
+class VectorStore(ABC):
+    """The vectors of an index, in a Chroma collection: in a folder, or on a server.
 
-    def __init__(self, folder: Path, embeddings: Embeddings, ledger: Ledger, copies: StoreCopies) -> None:
-        self._folder = folder
+    Attributes:
+        changes: How many changes to them this process has seen.
+    """
+
+    def __init__(self, embeddings: Embeddings, ledger: Ledger) -> None:
         self._embeddings = embeddings
         self._ledger = ledger
-        self._copies = copies
         self._store: Chroma | None = None
+        self.changes = ledger.setting(VECTOR_CHANGES)
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager["Chroma"]:
+        """Give the collection as the last change has left it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the collection; it is opened again when it is needed."""
+
+    @abstractmethod
+    def reporting(self) -> AbstractContextManager[None]:
+        """Turn errors of Chroma inside the block into a ``LinceError``."""
+
+    @abstractmethod
+    def damage(self) -> str | None:
+        """Return what is wrong with the files; the empty text if nothing is, ``None`` if there are none."""
+
+    @abstractmethod
+    def damaged(self, reason: str) -> IndexDamagedError:
+        """Return the error of vectors that are not those that were written."""
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Replace the collection by a new one without vectors."""
+
+    @abstractmethod
+    def rewrite(self, ids: Sequence[str]) -> None:
+        """Write the vectors of some chunks, and no others, into a new collection in the place of this one."""
+
+    @contextmanager
+    def changing(self) -> Iterator["Chroma"]:
+        """Hold the vector store to change it."""
+        with self.open() as store:
+            self.count_change()
+            yield store
+
+    def count_change(self) -> None:
+        """Tell other processes that the store changes; call it with the files held."""
+        # Counted before the change, so that other processes reopen the store even after a crash in the middle.
+        self.changes = str(int(self.changes or 0) + 1)
+        self._ledger.set_settings(**{VECTOR_CHANGES: self.changes})
+
+    def nearest_exactly(self, vector: Any, limit: int, ids: Sequence[str]) -> list[tuple[str, float]]:
+        """Do the same as ``nearest`` by comparing every vector of ``ids``: it takes longer, and misses none."""
+        best: list[tuple[str, float]] = []
+        with self.open() as store:
+            for part in batches(len(ids)):
+                found = store.get(ids=list(ids[part]), include=["embeddings"])
+                best = sorted([*best, *compare_vectors(found, vector)], key=lambda pair: -pair[1])[:limit]
+        return best
+
+    def read(self, ids: Sequence[str]) -> Any:
+        """Return the vectors of some chunks, in the order of their ids, as a float32 array of one row for each.
+
+        Raises:
+            IndexDamagedError: One is missing or cannot be read.
+        """
+        import numpy as np
+
+        found: dict[str, Any] = {}
+        for part in batches(len(ids)):
+            # One call after another, so that questions do not wait long.
+            with self.open() as store:
+                read = store.get(ids=list(ids[part]), include=["embeddings"])
+            found |= zip(read["ids"], read["embeddings"], strict=True)
+        if missing := len(ids) - len(found):
+            raise self.damaged(f"{missing} vectors are missing")
+        return np.array([found[chunk_id] for chunk_id in ids], dtype=np.float32)
+
+    def nearest(self, vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
+        """Find chunks by a vector: (id, cosine similarity), best first; only among ``ids`` if they are given."""
+        # Not LangChain's methods: they always read the texts and the metadata too, which the ledger has.
+        with self.open() as store:
+            found = store._collection.query([vector], n_results=limit, include=["distances"], ids=ids)
+        distances = found["distances"] or [[]]
+        return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
+
+
+class FolderVectors(VectorStore):
+    """Opens the Chroma store of a folder for one user at a time, and again when another process has changed it."""
+
+    def __init__(self, folder: Path, embeddings: Embeddings, ledger: Ledger, copies: StoreCopies) -> None:
+        super().__init__(embeddings, ledger)
+        self._folder = folder
+        self._copies = copies
         # Whether this process has purged the store: what was deleted may still be in its memory.
         self._purged = False
         self._lock = threading.RLock()
         self._file_lock = FileLock(folder / VECTORS_LOCK_FILE, thread_local=False)
-        # Counts the changes that this process has seen.
-        self.changes = ledger.setting(VECTOR_CHANGES)
 
     def close(self) -> None:
         """Close the store; it is opened again when it is needed."""
@@ -160,19 +247,6 @@ class VectorStore:
                 raise other_length(*lengths.groups()) from error
             raise
 
-    @contextmanager
-    def changing(self) -> Iterator["Chroma"]:
-        """Hold the vector store to change it."""
-        with self.open() as store:
-            self.count_change()
-            yield store
-
-    def count_change(self) -> None:
-        """Tell other processes that the store changes; call it with the files held."""
-        # Counted before the change, so that other processes reopen the store even after a crash in the middle.
-        self.changes = str(int(self.changes or 0) + 1)
-        self._ledger.set_settings(**{VECTOR_CHANGES: self.changes})
-
     def renew(self) -> None:
         """Replace the store by a new one without vectors."""
         with self.files() as folder:
@@ -206,44 +280,9 @@ class VectorStore:
                 self.close()
                 replace_folder_at(folder, new)
 
-    def nearest_exactly(self, vector: Any, limit: int, ids: Sequence[str]) -> list[tuple[str, float]]:
-        """Do the same as ``nearest`` by comparing every vector of ``ids``: it takes longer, and misses none."""
-        best: list[tuple[str, float]] = []
-        with self.open() as store:
-            for part in batches(len(ids)):
-                found = store.get(ids=list(ids[part]), include=["embeddings"])
-                best = sorted([*best, *compare_vectors(found, vector)], key=lambda pair: -pair[1])[:limit]
-        return best
-
-    def read(self, ids: Sequence[str]) -> Any:
-        """Return the vectors of some chunks, in the order of their ids, as a float32 array of one row for each.
-
-        Raises:
-            IndexDamagedError: One is missing or cannot be read.
-        """
-        import numpy as np
-
-        found: dict[str, Any] = {}
-        for part in batches(len(ids)):
-            # One call after another, so that questions do not wait long.
-            with self.open() as store:
-                read = store.get(ids=list(ids[part]), include=["embeddings"])
-            found |= zip(read["ids"], read["embeddings"], strict=True)
-        if missing := len(ids) - len(found):
-            raise self.damaged(f"{missing} vectors are missing")
-        return np.array([found[chunk_id] for chunk_id in ids], dtype=np.float32)
-
     def damaged(self, reason: str) -> IndexDamagedError:
         """Return the error of vectors that are not those that were written."""
         return damaged_store(self._folder, CHROMA_FOLDER, reason)
-
-    def nearest(self, vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:
-        """Find chunks by a vector: (id, cosine similarity), best first; only among ``ids`` if they are given."""
-        # Not LangChain's methods: they always read the texts and the metadata too, which the ledger has.
-        with self.open() as store:
-            found = store._collection.query([vector], n_results=limit, include=["distances"], ids=ids)
-        distances = found["distances"] or [[]]
-        return [(each, 1.0 - distance) for each, distance in zip(found["ids"][0], distances[0], strict=True)]
 
 
 def compare_vectors(found: Any, vector: list[float]) -> list[tuple[str, float]]:

@@ -16,6 +16,8 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.index.filters import match_sources, near_sources
 from lince_rag.index.index import Index
 from lince_rag.index.ledger import Source
+from lince_rag.index.locations import SharedLocation, find_location, is_address
+from lince_rag.index.postgresql import SharedLedger
 from lince_rag.index.retriever import HybridRetriever
 
 # Names stand in addresses and in the rights of keys.
@@ -75,6 +77,11 @@ class Collection:
         self.index = index
         self.chain = create_rag_chain(llm, retriever, **options)
         self.uploads = uploads
+        # What messages call the index, with whom it speaks, and its folder on this machine: not for clients.
+        ledger = index.ledger
+        shared = ledger.location if isinstance(ledger, SharedLedger) else None
+        own = (shared.given, shared.name, shared.chroma) if shared else ()
+        self._own_names = (*own, str(index.folder))
         self._listed: tuple[int, dict[str, PublicDocument]] = (-1, {})
 
     @property
@@ -133,7 +140,10 @@ class Collection:
         for source, document in self.by_source.items():
             if source in text:
                 text = text.replace(source, document.name)
-        return text.replace(f"{self.uploads}{os.sep}", "").replace(str(self.index.folder), self.name)
+        text = text.replace(f"{self.uploads}{os.sep}", "")
+        for own in self._own_names:
+            text = text.replace(own, self.name)
+        return text
 
 
 def document_id(source: str) -> str:
@@ -171,20 +181,26 @@ def _public(source: Source, name: str) -> PublicDocument:
     )
 
 
-def collection_folders(given: Iterable[str]) -> dict[str, Path]:
-    """Return the folders of collections by name: of ``NAME=FOLDER``, or of a folder, whose name it then is.
+def collection_indexes(given: Iterable[str]) -> dict[str, str]:
+    """Return the indexes of collections by name: of ``NAME=INDEX``, or of an index with the name that it has.
+
+    A folder and a TOML file have their whole paths: the processes of a server may have other working folders.
 
     Raises:
-        ConfigurationError: Two have one name.
+        ConfigurationError: Two have one name, or the address of a shared index cannot be understood.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for each in given:
-        name, equals, folder = each.partition("=")
-        path = Path(folder if equals else each).expanduser().resolve()
-        name = name if equals else path.name
+        name, equals, index = each.partition("=")
+        # The address of a shared index has options, with equals signs.
+        if not equals or is_address(each):
+            name, index = "", each
+        location = find_location(index)
+        if not name:
+            name = location.collection if isinstance(location, SharedLocation) else location.name
         if name in found:
             raise ConfigurationError(
                 f"Two collections are named {name!r}.", hint="Name them: --index NAME=FOLDER."
             )
-        found[name] = path
+        found[name] = index if is_address(index) else str(Path(index).expanduser().resolve())
     return found

@@ -50,7 +50,7 @@ LIKE_SHARE: Final = 0.3
 NEW_WORD_LETTERS: Final = 4
 
 # The kinds of answers with a number.
-QUANTITIES: Final = frozenset({"number", "duration", "amount", "date"})
+QUANTITIES: Final = frozenset({"number", "duration", "amount", "time", "date"})
 
 Shares = tuple[float, ...]
 

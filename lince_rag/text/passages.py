@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from lince_rag.text.language import Language, detect_language, fold
 from lince_rag.text.questions import answer_pattern
-from lince_rag.text.sentences import CELL_SEPARATOR, Sentence, split_sentences
+from lince_rag.text.sentences import CELL_SEPARATOR, Sentence, is_clause_mark, split_sentences
 
 # Characters of the window that is compared with a question by its vector: a sentence and those that follow it.
 # With 420 the nearest window is the right one more often, but two of 250 hold more answers than one of 420.
@@ -42,13 +42,19 @@ _INTRODUCES: Final[frozenset[Kind]] = frozenset({"heading", "question", "lead", 
 MOST_INTRODUCTIONS: Final = 2
 
 _ITEM: Final = re.compile(r"(?:[-*•·+]\s+|\d{1,3}[.)]\s+|[a-zA-Z][.)]\s+|\(?[ivx]+\)\s+)")
+# What a line in capitals says if it is no heading: "TOTAL A PAGAR 45,73 €", "MATRÍCULA: 4471 KRB".
+_VALUE: Final = re.compile(r"\d[.,]\d|[€$£%]|:\s+\S")
+
+# A line that begins with a number: all of it, if it has no other.
+_NUMBERED: Final = re.compile(r"(\d{1,3}(?=[.)-]+\s)|\d{1,3}(?:\.\d{1,3})+)\D*")
+
 _ENDS: Final = (".", "!", "…", ":", ";", "?", ".»", ".”", '."', ".)", "»", "”")
 # A cell of a table that has no other header: "Precio: 3".
 _NAMED_CELL: Final = re.compile(r"\s*[^\s:|][^|]*?:\s+\S")
 # A line over one of "=" or "-".
 _UNDERLINED: Final = re.compile(r"\A[^\n]{1,120}\n\s*([=\-~_*])\1{3,}\s*\Z")
-# "Capítulo 3 ........ 17", "3.2.1 Instalación".
-_CONTENTS: Final = re.compile(r"(?:\.\s?){4,}\s*\d*\s*\Z|\A\d+(?:\.\d+)+\.?\s+\S.{0,60}\Z")
+# "Capítulo 3 ........ 17", "3.2.1 Instalación"; but not "3.2. No se cubre el robo." or "1.1 Contenido: 18.000 €".
+_CONTENTS: Final = re.compile(r"(?:\.\s?){4,}\s*\d*\s*\Z|\A\d+(?:\.\d+)+\.?\s+[^\s\d:][^\d:]{0,60}\d*(?<![.;!])\Z")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +73,9 @@ class Reading:
         sentences = split_sentences(text, language)
         titles = [*str(document.get("heading") or "").split(" › "), str(document.get("title") or "")]
         known = {_bare(title) for title in titles}
-        return cls(language, sentences, [_kind_of(sentence.text, known) for sentence in sentences])
+        kinds = [_kind_of(sentence.text, known) for sentence in sentences]
+        _tell_titles_from_items(text, sentences, kinds)
+        return cls(language, sentences, kinds)
 
     def candidates(self) -> list[int]:
         """Return the positions of the sentences that can be a part of an answer."""
@@ -88,8 +96,10 @@ class Reading:
         A lead-in and a sentence that depends on the one before are not alone in it; lists are perhaps whole.
         """
         kinds = self.kinds
+        # What leads to a list is not quoted with a part of it.
+        announced = next((kind for kind in reversed(kinds[first : last + 1]) if kind != "item"), None) == "lead"
         while last + 1 < len(kinds) and kinds[last + 1] == "item" and self._fits(first, last + 1):
-            if not (kinds[last] == "lead" or (whole_lists and kinds[last] == "item")):
+            if not (kinds[last] == "lead" or ((whole_lists or announced) and kinds[last] == "item")):
                 break
             last += 1
         if kinds[last] == "lead" and last + 1 < len(kinds) and self._fits(first, last + 1):
@@ -183,6 +193,9 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
         return "heading"
     if re.match(r"#{1,6}\s", text) or _bare(text) in titles:
         return "heading"
+    # "Art. 8.º Sin obras." says something, "Cláusula 4.ª – Fianza" does not.
+    if is_clause_mark(text, with_title=is_unfinished(text)):
+        return "heading"
     if text.rstrip('*_"»”)').endswith("?"):
         return "question"
     if _CONTENTS.search(text):
@@ -197,7 +210,30 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
     return "line" if short and is_unfinished(text) else "sentence"
 
 
+def _tell_titles_from_items(text: str, sentences: Sequence[Sentence], kinds: list[Kind]) -> None:
+    """Correct the kinds of short lines with a number, by the numbers before and after.
+
+    "3. Exclusiones" is a title, unless "2." or "4." is next to it, or it instructs ("1. Abra la tapa"). And "1.1
+    El piso es de Ana" is none if "1.2" follows.
+    """
+    found = [_NUMBERED.match(sentence.text) for sentence in sentences]
+    numbers = [tuple(map(int, each[1].split("."))) if each else () for each in found]
+    for position, (sentence, match, number) in enumerate(zip(sentences, found, numbers, strict=True)):
+        if match is None:
+            continue
+        around = numbers[max(position - 1, 0) : position] + numbers[position + 1 : position + 2]
+        listed = any(each and each[:-1] == number[:-1] and abs(each[-1] - number[-1]) == 1 for each in around)
+        title = len(number) == 1 and match.end() == len(sentence.text) < TITLE_CHARACTERS
+        title = title and not answer_pattern("instruction").search(sentence.text)
+        if listed and kinds[position] == "contents":
+            kinds[position] = "item"
+        elif title and not listed and text.startswith("\n", sentence.end):
+            kinds[position] = "heading"
+
+
 def _is_in_capitals(text: str) -> bool:
+    if _VALUE.search(text):
+        return False
     letters = [character for character in text if character.isalpha()]
     short = len(text) < HEADING_CHARACTERS and is_unfinished(text)
     return short and len(letters) >= HEADING_LETTERS and sum(map(str.isupper, letters)) >= 0.9 * len(letters)

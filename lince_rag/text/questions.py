@@ -70,6 +70,17 @@ def summary_words(question: str, language: Language) -> list[str]:
     return [word for word in _WORD.findall(rest) if word not in ignored]
 
 
+def asks_for_end(question: str, language: Language) -> bool:
+    """Return whether a question asks when something ends."""
+    return _cues("ends", language).search(question) is not None
+
+
+@cache
+def before_end() -> re.Pattern[str]:
+    """Return what stands before the date on which something ends."""
+    return re.compile(load_table("questions")["ends"]["before"])
+
+
 @cache
 def answer_pattern(name: str) -> re.Pattern[str]:
     """Return what a sentence has that gives a ``menu`` item, an ``instruction``, a ``reason``, a ``definition``.

@@ -19,7 +19,7 @@ from lince_rag.text.words import analyze, spelling_grams, word_lines, words_with
 CACHED_TEXTS: Final = 512
 
 # Raise it whenever the sentences of a text or their terms change: what an index has stored is computed again then.
-LINES_VERSION: Final = 1
+LINES_VERSION: Final = 2
 
 # Between the cells of a table's row.
 CELL_SEPARATOR: Final = " | "
@@ -29,6 +29,27 @@ _PART: Final = "\f"
 
 # The number of an item or a section.
 _NUMBER: Final = re.compile(r"(?:\d{1,3}\.)+\d{0,3}[.)]?", re.ASCII)
+
+# The number of a clause, and a title of a few words after it: "Tercera.", "CUARTA.- Fianza.", "Art. 7.º", "1ª.",
+# "Cláusula Quinta – Do prazo.". What a contract says in the clause follows in the same line.
+_ORDINAL: Final = (
+    r"(?:(?:d[ée]cim|vig[ée]sim)[oa]?[ -]?\w{3,7}|únic|primer|primeir|segund|terceir|tercer|cuart|quart|quint|"
+    r"sext|s[ée]p?tim|octav|oitav|noven|non|d[ée]cim|und[ée]cim|duod[ée]cim|vig[ée]sim)[oa]"
+)
+_CLAUSE_NUMBER: Final = re.compile(
+    r"[\s*_#]*(?:(?:cl[áa]usula|estipulaci[óo]n|disposici[óo]n|disposiç[ãa]o|art[íi]culo|artigo|art\.?|par[áa]grafo|§)"
+    rf"\s+(?:{_ORDINAL}\b|\d{{1,3}}(?:\.?[ºª°])?|[ivxl]+\b)|{_ORDINAL}\b|\d{{1,3}}\.?[ºª°]|[ivxl]+(?=\.?\s?[–—-]))(?!\w)",
+    re.IGNORECASE,
+)
+_CLAUSE_END: Final = re.compile(r"[\s.:)*_–—-]*")
+_CLAUSE_TITLE: Final = re.compile(rf"(?:\s*[.:–—(\n-]+\s*(?:[^\W\d]+[\s,]+){{0,4}}[^\W\d]+)?{_CLAUSE_END.pattern}")
+
+# What has a name or a number after its period, unlike "etc." and "S.L.".
+_ABBREVIATIONS: Final = re.compile(
+    "(?:[Aa]pto|Arq|[Aa]vd?a?|[Cc][óo]d|[Cc]tra|D|Dra?|Dña|Dª|Ex[cm]*[oa]|Fdo|Il[tm]m?[oa]|Mª|[Nn]ro|[Nn]úm|Obs|[Pp]ág|"
+    "Pe|Pl|Profa?|Pza|[Rr]ef|Sra?|Srta|St[ao]|[Tt]el)"
+)
+_ABBREVIATED: Final = re.compile(r"(?<![\w.])(\w{1,5})\.\Z")
 
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -151,7 +172,8 @@ def forget_sentences() -> None:
 def sentence_spans(text: str, language: Language) -> list[tuple[int, int]]:
     """Return the (start, end) offsets of each sentence, without the white space around it.
 
-    A blank line, a list item, a heading and a table row always end a sentence.
+    A blank line, a list item, a heading and a table row always end a sentence; so does a line that ends in ";"
+    before one with a capital letter.
     """
     from sentencex import get_sentence_boundaries
 
@@ -176,14 +198,27 @@ def sentence_spans(text: str, language: Language) -> list[tuple[int, int]]:
 def _continues(text: str, before: tuple[int, int], start: int) -> bool:
     """Return whether the splitter has cut a sentence in two.
 
-    It cuts names at their period ("copia.BAK"), "14.6.5. Instalar" and "2. Pulse" after the number, and lists of
-    optional arguments ("[OPCIÓN]... [FICHERO]").
+    It cuts names at their period ("copia.BAK"), "D. Félix" and "Av. Paulista" after the abbreviation, "14.6.5.
+    Instalar", "2. Pulse" and "Tercera. Renta." after the number, and lists of optional arguments ("[OPCIÓN]...
+    [FICHERO]").
     """
     end = before[1]
     if end == start:
         return text[end - 1] == "."
-    numbered = _NUMBER.fullmatch(text, *before) and "\n" not in text[end:start]
-    return bool(numbered) or (text[start] in "([" and text[max(end - 3, 0) : end].endswith(("...", "…")))
+    if "\n" not in text[end:start] and (_NUMBER.fullmatch(text, *before) or is_clause_mark(text[slice(*before)])):
+        return not _CLAUSE_NUMBER.match(text, start)
+    if text[start] in "([" and text[max(end - 3, 0) : end].endswith(("...", "…")):
+        return True
+    last = _ABBREVIATED.search(text, max(before[0], end - 6), end)
+    return last is not None and _ABBREVIATIONS.fullmatch(last[1]) is not None
+
+
+def is_clause_mark(text: str, *, with_title: bool = True) -> bool:
+    """Return whether a text is the number of a clause, perhaps with a title, and nothing else."""
+    number = _CLAUSE_NUMBER.match(text)
+    if number is None:
+        return False
+    return (_CLAUSE_TITLE if with_title else _CLAUSE_END).fullmatch(text, number.end()) is not None
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int]]:
@@ -223,4 +258,6 @@ def _separates(previous: str, line: str) -> bool:
     if previous.startswith("#"):
         return True
     begins = line[0].isupper() or line[0].isdigit() or line[0] in "¿¡"
+    if begins and previous[-1] == ";":
+        return True
     return len(previous) < _SHORT_LINE and begins and previous[-1] not in ",;-"

@@ -1,17 +1,22 @@
 """Reading SQuAD-format files, and measuring answers over other packages' retrievers on them."""
 
 import json
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 from langchain_core.documents import Document
 
 from lince_rag.chain.rag import RagChain
 from lince_rag.evaluation.metrics import contains_answer, token_f1
 from lince_rag.text.language import Language
+
+# Paragraphs of a file that ``write_folder`` writes; each file gives about four chunks of 1,200 characters.
+PARAGRAPHS_OF_A_FILE: Final = 5
 
 
 @dataclass(frozen=True)
@@ -93,3 +98,17 @@ def measure_answers(chain: RagChain, questions: Sequence[Question], language: La
         **over_answers,
         "milliseconds": 1000 * median(times),
     }
+
+
+def write_folder(data: Path, folder: Path, files: int) -> int:
+    """Write files of paragraphs of both data sets, each with words of its own; return their characters."""
+    generator = random.Random(files)
+    paragraphs = [text for name in ("xquad.es.json", "faquad.json") for text in load(data / name).paragraphs]
+    folder.mkdir()
+    size = 0
+    for number in range(files):
+        chosen = generator.choices([text for text in paragraphs if text.strip()], k=PARAGRAPHS_OF_A_FILE)
+        text = "\n\n".join(f"{paragraph} (Nota {generator.getrandbits(40):x}.)" for paragraph in chosen)
+        (folder / f"{number:05}.md").write_text(text, encoding="utf-8")
+        size += len(text)
+    return size

@@ -7,7 +7,6 @@ disk; LlamaIndex persists JSON; Haystack's store is in memory. Memory is without
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +14,11 @@ from typing import Any, Final
 
 import pytest
 
-from tests.benchmarks.squad import load
+from tests.benchmarks.squad import write_folder
 from tests.benchmarks.tables import table
 
-# Files; each gives about four chunks of 1,200 characters.
+# Files.
 SIZES: Final = (250, 2_500, 25_000)
-PARAGRAPHS: Final = 5
-
 CHUNK_CHARACTERS: Final = 1_200
 
 # What all of them run first: a clock for the embedder, and what is printed at the end.
@@ -130,20 +127,6 @@ for first in range(0, len(pieces), 1_000):
 end(len(pieces), begun)
 """,
 }
-
-
-def write_folder(data: Path, folder: Path, files: int) -> int:
-    """Write files of paragraphs of both data sets, each with words of its own; return their characters."""
-    generator = random.Random(files)
-    paragraphs = [text for name in ("xquad.es.json", "faquad.json") for text in load(data / name).paragraphs]
-    folder.mkdir()
-    size = 0
-    for number in range(files):
-        chosen = generator.choices([text for text in paragraphs if text.strip()], k=PARAGRAPHS)
-        text = "\n\n".join(f"{paragraph} (Nota {generator.getrandbits(40):x}.)" for paragraph in chosen)
-        (folder / f"{number:05}.md").write_text(text, encoding="utf-8")
-        size += len(text)
-    return size
 
 
 def run(code: str, folder: Path, index: Path) -> dict[str, Any] | None:

@@ -134,7 +134,15 @@ def test_ask_what_the_documents_do_not_say(folder: Path) -> None:
 
 SHARED_OPTIONS = ["--model", "--model-path", "--base-model-path", "--device", "--dtype", "--quantization"]
 SHARED_OPTIONS += ["--engine", "--tokenizer", "--base-url", "--api-key"]
-SHARED_OPTIONS += ["--models-file", "--max-tokens", "--seed", "-k", "--reranker", "--reranker-url"]
+SHARED_OPTIONS += [
+    "--models-file",
+    "--embeddings-url",
+    "--max-tokens",
+    "--seed",
+    "-k",
+    "--reranker",
+    "--reranker-url",
+]
 SHARED_OPTIONS += ["--source", "--filter", "--language"]
 SHARED_OPTIONS += ["--on-unsupported", "--minimum-confidence", "--strict"]
 

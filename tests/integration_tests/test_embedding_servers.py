@@ -545,6 +545,17 @@ def test_the_command_line(folder, documents, tmp_path):
         assert "900" in json.loads(out)["text"]
         out, _ = run("search", "renta", "--index", "i", "--embeddings-url", server.base_url, cwd=tmp_path)
         assert "900" in out
+        chat = ("chat", "--index", "i", "--embeddings-url", server.base_url)
+        out, _ = run(*chat, cwd=tmp_path, given="¿De cuánto es la renta?\n")
+        assert "900" in out
+        (tmp_path / "questions.jsonl").write_text(
+            '{"question": "¿De cuánto es la renta?", "answers": ["900 euros"]}'
+        )
+        asked_all = ("eval", "questions.jsonl", "--index", "i", "--json", "--embeddings-url", server.base_url)
+        before = len(server.received)
+        run(*asked_all, cwd=tmp_path)
+        run(*asked_all, "--embeddings", folder, "--output", "other", cwd=tmp_path)
+        assert len(server.received) >= before + 2
         # Who ingests lets the index remember where the server is now.
         run("ingest", str(documents), "--index", "i", "--embeddings-url", server.base_url, cwd=tmp_path)
         out, _ = run(*asked, cwd=tmp_path)
@@ -558,8 +569,18 @@ def test_the_command_line(folder, documents, tmp_path):
 
 def test_an_address_for_an_embedder_in_this_process_is_an_error(documents, tmp_path):
     run("ingest", str(documents), "--index", "i", cwd=tmp_path)
-    _, err = run("ask", "x", "--index", "i", "--embeddings-url", "http://localhost:9", cwd=tmp_path, status=2)
-    assert "--embeddings-url=http://localhost:9" in err
+    (tmp_path / "questions.jsonl").write_text('{"question": "¿De cuánto es la renta?", "answers": ["900 euros"]}')
+    evaluated = ("eval", "questions.jsonl")
+    for command in (
+        ("ask", "x"),
+        ("chat",),
+        ("serve",),
+        ("mcp",),
+        evaluated,
+        (*evaluated, "--embeddings", "embedded"),
+    ):
+        _, err = run(*command, "--index", "i", "--embeddings-url", "http://localhost:9", cwd=tmp_path, status=2)
+        assert "--embeddings-url=http://localhost:9" in err
     # In the environment it is there for other indexes.
     run("ask", "¿De cuánto es la renta?", "--index", "i", cwd=tmp_path, LINCE_EMBEDDINGS_URL="http://localhost:9")
 

@@ -25,7 +25,9 @@ REBUILT = ["58734d5"]
 CURRENT = [commit for commit in COMMITS if commit not in REBUILT]
 
 # What they were cut by; the first ones did not say.
-CHUNKING = {"58734d5": "", "5b28542": "", "aedf4ba": "2", "8d35e27": "2", "ffb788a": "2"}
+CHUNKING = {"58734d5": "", "5b28542": "", "aedf4ba": "2", "8d35e27": "2", "ffb788a": "2"} | dict.fromkeys(
+    ("1c03121", "a534c17"), "3"
+)
 
 # The zlib that wrote the export file; another one may compress in another way.
 ZLIB = "1.2.13"

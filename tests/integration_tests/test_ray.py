@@ -305,6 +305,23 @@ def test_a_wrong_address_is_said_in_seconds(tmp_path: Path, address: str, monkey
         index.ingest(tmp_path / "documents")
 
 
+def test_ray_that_does_not_start_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def too_slow(**options: object) -> None:
+        # What Ray does on a machine with much else to do, after half a minute.
+        raise Exception("The current node timed out during startup.")
+
+    ray.shutdown()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", too_slow)
+    write_files(tmp_path / "documents", "uno", 1)
+    with Index.open(tmp_path / "index", embeddings="embedded") as index:
+        with pytest.raises(LinceError, match="Ray does not start on this machine: The current node timed out"):
+            index.ingest(tmp_path / "documents", engine="ray")
+        assert not index.sources()
+
+
 def test_wrong_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Index.open(tmp_path / "index") as index:
         with pytest.raises(ConfigurationError, match="There is no engine 'spark'"):

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from lince_rag import Index
 from lince_rag.documents import workers
-from lince_rag.documents.workers import ReadingLimits
+from lince_rag.documents.chunking import ChunkingSettings
+from lince_rag.documents.workers import ReadingLimits, ReadingPool
 from lince_rag.errors import ConfigurationError
 from tests.hostile_files import HOSTILE, mutate
 from tests.unit_tests.file_samples import docx_bytes, pdf_bytes
@@ -101,6 +103,60 @@ def test_killed_workers_are_replaced(tmp_path: Path, folder: Path) -> None:
         assert index.ledger.chunk_ids() == expected
         assert index.verify().ok
     assert len(set(killed)) > 1
+
+
+def test_a_worker_that_exits_with_success_has_not_read_its_file(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends a process in the middle of a file may look like success: a library that calls ``exit(0)``."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'lince_rag.documents.workers' in ' '.join(sys.orig_argv):\n"
+        "    from lince_rag.documents import files\n"
+        "    load = files.FileLoader.load\n"
+        "    def exiting(self):\n"
+        "        once = os.path.join(os.path.dirname(__file__), 'once')\n"
+        "        if 'always' in self.source or 'once' in self.source and not os.path.exists(once):\n"
+        "            open(once, 'w').close()\n"
+        "            os._exit(0)\n"
+        "        return load(self)\n"
+        "    files.FileLoader.load = exiting\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("always.txt", "once.txt"):
+        (folder / name).write_text(f"Los olivos de {name} los riega Julio.")
+    with Index.open(tmp_path / "index") as index:
+        # Limits that no other worker has, so that new ones start.
+        report = index.ingest(folder, limits=ReadingLimits(seconds=43))
+        (failed,) = report.failed
+        assert (Path(failed.source).name, failed.reason) == (
+            "always.txt",
+            "reading it ended the reading process (exit status 0)",
+        )
+        assert named(index) == {*GOOD, "once.txt"}
+
+
+def test_no_file_is_given_to_a_worker_that_ends(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With little memory every file is a worker's last, and to end takes it a while; a file is tried twice."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, sys, time\n"
+        "def end():\n"
+        "    try:\n"
+        "        os.mkdir(os.path.join(os.path.dirname(__file__), 'first'))\n"
+        "        time.sleep(8)\n"
+        "    except FileExistsError:\n"
+        "        time.sleep(1)\n"
+        "if 'lince_rag.documents.workers' in ' '.join(sys.orig_argv):\n"
+        "    atexit.register(end)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (folder / "long.txt").write_text("La lluvia en Sevilla es una maravilla. " * 20_000)
+    with ReadingPool(ChunkingSettings(), ReadingLimits(memory_mib=256, workers=2)) as pool:
+        with ThreadPoolExecutor(2) as executor:
+            list(executor.map(lambda name: pool.read(folder / name, name), ("a.txt", "long.txt")))
+        assert pool.read(folder / "b.md", "b.md").chunks
 
 
 def is_running(pid: int) -> bool:

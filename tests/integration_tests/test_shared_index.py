@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag import ChatLince, Index, create_rag_chain
+from lince_rag.cli.options import AnswerOptions
+from lince_rag.cli.remote import running_server
 from lince_rag.documents.prepared import PreparedDocument
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError, IndexLockedError, IndexServerError
 from lince_rag.index.conditions import filter_to_sql
@@ -28,6 +30,7 @@ from lince_rag.index.postgresql import SharedLedger
 from lince_rag.index.sqlite import FolderLedger
 from tests.damage import SmallEmbeddings
 from tests.database_servers import Servers, database_servers, postgresql_programs
+from tests.servers import serving
 
 pytestmark = pytest.mark.skipif(postgresql_programs() is None, reason="PostgreSQL's server is not installed")
 
@@ -372,6 +375,82 @@ def test_purging_leaves_one_collection_of_vectors(address: str) -> None:
         assert index.verify().ok
 
 
+class OtherEmbeddings(SmallEmbeddings):
+    """Another embedder of the same length; it can be interrupted after a number of texts."""
+
+    model = "other"
+
+    def __init__(self, most: int = 1_000) -> None:
+        self.left = most
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        # ``check_loading`` has one.
+        if len(texts) > 1:
+            self.left -= len(texts)
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return [[-number for number in reversed(self.embed_query(text))] for text in texts]
+
+
+def test_it_is_built_again_with_another_embedder_in_its_place(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lince_rag.index.compaction.VECTORS_PER_COMMIT", 8)
+    monkeypatch.setattr("lince_rag.index.shared.LOCK_SECONDS", 0.3)
+    one, other = (servers.index("again", tmp_path / name) for name in ("one", "other"))
+    with (
+        Index.open(one, embeddings=SmallEmbeddings()) as index,
+        Index.open(other, embeddings=SmallEmbeddings()) as elsewhere,
+        Index.open(tmp_path / "folder", embeddings="embedded") as folder,
+    ):
+        for each in (index, folder):
+            each.ingest([*documents(), *notes(0, 20)])
+        before = answers(index)
+        with index.stores.vectors.open() as store:
+            collections = store._client.count_collections()
+        # An interrupted run leaves the index as it was, and another embedder's work is not gone on with.
+        for embeddings in (OtherEmbeddings(8), SmallEmbeddings(), OtherEmbeddings(16)):
+            if embeddings.model == "small":
+                Index.rebuild(one, embeddings=embeddings)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    Index.rebuild(one, embeddings=embeddings)
+            assert answers(elsewhere) == before
+            assert elsewhere.verify().ok
+        elsewhere.delete("finca-3", purge=False)
+        elsewhere.ingest(notes(20, 22))
+        rest = OtherEmbeddings()
+        done: list[tuple[int, int]] = []
+        Index.rebuild(other, embeddings=rest, on_vectors=lambda *numbers: done.append(numbers))
+        assert (rest.left, done[-1]) == (1_000 - 11, (11, 11))
+        # Who has it open cannot make an application's embedder, and mixes no vectors.
+        for use in (
+            lambda: index.as_retriever().invoke("olivos"),
+            lambda: index.ingest(notes(22, 23)),
+            lambda: index.stores.vectors.nearest([0.1] * 32, 1),
+        ):
+            with pytest.raises(EmbeddingsMismatchError, match="OtherEmbeddings:other"):
+                use()
+        with Index.open(one, embeddings=OtherEmbeddings()) as again, again.stores.writing():
+            assert again.verify().ok
+            # Nothing is written meanwhile.
+            with pytest.raises(IndexLockedError):
+                Index.rebuild(other, embeddings="embedded")
+        Index.rebuild(other, embeddings="embedded")
+        folder.delete("finca-3")
+        folder.ingest(notes(20, 22))
+        # What has it open takes an embedder of this package.
+        assert answers(elsewhere) == answers(folder)
+        assert isinstance(index.embeddings, SmallEmbeddings)
+        for each in (index, folder):
+            assert each.ingest(notes(22, 24)).added == ["finca-22", "finca-23"]
+        assert index.sources() == folder.sources()
+        assert answers(index) == answers(folder)
+        assert index.verify().ok
+        with index.stores.vectors.open() as store:
+            assert store._client.count_collections() == collections
+
+
 def test_nobody_writes_while_an_index_is_purged(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A purge copies the vectors: what another one wrote meanwhile would be lost."""
     monkeypatch.setattr("lince_rag.index.shared.LOCK_SECONDS", 0.3)
@@ -408,6 +487,33 @@ def test_who_may_only_read_can_ask(servers: Servers, tmp_path: Path) -> None:
             index.ingest(notes(0, 1))
     with pytest.raises(Exception, match="cannot be"):
         Index.open(servers.index("filters", tmp_path / "two").replace("lince@", "guest@"))
+
+
+def test_it_is_served_by_its_address(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    address = servers.index("served", tmp_path / "replica")
+    with Index.open(address, embeddings="embedded") as index:
+        index.ingest(documents())
+        # The server takes any password.
+        secret = address.replace("lince@", "lince:secreto@")
+        with serving(secret, log=tmp_path / "log") as served, served.client() as client:
+            said = client.post("/v1/ask", json={"question": QUESTIONS[0]}).json()
+            assert "30 de junio" in said["text"]
+            job = client.post("/v1/documents", files={"files": ("b.txt", "El tejado es de 1980.")}).json()
+            assert served.wait_for_job(client, job["id"])["report"]["added"] == ["b.txt"]
+            assert len(index.sources()) == 6
+            # `ask` finds it, with the password or without.
+            assert running_server(Path(address), AnswerOptions())
+            Index.rebuild(address, embeddings=OtherEmbeddings())
+            refused = client.post("/v1/ask", json={"question": QUESTIONS[1]})
+            assert refused.status_code == 422
+            assert "OtherEmbeddings:other" in refused.text
+            Index.rebuild(address, embeddings="embedded")
+            assert "41.100" in client.post("/v1/ask", json={"question": QUESTIONS[1]}).json()["text"]
+        kept = [each for each in (tmp_path / "data").rglob("*") if each.is_file()]
+        assert kept
+        written = [(tmp_path / "log"), *kept]
+        assert not [each for each in written if b"secreto" in each.read_bytes()]
 
 
 def test_what_is_wrong_is_said(servers: Servers, tmp_path: Path) -> None:
@@ -456,11 +562,23 @@ def test_a_file_and_a_path_stand_for_the_address(tmp_path: Path) -> None:
     assert find_location(address) == expected
     # As the command line gives it.
     assert find_location(Path(address)) == expected
+    with pytest.raises(ConfigurationError, match="has a user") as caught:
+        find_location(address.replace("https://c", "https://ana:secreto@c"))
+    assert "secreto" not in str(caught.value)
     kept = find_location(f"{address}&sslmode=require")
     assert isinstance(kept, SharedLocation)
     assert kept.ledger == "postgresql://ana@h/d?sslmode=require"
     assert find_location(tmp_path) == tmp_path
     # What a command prints can be typed again, and shows no password.
-    secret = address.replace("ana@", "ana:secreto@")
-    assert shlex.split(index_argument(Path(secret))) == [address]
+    for secret in (
+        address.replace("ana@", "ana:secreto@"),
+        address.replace("ana@", "ana:el@secreto@"),
+        address.replace("?", "?password=secreto&"),
+        address + "&sslpassword=secreto",
+    ):
+        assert shlex.split(index_argument(Path(secret))) == [address]
+        assert "secreto" not in repr(find_location(secret))
+    with pytest.raises(ConfigurationError, match="not the address of a PostgreSQL") as caught:
+        find_location(address.replace("ana@", "ana:el/secreto@"))
+    assert "secreto" not in str(caught.value)
     assert index_argument(tmp_path) == str(tmp_path)

@@ -12,12 +12,14 @@ import typer.main
 import yaml
 
 from lince_rag.cli.app import app
+from lince_rag.index.locations import SharedLocation, find_location
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "docs" / "deploy"
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
-COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+COMPOSE_FILES = ("compose.yaml", "compose-shared.yaml")
+COMPOSE, SHARED = (yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8")) for name in COMPOSE_FILES)
 
 
 def unit() -> configparser.ConfigParser:
@@ -30,9 +32,13 @@ def unit() -> configparser.ConfigParser:
 def commands() -> list[list[str]]:
     """All calls of lince-rag in the files, in their comments, and in the documentation of the server."""
     (listed,) = re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
-    compose = [re.sub(r"\$\{\w+:-(.*?)\}", r"\1", each) for each in COMPOSE["services"]["app"]["command"]]
-    found = [json.loads(listed), compose, shlex.split(unit()["Service"]["ExecStart"])]
-    texts = [path.read_text(encoding="utf-8") for path in (DEPLOY / "compose.yaml", ROOT / "docs" / "serving.md")]
+    composed = [
+        [re.sub(r"\$\{\w+:-(.*?)\}", r"\1", word) for word in file["services"]["app"]["command"]]
+        for file in (COMPOSE, SHARED)
+    ]
+    found = [json.loads(listed), *composed, shlex.split(unit()["Service"]["ExecStart"])]
+    files = [*(DEPLOY / name for name in COMPOSE_FILES), ROOT / "docs" / "serving.md"]
+    texts = [path.read_text(encoding="utf-8") for path in files]
     lines = re.findall(r"^(?:\$ |#.*run --rm app )(lince-rag .*)$", "\n".join(texts), re.MULTILINE)
     return [*found, *(shlex.split(line, comments=True) for line in lines)]
 
@@ -62,14 +68,44 @@ def test_what_is_copied_is_there_and_what_is_installed_is_an_extra() -> None:
     assert "VOLUME /data" in DOCKERFILE
 
 
-def test_compose_publishes_the_server_on_this_machine_only() -> None:
-    services = COMPOSE["services"]
+@pytest.mark.parametrize("file", [COMPOSE, SHARED], ids=COMPOSE_FILES)
+def test_compose_publishes_the_server_on_this_machine_only(file: dict[str, Any]) -> None:
+    services = file["services"]
     assert services["app"]["ports"] == ["127.0.0.1:8790:8790"]
-    assert "ports" not in services["model"]
-    build = services["app"]["build"]
-    assert (DEPLOY / build["context"] / build["dockerfile"]).resolve() == DEPLOY / "Dockerfile"
+    assert [name for name, service in services.items() if "ports" in service] == ["app"]
+    for service in services.values():
+        assert ("build" in service) != ("image" in service)
+        if build := service.get("build"):
+            assert (DEPLOY / build["context"] / build["dockerfile"]).resolve() == DEPLOY / "Dockerfile"
+    assert set(services["app"]["depends_on"]) < set(services)
+    # What is to be kept is in a volume of its own.
+    mounted = [each.partition(":")[0] for service in services.values() for each in service.get("volumes", ())]
+    assert sorted(file["volumes"]) == sorted(name for name in mounted if name.isalpha())
+
+
+def test_compose_names_the_model_server() -> None:
+    services = COMPOSE["services"]
     assert f"http://model:{services['model']['command'][5]}/v1" in services["app"]["command"]
-    assert set(services["app"]["depends_on"]) <= set(services)
+
+
+def test_compose_names_the_servers_of_a_shared_index() -> None:
+    services = SHARED["services"]
+    app, database, vectors = (services[name] for name in ("app", "database", "vectors"))
+    location = find_location(app["command"][3])
+    assert isinstance(location, SharedLocation)
+    owner = database["environment"]
+    assert location.ledger == f"postgresql://{owner['POSTGRES_USER']}@database/{owner['POSTGRES_DB']}"
+    assert location.chroma == f"http://vectors:{vectors['command'][-1]}"
+    # The copy of the terms, keys and uploads are in the volume; Chroma's data in another one.
+    assert app["volumes"] == ["server:/data"]
+    assert location.folder.is_relative_to("/data")
+    assert app["command"][5].startswith("/data/")
+    assert vectors["command"][3] == "/data"
+    # The password comes from outside, and there is no other one; it is nowhere in a command.
+    assert app["environment"]["PGPASSWORD"] == owner["POSTGRES_PASSWORD"] == "${DATABASE_PASSWORD:?}"
+    # The server waits until both answer.
+    assert app["depends_on"] == {name: {"condition": "service_healthy"} for name in ("database", "vectors")}
+    assert all("healthcheck" in service for service in (database, vectors))
 
 
 def test_the_unit_leaves_time_to_end_and_may_write_its_index_only() -> None:

@@ -57,6 +57,37 @@ def test_lines_that_only_lead_to_others_are_no_candidates() -> None:
     assert reading.introductions(3) == [2, 1, 0]
 
 
+def test_numbered_titles_are_headings_and_numbered_clauses_are_not() -> None:
+    text = (
+        "CONDICIONES\n\n1. Capitales\n1.1. Contenido: 18.000 euros.\n2.1 Instalación 17\n\n3. Exclusiones\n"
+        "3.2. No se cubren los bienes del trastero.\n\n4. Ascensor.\nSe aprueba.\n\nCláusula 5.ª\n(Caução)\n"
+        "Son dos rentas.\n\nTOTAL A PAGAR  45,73 €\n\nPasos:\n1. Abra\n2. Cierre\n\nArt. 8.º Sin obras.\n\n"
+        "5.1 Se paga la luz\n5.2 Se paga el agua\n\n1. Abra la tapa.\nSale agua."
+    )
+    reading = Reading.of({"text": text, "language": "es"})
+    assert list(zip(reading.kinds, [each.text for each in reading.sentences], strict=True)) == [
+        ("heading", "CONDICIONES"),
+        ("heading", "1. Capitales"),
+        ("sentence", "1.1. Contenido: 18.000 euros."),
+        ("contents", "2.1 Instalación 17"),
+        ("heading", "3. Exclusiones"),
+        ("sentence", "3.2. No se cubren los bienes del trastero."),
+        ("heading", "4. Ascensor."),
+        ("sentence", "Se aprueba."),
+        ("heading", "Cláusula 5.ª\n(Caução)"),
+        ("sentence", "Son dos rentas."),
+        ("sentence", "TOTAL A PAGAR  45,73 €"),
+        ("lead", "Pasos:"),
+        ("item", "1. Abra"),
+        ("item", "2. Cierre"),
+        ("sentence", "Art. 8.º Sin obras."),
+        ("item", "5.1 Se paga la luz"),
+        ("item", "5.2 Se paga el agua"),
+        ("item", "1. Abra la tapa."),
+        ("sentence", "Sale agua."),
+    ]
+
+
 def test_a_row_that_names_its_values_has_no_header() -> None:
     named = "Producto: Pan | Precio: 1\nProducto: Sal | Precio: 2\nProducto: Vino | Hora: 12:30"
     plain = "Producto | Precio\nPan | 1\nSal | 12:30"
@@ -113,6 +144,13 @@ def test_a_list_is_quoted_whole_with_what_announces_it() -> None:
     assert "estos documentos:\n\n- el DNI\n- una foto\n- el padrón" in answer
     steps = "Para reiniciar:\n\n1. Pulse Menú.\n2. Elija Sistema.\n3. Pulse Reiniciar."
     assert quoted("¿Cómo se reinicia el sistema?", steps) == [steps]
+
+
+def test_a_list_that_is_announced_is_not_quoted_in_part() -> None:
+    text = "Para o passeio cada aluno deve levar:\n\n- almoço\n- boné\n- água\n\nO regresso é às 18h30."
+    assert quoted("O que leva o aluno para o passeio?", text, language="pt")[0].endswith(
+        "- almoço\n- boné\n- água"
+    )
 
 
 def test_a_lead_in_is_not_quoted_alone() -> None:

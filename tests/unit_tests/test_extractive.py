@@ -148,6 +148,8 @@ def test_every_quote_is_verbatim(question: str, contents: list[str], language: L
     [
         ("¿Cuándo nació?", "es", "date"),
         ("¿En qué año murió?", "es", "date"),
+        ("a que hora abre", "es", "time"),
+        ("Que horas fecha?", "pt", "time"),
         ("¿cuanto cuesta?", "es", "amount"),
         ("¿Quiénes vinieron?", "es", "person"),
         ("¿Dónde vive?", "es", "place"),

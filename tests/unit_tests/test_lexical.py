@@ -57,6 +57,11 @@ def test_relevance_is_higher_for_a_question_about_the_documents(lexical):
     assert relevance("¿Cuándo vence el contrato de alquiler?") > relevance("¿Quién ganó el mundial de fútbol?") * 2
 
 
+def test_words_that_only_ask_do_not_lower_relevance(lexical):
+    (asked, *_), (named, *_) = (lexical.search(each, "es", 1) for each in ("¿Cuánto es el alquiler?", "alquiler"))
+    assert asked.relevance >= named.relevance
+
+
 def test_deleted_chunks_leave_relevance_a_share(tmp_path):
     index = LexicalIndex(tmp_path)
     index.write((str(number), spanish(f"El gato número {number} come palabra{number}.")) for number in range(300))

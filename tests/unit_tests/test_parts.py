@@ -117,6 +117,17 @@ def test_values_that_cannot_be_stored():
     assert chunk.metadata["k\ufffd"] == "v\ufffd"
 
 
+def test_headings_and_titles_that_are_no_text():
+    given = [Document("Los olivos.", metadata={"source": "nota", "heading": 5, "title": ["Acta", 7]})]
+    made = prepared(given)
+    (chunk,) = made.chunks
+    assert (chunk.metadata["heading"], made.document.metadata["title"]) == ("5", "['Acta', 7]")
+    # No heading is none, whatever it is written as.
+    for empty in (None, "", 0, False, []):
+        (chunk,) = prepared([Document("Los olivos.", metadata={"source": "nota", "heading": empty})]).chunks
+        assert chunk.metadata.get("heading", "") == ""
+
+
 def test_no_text_is_an_error():
     with pytest.raises(DocumentError, match="no text in it"):
         prepared([Document(" \n", metadata={"source": "nota"})])

@@ -191,3 +191,12 @@ def test_the_answer_says_what_was_searched_for(tmp_path: Any) -> None:
         assert answer.standalone == "que es el tiempo sidereo"
         assert answer.text.startswith("El tiempo sidéreo es el tiempo de las estrellas.")
         assert rag.invoke("¿Qué es el tiempo sidéreo?").standalone == "¿Qué es el tiempo sidéreo?"
+
+
+@pytest.mark.parametrize("question", ["¿Quién fue el notario?", "¿Cuándo viene el pintor?"])
+def test_another_word_is_no_misspelled_one(tmp_path: Any, question: str) -> None:
+    text = "La contraseña está debajo del router. Los bienes del trastero tiene que sacarlos el fontanero."
+    with Index.open(tmp_path, embeddings="embedded") as index:
+        index.ingest([Document(text, metadata={"source": "notas.md"})])
+        answer = create_rag_chain(ChatLince(), index.as_retriever()).invoke(question)
+    assert answer.standalone == question

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lince_rag.errors import ConfigurationError
-from lince_rag.serve.collections import collection_folders, document_id, public_names
+from lince_rag.index.locations import data_folder
+from lince_rag.serve.collections import collection_indexes, document_id, public_names
 from lince_rag.serve.jobs import NAME_BYTES, safe_name
 from lince_rag.serve.state import ServerState
 
@@ -165,8 +166,27 @@ def test_names_are_different_and_relative(paths: list[str]) -> None:
     assert len({document_id(path) for path in paths}) == len(paths)
 
 
-def test_collections_are_named_by_their_folders_or_otherwise(tmp_path: Path) -> None:
-    given_folders = [str(tmp_path / "uno"), f"otra={tmp_path / 'dos'}"]
-    assert collection_folders(given_folders) == {"uno": tmp_path / "uno", "otra": tmp_path / "dos"}
+def test_collections_are_named_by_their_indexes_or_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = "lince+postgresql://ana:secreto@h/d?chroma=http://h:8000&collection=actas"
+    Path("obra.toml").write_text('ledger = "postgresql://h/d"\nchroma = "http://h:8000"\ncollection = "planos"\n')
+    found = collection_indexes(["uno", f"otra={tmp_path / 'dos'}", address, f"mías={address}", "obra.toml"])
+    assert found == {
+        "uno": str(tmp_path / "uno"),
+        "otra": str(tmp_path / "dos"),
+        "actas": address,
+        "mías": address,
+        "planos": str(tmp_path / "obra.toml"),
+    }
     with pytest.raises(ConfigurationError, match="'uno'"):
-        collection_folders([str(tmp_path / "uno"), f"uno={tmp_path / 'dos'}"])
+        collection_indexes([str(tmp_path / "uno"), f"uno={tmp_path / 'dos'}"])
+    # Keys and uploads are beside the index, or where this machine keeps data; not in a cache.
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert data_folder("uno") == tmp_path / "uno.serve"
+    assert data_folder(Path("obra.toml")) == tmp_path / "obra.toml.serve"
+    # As the command line gives it: one slash is lost.
+    assert data_folder(Path(address)) == data_folder(address.replace(":secreto", ""))
+    assert data_folder(address).is_relative_to(tmp_path / "data" / "lince_rag")
+    assert "secreto" not in str(data_folder(address))

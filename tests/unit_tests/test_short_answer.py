@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 from lince_rag.chain.answer import find_short_answer
 from lince_rag.text.language import LANGUAGES, Language
 
+TERM = "El contrato comienza el 1 de julio de 2023 y termina el 30 de junio de 2028."
+
 
 @pytest.mark.parametrize(
     ("question", "answer", "language", "short"),
@@ -25,6 +27,12 @@ from lince_rag.text.language import LANGUAGES, Language
         ("¿Cuánto vale el café?", "Artículo: Té | Precio: 4,10\nArtículo: Café | Precio: 3,20", "es", "3,20"),
         ("¿Cuándo es la próxima ITV?", "Próxima ITV: 2025-09-14", "es", "2025-09-14"),
         ("¿Cuánto es el alquiler?", "Fecha: 03/04/2024 | Concepto: Alquiler | Importe: 740", "es", "740"),
+        ("¿Cuándo vence el contrato?", f"{TERM} Se firma el 3 de mayo de 2023.", "es", "30 de junio de 2028"),
+        ("¿Cuándo empieza el contrato?", TERM, "es", "1 de julio de 2023"),
+        ("Quando termina?", "Vigora de 1º de março a 28 de fevereiro de 2026.", "pt", "28 de fevereiro de 2026"),
+        ("¿Hasta cuándo vale?", "Desde el 01/09/2023 hasta las 0 horas del 01/09/2024.", "es", "01/09/2024"),
+        ("a que horas voltam", "É a 23 de maio. Parte às 8h15 e volta às 18h30; voltam juntos.", "pt", "18h30"),
+        ("¿A qué hora abren?", "El lunes 3 de mayo abren a las nueve y media.", "es", "nueve y media"),
         ("Where is the office?", "The office is in Porto Alegre.", "en", "Porto Alegre"),
     ],
 )  # fmt: skip

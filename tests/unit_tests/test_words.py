@@ -82,6 +82,38 @@ def test_long_texts_reach_the_splitter_in_pieces(unit, monkeypatch):
         ("1. Pulse el botón. Espere.\n2. Siga.", "es", ["1. Pulse el botón.", "Espere.", "2. Siga."]),
         ("Nasceu em 1997. Morreu em 1999.", "pt", ["Nasceu em 1997.", "Morreu em 1999."]),
         ("mv [OPCIÓN]... [FICHERO]...", "es", ["mv [OPCIÓN]... [FICHERO]..."]),
+        (
+            "Tercera. Renta. Es de 700 euros. CUARTA.- Fianza. Es de 1.900 euros. Se devuelve.",
+            "es",
+            ["Tercera. Renta. Es de 700 euros.", "CUARTA.- Fianza. Es de 1.900 euros.", "Se devuelve."],
+        ),
+        (
+            "Cláusula Quinta – Do prazo. Vigora por um ano. Art. 7.º O lixo sai. Art. 8. Sem obras.",
+            "pt",
+            [
+                "Cláusula Quinta – Do prazo. Vigora por um ano.",
+                "Art. 7.º O lixo sai.",
+                "Art. 8. Sem obras.",
+            ],
+        ),
+        ("II.- Duración. Dura dos años. Se prorroga.", "es", ["II.- Duración. Dura dos años.", "Se prorroga."]),
+        ("1ª. La casa es azul. 2ª.- El coche es rojo.", "es", ["1ª. La casa es azul.", "2ª.- El coche es rojo."]),
+        ("Cláusula 4.ª\n(Caução)\nSão duas rendas.", "pt", ["Cláusula 4.ª\n(Caução)", "São duas rendas."]),
+        ("Abre à segunda. Fecha à quarta.", "pt", ["Abre à segunda.", "Fecha à quarta."]),
+        (
+            "Preside D. Félix Arbués. Es el portal B. Sigue Dña. Pilar Oroz.",
+            "es",
+            ["Preside D. Félix Arbués.", "Es el portal B.", "Sigue Dña. Pilar Oroz."],
+        ),
+        ("Fica na Av. Paulista, 3. Tel. 976 33 22.", "pt", ["Fica na Av. Paulista, 3.", "Tel. 976 33 22."]),
+        (
+            "Primeiro Outorgante: Álvaro Seabra Pinto, viúvo, NIF 198 334 021;\nSegunda Outorgante: Joana Frazão.",
+            "pt",
+            [
+                "Primeiro Outorgante: Álvaro Seabra Pinto, viúvo, NIF 198 334 021;",
+                "Segunda Outorgante: Joana Frazão.",
+            ],
+        ),
         ("- leche\n- pan\n- sal", "es", ["- leche", "- pan", "- sal"]),
         ("# Título\nTexto que sigue", "es", ["# Título", "Texto que sigue"]),
         ("| a | b |\n| c | d |", "es", ["| a | b |", "| c | d |"]),
