@@ -42,7 +42,9 @@ _CLAUSE_NUMBER: Final = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE_END: Final = re.compile(r"[\s.:)*_–—-]*")
-_CLAUSE_TITLE: Final = re.compile(rf"(?:\s*[.:–—(\n-]+\s*(?:[^\W\d]+[\s,]+){{0,4}}[^\W\d]+)?{_CLAUSE_END.pattern}")
+# "Artigo 3.º Franquia" has a title, "Segunda planta" is no clause.
+_BEFORE_TITLE: Final = r"(?:\s*[.:–—(\n-]+\s*|(?<=[ºª°\d])\s+|\s{2,})"
+_CLAUSE_TITLE: Final = re.compile(rf"(?:{_BEFORE_TITLE}(?:[^\W\d]+[\s,]+){{0,4}}[^\W\d]+)?{_CLAUSE_END.pattern}")
 
 # What has a name or a number after its period, unlike "etc." and "S.L.".
 _ABBREVIATIONS: Final = re.compile(

@@ -62,7 +62,8 @@ def test_numbered_titles_are_headings_and_numbered_clauses_are_not() -> None:
         "CONDICIONES\n\n1. Capitales\n1.1. Contenido: 18.000 euros.\n2.1 Instalación 17\n\n3. Exclusiones\n"
         "3.2. No se cubren los bienes del trastero.\n\n4. Ascensor.\nSe aprueba.\n\nCláusula 5.ª\n(Caução)\n"
         "Son dos rentas.\n\nTOTAL A PAGAR  45,73 €\n\nPasos:\n1. Abra\n2. Cierre\n\nArt. 8.º Sin obras.\n\n"
-        "5.1 Se paga la luz\n5.2 Se paga el agua\n\n1. Abra la tapa.\nSale agua."
+        "5.1 Se paga la luz\n5.2 Se paga el agua\n\n1. Abra la tapa.\nSale agua.\n\n"
+        "Artigo 3.º  Franquia\nSegunda planta"
     )
     reading = Reading.of({"text": text, "language": "es"})
     assert list(zip(reading.kinds, [each.text for each in reading.sentences], strict=True)) == [
@@ -85,6 +86,8 @@ def test_numbered_titles_are_headings_and_numbered_clauses_are_not() -> None:
         ("item", "5.2 Se paga el agua"),
         ("item", "1. Abra la tapa."),
         ("sentence", "Sale agua."),
+        ("heading", "Artigo 3.º  Franquia"),
+        ("line", "Segunda planta"),
     ]
 
 

@@ -91,7 +91,7 @@ function showList({ documents, total }) {
   const place = byId("document-list");
   place.replaceChildren(...documents.map(row));
   if (!documents.length) {
-    place.append(say(element("li", "note"), "no_documents"));
+    place.append(say(element("li", "note"), byId("find-document").value.trim() ? "none_found" : "no_documents"));
   }
   byId("pager").hidden = total <= PER_PAGE;
   say(byId("shown"), "shown", { first: offset + 1, last: offset + documents.length, total });
