@@ -22,7 +22,7 @@ from lince_rag.cli.options import (
     use_address,
 )
 from lince_rag.errors import ConfigurationError
-from lince_rag.index.locations import index_argument
+from lince_rag.index.locations import find_location, index_argument
 from lince_rag.text.language import wording
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def ingest(
         _rebuild(index, embeddings, language)
         if not paths:
             return
+    _check_paths(paths or [], index, language)
     with open_index(index, embeddings, embeddings_url, create=bool(paths)) as opened:
         if embeddings_url is not None:
             record_address(opened.ledger, opened.embeddings)
@@ -147,6 +148,19 @@ def ingest(
             raise typer.Exit(INTERRUPTED_STATUS) from None
     if failed:
         raise typer.Exit(1)
+
+
+def _check_paths(paths: list[str], index: Path, language: "Language") -> None:
+    """Refuse paths of which none exists, before a new index is made for them; in an old one they may be gone."""
+    from lince_rag.documents.remote import is_remote
+    from lince_rag.documents.selection import local_path
+
+    location = find_location(index)
+    if paths and isinstance(location, Path) and not location.exists():
+        missing = [each for each in paths if each != STANDARD_INPUT and not is_remote(each)]
+        missing = [each for each in missing if not local_path(each).exists()]
+        if len(missing) == len(paths):
+            raise ConfigurationError(wording("no_such_paths", language, paths=", ".join(missing)))
 
 
 def _items(paths: list[str], name: str) -> "list[str | Document]":

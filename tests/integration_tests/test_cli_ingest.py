@@ -126,3 +126,6 @@ def test_wrong_use_is_one_readable_line(place: Path) -> None:
         assert err.strip()
     _, err = run("ingest", "https://example.org/a.pdf", "--index", "i", cwd=place, status=2)
     assert "no está en esta máquina" in err
+    _, err = run("ingest", "nada/aquí", "--index", "otro", cwd=place, status=2)
+    assert "No existe: nada/aquí." in err
+    assert not (place / "otro").exists()

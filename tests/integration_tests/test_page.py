@@ -334,6 +334,8 @@ def test_a_long_text_is_shown_around_the_passage(open_page: OpenPage, server: st
 
 def test_only_ticked_documents_are_asked(open_page: OpenPage, documents: dict[str, str]) -> None:
     page = open_page()
+    page.locator("#find-document").fill("nada")
+    expect(page.locator("#document-list")).to_have_text("Ningún documento se llama así.")
     page.locator("#find-document").fill("biblio")
     expect(page.locator("#document-list .document")).to_have_count(1)
     page.get_by_role("checkbox").check()
