@@ -37,7 +37,8 @@ _ORDINAL: Final = (
     r"sext|s[ée]p?tim|octav|oitav|noven|non|d[ée]cim|und[ée]cim|duod[ée]cim|vig[ée]sim)[oa]"
 )
 _CLAUSE_NUMBER: Final = re.compile(
-    r"[\s*_#]*(?:(?:cl[áa]usula|estipulaci[óo]n|disposici[óo]n|disposiç[ãa]o|art[íi]culo|artigo|art\.?|par[áa]grafo|§)"
+    r"[\s*_#]*(?:(?:cl[áa]usula|estipulaci[óo]n|disposi(?:ci[óo]n|ç[ãa]o)(?:\s+\w+)?|art[íi]culo|artigo|art\.?|"
+    r"par[áa]grafo|§)"
     rf"\s+(?:{_ORDINAL}\b|\d{{1,3}}(?:\.?[ºª°])?|[ivxl]+\b)|{_ORDINAL}\b|\d{{1,3}}\.?[ºª°]|[ivxl]+(?=\.?\s?[–—-]))(?!\w)",
     re.IGNORECASE,
 )

@@ -99,6 +99,12 @@ def test_long_texts_reach_the_splitter_in_pieces(unit, monkeypatch):
         ("II.- Duración. Dura dos años. Se prorroga.", "es", ["II.- Duración. Dura dos años.", "Se prorroga."]),
         ("1ª. La casa es azul. 2ª.- El coche es rojo.", "es", ["1ª. La casa es azul.", "2ª.- El coche es rojo."]),
         ("Cláusula 4.ª\n(Caução)\nSão duas rendas.", "pt", ["Cláusula 4.ª\n(Caução)", "São duas rendas."]),
+        ("7ª Fianza. Son dos rentas. Se devuelven.", "es", ["7ª Fianza. Son dos rentas.", "Se devuelven."]),
+        (
+            "Disposición adicional primera. El Gobierno lo regula. Está en vigor.",
+            "es",
+            ["Disposición adicional primera. El Gobierno lo regula.", "Está en vigor."],
+        ),
         ("Abre à segunda. Fecha à quarta.", "pt", ["Abre à segunda.", "Fecha à quarta."]),
         (
             "Preside D. Félix Arbués. Es el portal B. Sigue Dña. Pilar Oroz.",
