@@ -101,9 +101,9 @@ def test_long_texts_reach_the_splitter_in_pieces(unit, monkeypatch):
         ("Cláusula 4.ª\n(Caução)\nSão duas rendas.", "pt", ["Cláusula 4.ª\n(Caução)", "São duas rendas."]),
         ("7ª Fianza. Son dos rentas. Se devuelven.", "es", ["7ª Fianza. Son dos rentas.", "Se devuelven."]),
         (
-            "Disposición adicional primera. El Gobierno lo regula. Está en vigor.",
+            "Disposición adicional primera. El Gobierno dicta las normas que hacen falta. Está en vigor.",
             "es",
-            ["Disposición adicional primera. El Gobierno lo regula.", "Está en vigor."],
+            ["Disposición adicional primera. El Gobierno dicta las normas que hacen falta.", "Está en vigor."],
         ),
         ("Abre à segunda. Fecha à quarta.", "pt", ["Abre à segunda.", "Fecha à quarta."]),
         (
