@@ -188,7 +188,8 @@ class NativeModel(CallSettings):
         Args:
             messages: System, human, AI and tool messages. What is not a whole conversation, such as the parts that
                 ``trim_messages`` counts, is counted with its system messages first, and with empty questions where
-                the format needs one. So the count may be a few tokens higher than those parts add to a prompt.
+                the format needs one; and backwards too, as ``trim_messages`` does, if that is longer. So the count
+                may be a few tokens higher than those parts add to a prompt.
             tools: Tools that the prompt describes, as in ``ChatLince.bind_tools``.
 
         Returns:
@@ -200,8 +201,10 @@ class NativeModel(CallSettings):
         """
         if not messages:
             return 0
-        prompt = self._render(as_conversation(messages), answer_format=AnswerFormat.of(tools))
-        return self.runtime.measure(prompt).length or 0
+        given, answer_format = list(messages), AnswerFormat.of(tools)
+        orders = [given] if as_conversation(given) == given else [given, given[::-1]]
+        prompts = [self._render(as_conversation(order), answer_format=answer_format) for order in orders]
+        return max(self.runtime.measure(prompt).length or 0 for prompt in prompts)
 
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[Any, Any]:
         """Make fields configurable in each call with ``config={"configurable": …}``.

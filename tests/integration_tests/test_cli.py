@@ -283,7 +283,7 @@ def test_prompt_is_exact() -> None:
         (["mcp", "--index", "indice", "--on-unsupported", "hide"], 2, "hide"),
         (["mcp", "--index", "indice", "--minimum-confidence", "2"], 2, "--minimum-confidence"),
         (["mcp", "--index", "indice", "--models-file", "missing.toml"], 2, "missing.toml"),
-        (["ingest", "nothing-there", "--index", "other"], 1, "nothing-there"),
+        (["ingest", "nothing-there", "--index", "other"], 2, "nothing-there"),
         (["prompt", "lince-zero"], 2, "--question"),
         (["models", "--models-file", "missing.toml"], 2, "missing.toml"),
         (["models", "--model", "lince-zero"], 2, "--check"),

@@ -172,14 +172,17 @@ def test_readers_beside_a_writer_see_whole_documents_and_then_the_new_version(tm
     write_files(changing, "uno", FILES)
     wait(start(WRITER, path, changing))
     readers = [start(READER, path) for _ in range(2)]
+    answers_before: list[str] = []
     for reader in readers:
         assert reader.stdout
         assert reader.stdout.readline() == "open\n"
+        # It has seen the first version before another is written.
+        answers_before.append(reader.stdout.readline())
     for version in ("dos", "tres"):
         write_files(changing, version, FILES)
         assert f"changed {FILES}" in wait(start(WRITER, path, changing))
-    for reader in readers:
-        answers = [line.split() for line in wait(reader).splitlines()]
+    for reader, before in zip(readers, answers_before, strict=True):
+        answers = [line.split() for line in [before, *wait(reader).splitlines()]]
         assert len(answers) > 3
         assert all(int(versions) <= 1 for versions, *_ in answers), "two versions of a document in one answer"
         assert all(int(documents) > 0 for _, documents, *_ in answers), "an answer without documents"

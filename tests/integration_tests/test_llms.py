@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, trim_messages
@@ -245,6 +245,7 @@ def test_tokens_are_those_of_the_native_prompt(kind, model_of):
     st.lists(st.sampled_from([SystemMessage, HumanMessage, AIMessage]), max_size=6),
     st.integers(min_value=20, max_value=300),
 )
+@example([SystemMessage, HumanMessage, AIMessage], 115)
 @settings(max_examples=8, deadline=None)
 def test_what_is_trimmed_to_a_number_of_tokens_has_no_more(kind, roles, limit):
     """LangChain counts any part of a conversation, backwards, too."""

@@ -183,11 +183,11 @@ def test_pages_are_pictures_of_pdfs_only(server: str, documents: dict[str, str])
 
 def test_a_document_from_its_upload_to_its_deletion(open_page: OpenPage, documents: dict[str, str]) -> None:
     page = open_page()
-    upload(page, ("garaje.pdf", pdf_bytes(["El garaje.", "La puerta del garaje se engrasa cada nueve semanas."])))
+    upload(page, ("garaje.pdf", pdf_bytes(["El garaje.", "El vado del garaje lo tramitó Eufrasio Beltrán."])))
     expect(page.locator("#document-list")).to_contain_text("garaje.pdf")
-    question = "¿Cada cuánto se engrasa la puerta del garaje?"
+    question = "¿Quién tramitó el vado del garaje?"
     found = ask(page, question)
-    expect(found.locator(".said")).to_contain_text("nueve semanas")
+    expect(found.locator(".said")).to_contain_text("Eufrasio Beltrán")
     # One that cannot be read says why; this one is dropped on the page.
     page.evaluate(DROP, ["roto.pdf", "%PDF-1.7 no"])
     expect(page.locator("#jobs")).to_contain_text("roto.pdf: damaged or truncated PDF")

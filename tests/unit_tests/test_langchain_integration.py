@@ -293,10 +293,10 @@ WRAPPED: dict[str, Callable[[HybridRetriever], Any]] = {
 @pytest.mark.parametrize("way", WRAPPED)
 def test_a_filter_reaches_the_retriever_in_whatever_it_is_wrapped(index: Index, way: str) -> None:
     made = create_rag_chain(ChatLince(), WRAPPED[way](index.as_retriever(k=4)))
-    source = made.invoke(QUESTION).documents[-1].metadata["source"]
-    found = made.with_filter({"source": source}).invoke(QUESTION).documents
+    source = made.retriever.invoke(QUESTION)[-1].metadata["source"]
+    found = made.with_filter({"source": source}).retriever.invoke(QUESTION)
     assert {document.metadata["source"] for document in found} == {source}
-    assert len(made.with_filter(None, k=2).invoke(QUESTION).documents) == 2
+    assert len(made.with_filter(None, k=2).retriever.invoke(QUESTION)) == 2
 
 
 def test_a_filter_needs_the_retriever_of_an_index(index: Index) -> None:
