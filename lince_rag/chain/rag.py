@@ -27,7 +27,6 @@ from lince_rag.chain.flow import ChainSettings, Generate, Retrieve, advance, ans
 from lince_rag.chain.grounding import OnUnsupported
 from lince_rag.chain.packing import native_model
 from lince_rag.chain.question import Conversation, RagInput, Rewriting
-from lince_rag.index.filters import combine_filters
 from lince_rag.index.retriever import HybridRetriever
 from lince_rag.models.call_settings import batch_configs
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE
@@ -248,20 +247,19 @@ class RagChain(Runnable[RagInput, Any]):
 
     def _carry_out(self, step: Retrieve | Generate, config: RunnableConfig) -> Any:
         if isinstance(step, Retrieve):
-            return self.retriever.invoke(step.question, config, **self._search_options(step))
+            return self._retriever_for(step).invoke(step.question, config)
         return self.llm.invoke(step.messages, config, **step.options)
 
     async def _acarry_out(self, step: Retrieve | Generate, config: RunnableConfig) -> Any:
         if isinstance(step, Retrieve):
-            return await self.retriever.ainvoke(step.question, config, **self._search_options(step))
+            return await self._retriever_for(step).ainvoke(step.question, config)
         return await self.llm.ainvoke(step.messages, config, **step.options)
 
-    def _search_options(self, step: Retrieve) -> dict[str, Any]:
-        """Return the keywords that confine a search to one document; other retrievers have none in common."""
+    def _retriever_for(self, step: Retrieve) -> RetrieverLike:
+        """Return the retriever, confined to one document if the step is; others have no way in common."""
         if not step.source or not isinstance(self.retriever, HybridRetriever):
-            return {}
-        both = combine_filters([self.retriever.filter, {"source": step.source}])
-        return {"filter": both, "k": SUMMARY_CHUNKS}
+            return self.retriever
+        return narrow_retriever(self.retriever, {"source": step.source}, SUMMARY_CHUNKS)
 
     def _resolved(self, config: RunnableConfig | None) -> Runnable[RagInput, Any]:
         """Return the chain over the model that ``config`` chooses, with a chain for each of its fallbacks."""
