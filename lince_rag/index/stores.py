@@ -119,7 +119,7 @@ class ChunkStores:
         vector: Any = self._query_vector(question)
         with self.vectors.open() as store:
             if selection is None:
-                return self.vectors.nearest(vector, limit)
+                return self._nearest(vector, limit)
             if selection.few is None:
                 find = partial(self.vectors.nearest, vector)
                 near: list[tuple[str, float]] = selection.search(find, itemgetter(0), limit, MOST_VECTORS)
@@ -131,6 +131,15 @@ class ChunkStores:
                 found = store.get(ids=selection.few, include=["embeddings"])
                 selection.memory = self.vectors.changes, found
         return compare_vectors(found, vector)[:limit]
+
+    def _nearest(self, vector: Any, limit: int) -> list[tuple[str, float]]:
+        near = self.vectors.nearest(vector, limit)
+        if len(near) == limit:
+            return near
+        # Rarely, the graph of a store that was just opened finds fewer than there are, or none.
+        ids = self.ledger.chunk_ids()
+        missed = len(ids) - self.ledger.count_waiting() > len(near)
+        return self.vectors.nearest_exactly(vector, limit, sorted(ids)) if missed else near
 
     def similarities(self, question: str, texts: list[str]) -> list[float]:
         """Return the cosine similarity of a question and each of some texts, which are embedded as chunks are."""
