@@ -12,7 +12,7 @@ from string import Formatter
 from typing import Any, Final
 
 import typer.core
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from lince_rag.errors import DocumentError, LinceError
 from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, load_table
@@ -139,11 +139,23 @@ class _Localised:
         params = super().get_params(ctx)  # type: ignore[misc]
         for each in params:
             each.help = translate(each.help or "")
+            kind = each.type_descriptor
+            if isinstance(each, TyperArgument):
+                each.metavar = translate(each.metavar or each.name.upper())
+                # Instead of "<list[str]>" after the name.
+                setattr(each, "display_type_rich", _no_type)  # noqa: B010 - mypy takes it for a method
+            elif each.metavar or not kind.is_choice:
+                written = "NUMBER" if kind.is_ranged or each.bare_type() in ("int", "float") else "TEXT"
+                each.metavar = translate(each.metavar or written)
         return params
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         pieces = " ".join(self.collect_usage_pieces(ctx))  # type: ignore[attr-defined]
         formatter.write_usage(ctx.command_path, pieces, prefix=translate("Usage: "))
+
+
+def _no_type(ctx: Any) -> None:
+    """Show no type."""
 
 
 class LocalisedCommand(_Localised, TyperCommand):
@@ -152,3 +164,9 @@ class LocalisedCommand(_Localised, TyperCommand):
 
 class LocalisedGroup(_Localised, TyperGroup):
     """The command line with help in the reader's language."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the first sentence of each command's help, whole: typer cuts it at the end of a line."""
+        found = [(name, command) for name, command in self.commands.items() if not command.hidden]
+        with formatter.section(_typer_word("Commands")):
+            formatter.write_dl([(name, re.split(r"(?<=\.)\s", command.help or "")[0]) for name, command in found])

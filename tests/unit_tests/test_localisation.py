@@ -191,12 +191,26 @@ def test_help_has_no_english_sentence(language: str, shown: Callable[..., str]) 
         assert command in ("", "convert", "keys") or ("por defecto" if language == "es_ES" else "padrão") in out
 
 
+def test_values_are_named_in_the_readers_language(shown: Callable[..., str]) -> None:
+    out = shown("es", "ingest", "--help")
+    assert "[RUTA]..." in out
+    assert "--index CARPETA" in out
+    assert "--workers NÚMERO" in out
+    assert "--vectors <now|later>" in out
+    assert re.search(r"<(str|int|float|list)", shown("en", "ask", "--help")) is None
+
+
+@pytest.mark.parametrize("language", ["es", "pt", "en"])
+def test_the_list_of_commands_cuts_no_sentence(language: str, shown: Callable[..., str]) -> None:
+    assert "..." not in shown(language, "--help").replace("]...", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "es", "pt", "en"),
     [
         (["nonsense"], "No existe la orden 'nonsense'.", "Não existe o comando 'nonsense'.", "No such command"),
         (["statu"], "¿Querías decir 'status'?", "Queria dizer 'status'?", "Did you mean 'status'?"),
-        (["ask"], "Falta el argumento 'question'.", "Falta o argumento 'question'.", "Missing argument"),
+        (["ask"], "Falta el argumento 'PREGUNTA'.", "Falta o argumento 'PERGUNTA'.", "Missing argument"),
         (["ask", "x", "--langage", "y"], "parecidas: --language", "parecidas: --language", "Possible options"),
         (["ask", "x", "-k", "0"], "tiene que ser al menos 1", "tem de ser pelo menos 1", "or equal to 1"),
         (["ask", "x", "-k", "a"], "un número entero", "um número inteiro", "valid integer"),
