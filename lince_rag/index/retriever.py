@@ -29,8 +29,8 @@ from lince_rag.index.ranking import (
 from lince_rag.index.stores import ChunkStores
 from lince_rag.text.evidence import Evidence
 from lince_rag.text.language import detect_language
-from lince_rag.text.questions import asks_for, function_words, spell_out
-from lince_rag.text.sentences import remember_sentences, split_sentences
+from lince_rag.text.questions import asks_for, function_words, last_question, spell_out
+from lince_rag.text.sentences import remember_sentences
 from lince_rag.text.words import cognate, differs_in_one_letter, words
 
 # Candidates from each side of the fusion. With fewer, answers that one side ranks low are lost; more only take
@@ -292,7 +292,7 @@ class HybridRetriever(BaseRetriever):
             for (number, _), (start, end, *_) in zip(likeliest, passages, strict=True)
         ]
         # An embedder without a reader returns no scores.
-        scores = self.stores.read(last_question(query), texts) if texts else []
+        scores = self.stores.read(last_question(query, detect_language(query)), texts) if texts else []
         for passage, score in zip(passages, scores, strict=False):
             passage.append(score)
 
@@ -306,12 +306,6 @@ class HybridRetriever(BaseRetriever):
             document.metadata["rerank_score"] = float(score)
         # Equal scores keep the fused order.
         return [*sorted(first, key=lambda document: -document.metadata["rerank_score"]), *rest]
-
-
-def last_question(query: str) -> str:
-    """Return a text from its last question on: a follow-up has those before it in front, which are answered."""
-    starts = [each.start for each in split_sentences(query, detect_language(query)) if "?" in each.text]
-    return query[starts[-1] :] if starts else query
 
 
 def passage_text(chunk: Document, start: int, end: int) -> str:

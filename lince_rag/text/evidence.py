@@ -58,6 +58,7 @@ class Evidence(Choice):
         text = " ".join(self.candidates[number].sentence.text for number in self.chosen)
         found = self._kind is not None and self._kind.has_evidence(text, self.question)
         quantity = self._kind is not None and self._kind.name in QUANTITIES
+        amount = self._kind is not None and self._kind.name == "amount"
         other = float(reading.language != self.language)
         features = {
             "constant": 1.0,
@@ -74,6 +75,10 @@ class Evidence(Choice):
             "document_chance": self.document_chances[best.document],
             "asks_quantity": float(quantity),
             "quantity_missing": float(quantity and not found),
+            "counts": float(self._counted is not None),
+            "count_missing": float(self._counted is not None and not self.has_count(text)),
+            "asks_amount": float(amount),
+            "amount_missing": float(amount and not found),
             "name_missing": float(self._kind is not None and not quantity and not found),
             "how": float(self._asks_how),
             "why": float(self._asks_why),

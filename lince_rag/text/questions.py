@@ -6,6 +6,7 @@ from functools import cache
 from typing import Final, Literal
 
 from lince_rag.text.language import LANGUAGES, Language, fold, load_table
+from lince_rag.text.sentences import split_sentences
 from lince_rag.text.words import Word
 
 # Of words to search for, at most one of so many is a function word.
@@ -53,6 +54,42 @@ def _cues(section: str, language: Language) -> re.Pattern[str]:
 def kind_of(question: str, language: Language) -> QuestionKind | None:
     """Return the first kind whose cues are in a question, or ``None``."""
     return next((kind for kind in question_kinds() if kind.cues[language].search(question)), None)
+
+
+# What may stand between a number and what it counts: "20 nuevos socios", "socios: 20".
+_BETWEEN_COUNTED: Final = r"[^\w.;\n]*(?:\w+[^\w.;\n]+){0,2}?"
+
+# Letters at the end of a word that its plural and its singular may not share, and those that tell it from others.
+_ENDING: Final = re.compile(r"(?:es|s|as|os|is|ns|m|l)\Z")
+_COUNTED_LETTERS: Final = 3
+
+
+@cache
+def counted(question: str, language: Language) -> re.Pattern[str] | None:
+    """Return how a folded text in lower case writes a number of what a question counts; ``None`` without one.
+
+    "¿Cuántos litros gasta?" → "15 l", "quince litros", "litros por lavado: 15".
+    """
+    table = load_table("questions")["units"]
+    match = re.search(table[language], question)
+    if match is None:
+        return None
+    word = fold(max(filter(None, match.groups()), key=len)).lower() if language == "en" else fold(match[1]).lower()
+    if word in table["none"].split():
+        return None
+    stem = _ENDING.sub("", word)
+    stem = stem if len(stem) >= _COUNTED_LETTERS else word
+    number, name = table["number"], rf"\b{re.escape(stem)}\w*"
+    patterns = [number + _BETWEEN_COUNTED + name, name + _BETWEEN_COUNTED + number]
+    short = [written for start, written in table["short"].items() if stem in (start, f"{start}o", f"{start}a")]
+    patterns += [rf"\d\s*(?:{written})(?!\w)" for written in short]
+    return re.compile("|".join(patterns))
+
+
+def last_question(text: str, language: Language) -> str:
+    """Return a text from its last question on: a follow-up has those before it in front, which are answered."""
+    starts = [each.start for each in split_sentences(text, language) if "?" in each.text]
+    return text[starts[-1] :] if starts else text
 
 
 Wanted = Literal["lists", "instructions", "reasons", "definitions", "comparisons", "summaries"]

@@ -10,9 +10,18 @@ from langchain_core.documents import Document
 from lince_rag import ChatLince, Index, create_rag_chain
 from lince_rag.chain.answer import find_short_answer
 from lince_rag.errors import ConfigurationError
-from lince_rag.text.language import LANGUAGES, Language, wording
+from lince_rag.text.language import LANGUAGES, Language, fold, wording
 from lince_rag.text.passages import SUMMARY_CHARACTERS, summarize
-from lince_rag.text.questions import asks_for, is_keywords, is_small_talk, spell_out, summary_words
+from lince_rag.text.questions import (
+    asks_for,
+    counted,
+    is_keywords,
+    is_small_talk,
+    kind_of,
+    last_question,
+    spell_out,
+    summary_words,
+)
 from tests.unit_tests.chain_samples import Fixed, chain, chunks
 
 
@@ -200,3 +209,70 @@ def test_another_word_is_no_misspelled_one(tmp_path: Any, question: str) -> None
         index.ingest([Document(text, metadata={"source": "notas.md"})])
         answer = create_rag_chain(ChatLince(), index.as_retriever()).invoke(question)
     assert answer.standalone == question
+
+
+@pytest.mark.parametrize(
+    ("question", "language"),
+    [
+        ("¿Cuánto cobra la niñera por hora?", "es"),
+        ("cuanto nos costó el barco", "es"),
+        ("¿Por cuánto nos dejaría el piso?", "es"),
+        ("¿Qué multa me cae si aparco ahí?", "es"),
+        ("¿Cuánto me pagan de sueldo?", "es"),
+        ("quanto é que o clube cobra por uma festa?", "pt"),
+        ("Qual é a caução do apartamento?", "pt"),
+        ("quanto sai a segunda via", "pt"),
+        ("How much will they charge me for a new key?", "en"),
+    ],
+)
+def test_questions_for_money(question: str, language: Language) -> None:
+    kind = kind_of(question, language)
+    assert kind is not None
+    assert kind.name == "amount"
+    assert kind.has_evidence("La copia vale 28 euros.", question)
+    assert not kind.has_evidence("Se entregan 3 copias en 2 días.", question)
+
+
+@pytest.mark.parametrize("question", ["¿Cuánto dura el permiso?", "¿Cuánto mide la mesa?", "¿Cuántas copias hay?"])
+def test_questions_for_other_quantities(question: str) -> None:
+    kind = kind_of(question, "es")
+    assert kind is None or kind.name != "amount"
+
+
+@pytest.mark.parametrize(
+    ("question", "language", "found", "missing"),
+    [
+        ("¿Cuántos litros gasta?", "es", "Gasta 9,8 l en cada lavado.", "Dura 2 horas y 10 minutos."),
+        ("¿Cuántos litros gasta?", "es", "Quince litros por ciclo.", "Pida 2 piezas; los litros se miden aparte."),
+        ("cuantos socios hay", "es", "Socios activos: 120", "La cuota es de 120 euros."),
+        ("¿Cuántos metros cuadrados tiene?", "es", "De 92 m² útiles.", "Está a 3 calles."),
+        ("quantos decibéis faz?", "pt", "Nível de ruído: 44 dB(A)", "Classe 44"),
+        ("quantos dias de férias tenho?", "pt", "São vinte e dois dias úteis.", "São 2 turnos."),
+        ("quantas vezes por semana?", "pt", "Duas ou três vezes.", "às 14h"),
+        ("How many steps are there?", "en", "It has five wide steps.", "It was built in 1905."),
+    ],
+)
+def test_what_is_counted_stands_by_its_number(question: str, language: Language, found: str, missing: str) -> None:
+    pattern = counted(question, language)
+    assert pattern is not None
+    assert pattern.search(fold(found).lower())
+    assert not pattern.search(fold(missing).lower())
+
+
+@pytest.mark.parametrize(
+    ("question", "language"), [("¿Cuántos hay?", "es"), ("quanto custa?", "pt"), ("who?", "en")]
+)
+def test_nothing_is_counted(question: str, language: Language) -> None:
+    assert counted(question, language) is None
+
+
+@given(st.text(max_size=80), st.sampled_from(LANGUAGES))
+def test_any_question_counts_something_or_not(question: str, language: Language) -> None:
+    pattern = counted(f"cuántos quantos how many {question}", language)
+    assert pattern is None or pattern.search("") is None
+
+
+def test_a_follow_up_asks_what_its_last_question_asks() -> None:
+    question = "¿A qué hora sale el barco? ¿Y cuánto cuesta?"
+    assert last_question(question, "es") == "¿Y cuánto cuesta?"
+    assert last_question("precio del barco", "es") == "precio del barco"
