@@ -25,7 +25,7 @@ from lince_rag.text.sentences import sentence_spans
 
 # Raise it whenever the same settings start to give different chunks: the next ingestion then reads every file of
 # an existing index again.
-ALGORITHM_VERSION: Final = 4
+ALGORITHM_VERSION: Final = 5
 
 # A shorter limit would cut most sentences (a Spanish sentence has about 150 characters).
 MINIMUM_CHARACTERS: Final = 40

@@ -125,6 +125,9 @@ class Reading:
             return None
         first = position
         while first and self.kinds[first - 1] in ("row", "mark"):
+            if self.sentences[first].start - self.sentences[first - 1].end > 1:
+                # After a blank line another table begins.
+                break
             first -= 1
         named = any(_names_values(self.sentences[row].text) for row in (first, position))
         return None if named or first == position else first

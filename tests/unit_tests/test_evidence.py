@@ -100,6 +100,11 @@ def test_a_row_that_names_its_values_has_no_header() -> None:
         assert [reading.header(position) for position in range(3)] == headers
 
 
+def test_a_table_begins_after_a_blank_line() -> None:
+    reading = Reading.of({"text": "Zona | Norte\nAlta | Mayo\n\nPlanta | Precio\nTomillo | 3", "language": "es"})
+    assert [reading.header(position) for position in range(4)] == [None, 0, None, 2]
+
+
 @settings(max_examples=200, deadline=None)
 @given(texts, st.lists(texts, max_size=4), st.sampled_from(LANGUAGES))
 def test_passages_are_disjoint_spans_that_are_no_headings_alone(

@@ -1,6 +1,5 @@
 """PDF: pages, lines with their positions, and the paragraphs that these positions indicate."""
 
-import ctypes
 import itertools
 import re
 import statistics
@@ -8,11 +7,22 @@ import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from lince_rag.documents.readers.blocks import DEFAULT_OPTIONS, Block, Content, ReadingOptions, Unreadable
 from lince_rag.documents.readers.ocr import DOTS_PER_INCH, POINTS_PER_INCH, recognize
+from lince_rag.documents.readers.pdf_fields import fill_in, page_fields
+from lince_rag.documents.readers.pdf_lines import (
+    CELL_GAP,
+    Line,
+    Paragraph,
+    Rules,
+    joined,
+    line_of,
+    page_lines,
+    page_rules,
+)
+from lince_rag.documents.readers.pdf_tables import mark_tables, may_have_tables
 from lince_rag.text.words import clean, squeeze
 
 # A longer "paragraph" (a page of ten thousand lines) is cut, because joining a line copies what was joined before.
@@ -23,6 +33,15 @@ _PDFIUM_LOCK: Final = threading.Lock()
 
 _SENTENCE_END: Final = (".", "!", "?", "…", ":", ";", '."', ".”", ".»", ".)")
 _PAGE_NUMBER: Final = re.compile(r"(?<!\d)\d{1,4}(?!\d)", re.ASCII)
+# Lines that are the number of their page.
+_NAMED_PAGE: Final = re.compile(
+    r"(?:p[áa]g(?:ina|\.)?|page|p\.|hoja|folha|fl\.)\s*\d{1,4}(?:\s*(?:de|of|/)\s*\d{1,4})?|[-–—]\s*\d{1,4}\s*[-–—]",
+    re.IGNORECASE | re.ASCII,
+)
+_NUMBER_OF_PAGES: Final = re.compile(r"(\d{1,4})\s*(?:de|of|/)\s*(\d{1,4})", re.IGNORECASE | re.ASCII)
+# What stands before the number of a page that a running head ends with.
+_BEFORE_NUMBER: Final = re.compile(r"(?:p[áa]g(?:ina|\.)?|page|hoja|folha|fl\.|[-–—|·/])\s*$", re.IGNORECASE)
+_ROMAN: Final = re.compile(r"[ivxl]{1,6}")
 _BULLET: Final = re.compile(r"[•▪‣◦●■–—*-] ")
 _NUMBERED: Final = re.compile(r"(\d{1,3}|[a-zA-Z])[.)] ")
 
@@ -35,44 +54,14 @@ _DETACHED: Final = re.compile("([´¨˜ˆ¸]) ?([A-Za-zı])")
 _ACCENTS: Final = {"´": "\u0301", "¨": "\u0308", "˜": "\u0303", "ˆ": "\u0302", "¸": "\u0327"}
 
 
-class Line(NamedTuple):
-    """A line of a page, in points from the lower left corner."""
+class _Page(NamedTuple):
+    """What is read of a page."""
 
-    text: str
-    left: float
-    right: float
-    baseline: float
-    size: float
-    hyphen: bool
-
-
-@dataclass
-class Paragraph:
-    """A paragraph as far as it has been read."""
-
-    # Its lines, joined.
-    text: str
-    # Whether PDFium removed a hyphen from the end of the last line.
-    hyphen: bool = False
-    # What stands between the previous paragraph and this one.
-    separator: str = "\n\n"
-
-    def add(self, text: str, hyphen: bool = False) -> None:
-        """Join another line, and a word that a hyphen divided; "Austria-" + "Hungría" keeps its hyphen."""
-        if self.hyphen or re.search(r"[^\W\d_]-$", self.text[-2:]):
-            mark = "" if text[:1].islower() else "-"
-            self.text = self.text.removesuffix("-") + mark + text
-        else:
-            self.text += f" {text}"
-        self.hyphen = hyphen
-
-    def continues(self, text: str) -> bool:
-        """Return whether a text in another column or on another page continues this paragraph."""
-        return text[:1].islower() and not self.text.endswith(_SENTENCE_END)
-
-    def finished(self) -> str:
-        """The text; a hyphen at the end of the paragraph is put back."""
-        return self.text + "-" * self.hyphen
+    lines: list[Line]
+    # None if there are no tables.
+    rules: Rules | None
+    # Whether there are pictures and no text.
+    is_picture: bool
 
 
 def read_pdf(data: bytes, options: ReadingOptions = DEFAULT_OPTIONS) -> Content:
@@ -93,20 +82,22 @@ def read_pdf(data: bytes, options: ReadingOptions = DEFAULT_OPTIONS) -> Content:
             wrong = "protected with another password" if options.password else "protected with a password"
             raise Unreadable(wrong if password else "damaged or truncated PDF") from None
         try:
+            document.init_forms()
             if len(document) > options.maximum_pages:
                 raise Unreadable(f"{len(document)} pages, the limit is {options.maximum_pages}")
             title = squeeze(document.get_metadata_dict().get("Title", ""))
             read = [_read_page(document, number) for number in range(len(document))]
-            scanned = [number for number, (page, pictures) in enumerate(read) if pictures and not page]
+            scanned = [number for number, page in enumerate(read) if page.is_picture]
             recognized = {number: _recognize_page(document, number) for number in scanned if options.ocr}
         except pypdfium2.PdfiumError as error:
             raise Unreadable(f"damaged PDF ({error})") from None
         finally:
             document.close()
-    lines = [page for page, _ in read]
+    lines = [page.lines for page in read]
     repeated = _repeated_lines(lines)
     pages = [
-        _join_lines([line for line in page if line not in out]) for page, out in zip(lines, repeated, strict=True)
+        _join_page(page, [line for at, line in enumerate(page.lines) if at not in out])
+        for page, out in zip(read, repeated, strict=True)
     ]
     for number, paragraphs in recognized.items():
         pages[number] = paragraphs
@@ -117,7 +108,9 @@ def read_pdf(data: bytes, options: ReadingOptions = DEFAULT_OPTIONS) -> Content:
 def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
     """Join what continues over a page break, and number the pages."""
     for earlier, later in itertools.pairwise(page for page in pages if page):
-        if earlier[-1].continues(later[0].text):
+        if earlier[-1].row and later[0].row:
+            later[0].separator = "\n"
+        elif _continues(earlier[-1], later[0]):
             later[0].separator = " "
             if earlier[-1].hyphen or earlier[-1].text.endswith("-"):
                 word, _, later[0].text = later[0].text.partition(" ")
@@ -125,6 +118,12 @@ def _blocks(pages: list[list[Paragraph]]) -> Iterator[Block]:
     for number, paragraphs in enumerate(pages, start=1):
         for paragraph in paragraphs:
             yield Block(_restore_characters(paragraph.finished()), page=number, separator=paragraph.separator)
+
+
+def _continues(earlier: Paragraph, later: Paragraph) -> bool:
+    """Return whether the text of another page continues a paragraph."""
+    lower = later.text[:1].islower() and not earlier.text.endswith(_SENTENCE_END)
+    return lower and not earlier.row and not later.row
 
 
 def _recognize_page(document: Any, number: int) -> list[Paragraph]:
@@ -137,96 +136,121 @@ def _recognize_page(document: Any, number: int) -> list[Paragraph]:
     return [Paragraph(text) for text in recognize(image)]
 
 
-def _read_page(document: Any, number: int) -> tuple[list[Line], bool]:
-    """The lines of a page, and whether it has pictures, if it has no text."""
+def _read_page(document: Any, number: int) -> _Page:
     from pypdfium2 import raw
 
     page = document[number]
     textpage = page.get_textpage()
     try:
-        lines = _page_lines(textpage)
-        return lines, not lines and any(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE]))
+        lines = fill_in(page_lines(textpage), page_fields(document, page))
+        if not lines:
+            return _Page([], None, any(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE])))
+        edges = set(_edge_lines(lines))
+        lines = [
+            part
+            for at, line in enumerate(lines)
+            for part in (_split_number(line, number) if at in edges else [line])
+        ]
+        if may_have_tables(lines):
+            return _Page(lines, page_rules(page), False)
+        # The words of a long book would take much memory.
+        return _Page([line._replace(words=()) for line in lines], None, False)
     finally:
         textpage.close()
         page.close()
 
 
-def _repeated_lines(pages: list[list[Line]]) -> list[set[Line]]:
+def _join_page(page: _Page, lines: list[Line]) -> list[Paragraph]:
+    """Join the lines of a page, in reading order, into paragraphs and rows of tables."""
+    gaps = [above.baseline - line.baseline for above, line in itertools.pairwise(lines) if _is_below(above, line)]
+    pitch = statistics.median_low(gaps) if gaps else 0.0
+    return _join_lines(lines if page.rules is None else mark_tables(lines, page.rules), pitch)
+
+
+def _repeated_lines(pages: list[list[Line]]) -> list[set[int]]:
     """Find the headers and footers of each page that an earlier page also has, at the same height.
 
-    They are lines among the first two or the last two of their page, and equal on three pages or more, apart from
-    the page's number.
+    They are lines among the first two or the last two of their page, and equal on three pages or more (on both
+    pages, if there are two), apart from the page's number. A line that is nothing but this number is always one.
     """
-    edges = [[(line, _edge_keys(line, number)) for line in _edge_lines(page)] for number, page in enumerate(pages)]
+    few = len(pages) == 2 and not _is_copy(*pages)
+    edges = [
+        [(at, _edge_keys(page[at], number, few=few)) for at in _edge_lines(page)]
+        for number, page in enumerate(pages)
+    ]
     counts = Counter(key for page in edges for key in {key for _, keys in page for key in keys})
     seen: set[tuple[str, int]] = set()
     repeated = []
-    for page in edges:
-        repeated.append({line for line, keys in page if any(counts[key] > 2 and key in seen for key in keys)})
-        seen.update(key for _, keys in page for key in keys)
+    for number, (page, places) in enumerate(zip(pages, edges, strict=True)):
+        out = set()
+        for at, keys in places:
+            text = page[at].text
+            is_number = text.isdecimal() or _NUMBER_OF_PAGES.fullmatch(text)
+            known = any(counts[key] > (1 if few else 2) and (key in seen or is_number) for key in keys)
+            if known or _is_page_number(text, number, len(pages)):
+                out.add(at)
+        repeated.append(out)
+        seen.update(key for _, keys in places for key in keys)
     return repeated
 
 
-def _edge_lines(lines: list[Line]) -> list[Line]:
+def _is_copy(page: list[Line], other: list[Line]) -> bool:
+    """Return whether most of a page is on the other one, too, as on an original and its copy."""
+    known = {line.text for line in page}
+    return 2 * sum(line.text in known for line in other) > len(other)
+
+
+def _is_page_number(text: str, page: int, pages: int) -> bool:
+    """Return whether a line at the edge of a page is its number: "Página 1 de 2", "1 / 2", "- 1 -"."""
+    if match := _NUMBER_OF_PAGES.fullmatch(text):
+        return int(match[1]) == page + 1 or int(match[2]) == pages
+    return bool(_NAMED_PAGE.fullmatch(text))
+
+
+def _split_number(line: Line, page: int) -> list[Line]:
+    """Take the number of the page off a line that has other text at some distance."""
+    pairs = enumerate(itertools.pairwise(line.words), start=1)
+    gaps = [at for at, (one, two) in pairs if two.left - one.right > CELL_GAP * one.size]
+    for at in {gaps[0], gaps[-1]} if gaps else set():
+        parts = line.words[:at], line.words[at:]
+        texts = [joined(part) for part in parts]
+        if any(_NAMED_PAGE.fullmatch(text) or _NUMBER_OF_PAGES.fullmatch(text) for text in texts):
+            first, second = (line_of(part, text, False) for part, text in zip(parts, texts, strict=True))
+            return [first, second._replace(hyphen=line.hyphen)]
+        if any(_ROMAN.fullmatch(text) or (text.isdecimal() and int(text) <= page + 1) for text in texts):
+            # The title of a chapter with the number of the page is no row of a table.
+            return [line._replace(words=())]
+    return [line]
+
+
+def _edge_lines(lines: list[Line]) -> list[int]:
     """The lines at the two highest and the two lowest places of a page."""
     rows = sorted({round(line.baseline) for line in lines})
     edges = {*rows[:2], *rows[-2:]}
-    return [line for line in lines if round(line.baseline) in edges]
+    return [at for at, line in enumerate(lines) if round(line.baseline) in edges]
 
 
-def _edge_keys(line: Line, page: int) -> set[tuple[str, int]]:
-    """The line's text, and what it is if its first or its last number counts pages, each with its height."""
+def _edge_keys(line: Line, page: int, *, few: bool) -> set[tuple[str, int]]:
+    """The line's text, and what it is if its first or its last number counts pages, each with its height.
+
+    On a few pages, "Annex 1" and "Annex 2" may be titles; a number of a page has a mark or a name there.
+    """
     numbers = list(_PAGE_NUMBER.finditer(line.text))
     texts = {line.text}
     for match in {numbers[0], numbers[-1]} if numbers else set():
-        first = int(match[0]) - page
-        texts.add(f"{line.text[: match.start()]}\0{first}\0{line.text[match.end() :]}")
+        before, after = line.text[: match.start()], line.text[match.end() :]
+        if not few or _BEFORE_NUMBER.search(before) or (not before and not after.strip(" -–—|·/").isdecimal()):
+            texts.add(f"{before}\0{int(match[0]) - page}\0{after}")
     return {(text, round(line.baseline)) for text in texts}
 
 
-def _repeated_blocks(pages: list[list[Line]], repeated: list[set[Line]]) -> Iterator[Block]:
+def _repeated_blocks(pages: list[list[Line]], repeated: list[set[int]]) -> Iterator[Block]:
     separator = "\n\n"
     for number, (page, out) in enumerate(zip(pages, repeated, strict=True), start=1):
-        for line in page:
-            if line in out:
-                text = _restore_characters(line.text + "-" * line.hyphen)
-                yield Block(text, page=number, separator=separator, kind="repeated")
-                separator = "\n"
-
-
-def _page_lines(textpage: Any) -> list[Line]:
-    """Cut a page into lines with their positions. PDFium ends a line with CR LF, or with U+0002 for a hyphen."""
-    from pypdfium2 import raw
-
-    lines: list[Line] = []
-    start, letters = 0, list[str]()
-    count = textpage.count_chars()
-    for index in range(count + 1):
-        code = raw.FPDFText_GetUnicode(textpage, index) if index < count else 10
-        hyphen = code in (2, 0xFFFE) and raw.FPDFText_IsHyphen(textpage, index) == 1
-        if not hyphen and code != 10:
-            letters.append(chr(code) if code < 0x110000 else "\ufffd")
-            continue
-        if text := squeeze("".join(letters)):
-            lines.append(_place(textpage, start, start + len(letters), text, hyphen))
-        start, letters = index + 1, []
-    return lines
-
-
-def _place(textpage: Any, start: int, end: int, text: str, hyphen: bool) -> Line:
-    from pypdfium2 import raw
-
-    x, y, box = ctypes.c_double(), ctypes.c_double(), raw.FS_RECTF()
-    places = []
-    for index in sorted({start, (start + end) // 2, *range(max(start, end - 4), end)}):
-        generated = raw.FPDFText_IsGenerated(textpage, index)
-        if not generated and raw.FPDFText_GetLooseCharBox(textpage, index, box):
-            raw.FPDFText_GetCharOrigin(textpage, index, x, y)
-            places.append((box.left, box.right, y.value, box.top - box.bottom))
-    if not places:
-        return Line(text, 0.0, 0.0, 0.0, 0.0, hyphen)
-    left, right, baselines, sizes = zip(*places, strict=True)
-    return Line(text, min(left), max(right), statistics.median(baselines), statistics.median(sizes), hyphen)
+        for at in sorted(out):
+            text = _restore_characters(page[at].text + "-" * page[at].hyphen)
+            yield Block(text, page=number, separator=separator, kind="repeated")
+            separator = "\n"
 
 
 def _restore_characters(text: str) -> str:
@@ -234,16 +258,15 @@ def _restore_characters(text: str) -> str:
     return clean(_DETACHED.sub(lambda match: match[2].replace("ı", "i") + _ACCENTS[match[1]], text))
 
 
-def _join_lines(lines: list[Line]) -> list[Paragraph]:
-    """Join the lines of a page, in reading order, into paragraphs."""
-    pairs = list(itertools.pairwise(lines))
-    gaps = [above.baseline - line.baseline for above, line in pairs if _is_below(above, line)]
-    pitch = statistics.median_low(gaps) if gaps else 0.0
+def _join_lines(lines: list[Line], pitch: float) -> list[Paragraph]:
     paragraphs: list[Paragraph] = []
     for index, line in enumerate(lines):
+        if line.row:
+            paragraphs.append(Paragraph(line.text, False, "\n" if line.row > 1 else "\n\n", row=True))
+            continue
         # The right edge of the lines nearby; in a whole column, a wide heading over two columns would count too.
         edge = max(near.right for near in lines[max(index - 3, 0) : index + 4] if abs(near.left - line.left) < 30)
-        fits = paragraphs and len(paragraphs[-1].text) < _LONGEST_PARAGRAPH
+        fits = paragraphs and not paragraphs[-1].row and len(paragraphs[-1].text) < _LONGEST_PARAGRAPH
         if fits and not _starts_paragraph(lines[index - 1], line, pitch, edge):
             paragraphs[-1].add(line.text, line.hyphen)
         else:
