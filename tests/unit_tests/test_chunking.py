@@ -215,8 +215,8 @@ def test_settings_are_checked(values: tuple[object, object]) -> None:
 
 
 def test_fingerprint() -> None:
-    assert ChunkingSettings().fingerprint == "sentences-4-1200-0"
-    assert ChunkingSettings(500, 2).fingerprint == "sentences-4-500-2"
+    assert ChunkingSettings().fingerprint == "sentences-5-1200-0"
+    assert ChunkingSettings(500, 2).fingerprint == "sentences-5-500-2"
 
 
 pieces = st.sampled_from(
