@@ -52,7 +52,7 @@ _ITEM: Final = re.compile(r"[-*•·+]|\d{1,3}[.)]|\[\d{1,2}\]")
 
 # Files whose lines are not what their reader shows.
 _WITHOUT_LINES: Final = frozenset(
-    {".html", ".htm", ".json", ".jsonl", ".ndjson", ".ipynb", ".eml", ".mbox", ".rtf"}
+    {".html", ".htm", ".json", ".jsonl", ".ndjson", ".ipynb", ".eml", ".mbox", ".ics", ".vcf", ".rtf"}
 )
 _MAXIMUM_FILE: Final = 16 * 2**20
 

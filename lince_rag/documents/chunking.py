@@ -21,7 +21,7 @@ from lince_rag.documents.kinds import (
 )
 from lince_rag.errors import ConfigurationError
 from lince_rag.text.language import LANGUAGES, Language, detect_language
-from lince_rag.text.sentences import sentence_spans
+from lince_rag.text.sentences import sentence_spans, trim
 
 # Raise it whenever the same settings start to give different chunks: the next ingestion then reads every file of
 # an existing index again.
@@ -262,17 +262,10 @@ def _units(text: str, region: tuple[int, int], language: Language, limit: int) -
     units: list[_Unit] = []
     # A sentence extends to the start of the next one, so that nothing is lost if the splitter leaves text out.
     for begin, following in pairwise([start, *begins[1:], end]):
-        for first, last in _pieces(text, *_trim(text, begin, following), limit):
+        for first, last in _pieces(text, *trim(text, begin, following), limit):
             opens = not units or text.count("\n", units[-1].end, first) > 1
             units.append(_Unit(first, last, opens))
     return units
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Move two offsets inwards over white space."""
-    stripped = text[start:end].lstrip()
-    start = end - len(stripped)
-    return start, start + len(stripped.rstrip())
 
 
 def _pieces(text: str, start: int, end: int, limit: int) -> Iterator[tuple[int, int]]:
@@ -284,8 +277,8 @@ def _pieces(text: str, start: int, end: int, limit: int) -> Iterator[tuple[int, 
         # The piece ends with a line (a row of a table, an item of a list) unless that leaves it half empty.
         cut = newline if newline > limit // 2 else space
         cut = start + (cut if cut > 0 else limit)
-        yield _trim(text, start, cut)
-        start, end = _trim(text, cut, end)
+        yield trim(text, start, cut)
+        start, end = trim(text, cut, end)
     if start < end:
         yield start, end
 

@@ -22,6 +22,7 @@ from lince_rag.documents.readers.blocks import (
     assemble,
     is_title,
 )
+from lince_rag.documents.readers.calendars import read_ics, read_vcf
 from lince_rag.documents.readers.epub import read_epub
 from lince_rag.documents.readers.html import read_html
 from lince_rag.documents.readers.json_files import read_json, read_json_lines, read_notebook
@@ -113,6 +114,8 @@ FORMATS: Final = {
     ".pptm": _package("PowerPoint", "vnd.ms-powerpoint.presentation.macroEnabled.12", read_pptx),
     ".csv": Format("table", "text/csv", read_csv),
     ".tsv": Format("table", "text/tab-separated-values", read_csv),
+    ".ics": Format("calendar", "text/calendar", read_ics),
+    ".vcf": Format("contacts", "text/vcard", read_vcf),
     ".json": Format("JSON", "application/json", read_json),
     ".jsonl": _JSON_LINES,
     ".ndjson": _JSON_LINES,

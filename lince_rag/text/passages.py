@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from lince_rag.text.language import Language, detect_language, fold
 from lince_rag.text.questions import answer_pattern
-from lince_rag.text.sentences import CELL_SEPARATOR, Sentence, is_clause_mark, split_sentences
+from lince_rag.text.sentences import CELL_SEPARATOR, Sentence, is_clause_mark, message_body, split_sentences
 
 # Characters of the window that is compared with a question by its vector: a sentence and those that follow it.
 # With 420 the nearest window is the right one more often, but two of 250 hold more answers than one of 420.
@@ -47,6 +47,9 @@ _VALUE: Final = re.compile(r"\d[.,]\d|[€$£%]|:\s+\S")
 
 # A line that begins with a number: all of it, if it has no other.
 _NUMBERED: Final = re.compile(r"(\d{1,3}(?=[.)-]+\s)|\d{1,3}(?:\.\d{1,3})+)\D*")
+
+# A message that says something before it asks.
+_SAYS_BEFORE: Final = re.compile(r"[^?]*[^\s?][.!…:\n]\s*\S", re.DOTALL)
 
 _ENDS: Final = (".", "!", "…", ":", ";", "?", ".»", ".”", '."', ".)", "»", "”")
 # A cell of a table that has no other header: "Precio: 3".
@@ -192,9 +195,10 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
     text = text.strip()
     if not any(map(str.isalnum, text)):
         return "mark"
-    if _UNDERLINED.match(text) or _is_in_capitals(text):
-        return "heading"
-    if re.match(r"#{1,6}\s", text) or _bare(text) in titles:
+    if (said := message_body(text)) is not None:
+        return _kind_of_message(said)
+    marked = _UNDERLINED.match(text) or re.match(r"#{1,6}\s", text)
+    if marked or _is_in_capitals(text) or _bare(text) in titles:
         return "heading"
     # "Art. 8.º Sin obras." says something, "Cláusula 4.ª – Fianza" does not.
     if is_clause_mark(text, with_title=is_unfinished(text)):
@@ -211,6 +215,14 @@ def _kind_of(text: str, titles: Iterable[str]) -> Kind:
         return "lead"
     short = len(text) < TITLE_CHARACTERS and not any(map(str.isdigit, text))
     return "line" if short and is_unfinished(text) else "sentence"
+
+
+def _kind_of_message(said: str) -> Kind:
+    if not any(map(str.isalnum, said)) or answer_pattern("empty_message").search(said):
+        return "mark"
+    if said.endswith("?") and not _SAYS_BEFORE.match(said):
+        return "question"
+    return "lead" if said.endswith(":") else "sentence"
 
 
 def _tell_titles_from_items(text: str, sentences: Sequence[Sentence], kinds: list[Kind]) -> None:

@@ -6,7 +6,7 @@ Cutting a chunk and stemming its words takes most of a retrieval, so an index st
 import re
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -19,7 +19,7 @@ from lince_rag.text.words import analyze, spelling_grams, word_lines, words_with
 CACHED_TEXTS: Final = 512
 
 # Raise it whenever the sentences of a text or their terms change: what an index has stored is computed again then.
-LINES_VERSION: Final = 2
+LINES_VERSION: Final = 3
 
 # Between the cells of a table's row.
 CELL_SEPARATOR: Final = " | "
@@ -56,8 +56,22 @@ _ABBREVIATED: Final = re.compile(r"(?<![\w.])(\w{1,5})\.\Z")
 
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
+_LINE: Final = re.compile(r"[^\n]*\n?")
+
 # The beginning of a line that is a sentence on its own: a list item, a heading, a table row, a quotation.
 _OWN_LINE: Final = re.compile(r"\s*(?:[-*•·+>]\s|\d{1,2}[.)]\s|#{1,6}\s|\|)")
+
+# The beginning of a line of an exported chat, and of a message in it: "12/03/24, 18:22 - Ana: ", "[12/3/2024,
+# 6:22:10 p. m.] Ana: ". The lines up to the next one belong to it.
+_CHAT_TIME: Final = (
+    r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4},?\ {1,2}(?:a las |às )?\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\ ?[ap]\.?\ ?m\.?)?"
+)
+_CHAT_LINE: Final = re.compile(
+    rf"^(?:\[{_CHAT_TIME}\]|{_CHAT_TIME} [–-]) (?P<author>[^:\n]{{1,60}}:(?!\S) ?)?", re.IGNORECASE | re.MULTILINE
+)
+
+# A longer message is cut into sentences. Quoted passages have up to about so many characters.
+LONGEST_MESSAGE: Final = 400
 
 # A line much shorter than wrapped text (60 to 80 characters), without punctuation at its end and before a capital
 # letter or a digit, is a title, an address or a cell.
@@ -176,26 +190,58 @@ def sentence_spans(text: str, language: Language) -> list[tuple[int, int]]:
     """Return the (start, end) offsets of each sentence, without the white space around it.
 
     A blank line, a list item, a heading and a table row always end a sentence; so does a line that ends in ";"
-    before one with a capital letter.
+    before one with a capital letter. A message of a chat, unless it is long, is one sentence.
     """
     from sentencex import get_sentence_boundaries
 
     # The splitter does not accept a lone surrogate; the replacement has the same length.
     text = _LONE_SURROGATE.sub("\ufffd", text)
     spans: list[tuple[int, int]] = []
-    for offset, stop in (piece for block in _blocks(text) for piece in _pieces(text, *block)):
-        first = len(spans)
-        for boundary in get_sentence_boundaries(language, text[offset:stop]):
-            start, end = offset + boundary["start_index"], offset + boundary["end_index"]
-            while start < end and text[start].isspace():
-                start += 1
-            while end > start and text[end - 1].isspace():
-                end -= 1
-            if start < end and len(spans) > first and _continues(text, spans[-1], start):
-                spans[-1] = (spans[-1][0], end)
-            elif start < end:
-                spans.append((start, end))
+    for start, stop, whole in _chat_parts(text):
+        if whole:
+            spans.append(trim(text, start, stop))
+            continue
+        for offset, end in (piece for block in _blocks(text, start, stop) for piece in _pieces(text, *block)):
+            found = get_sentence_boundaries(language, text[offset:end])
+            _add(spans, text, [(offset + each["start_index"], offset + each["end_index"]) for each in found])
     return spans
+
+
+def _add(spans: list[tuple[int, int]], text: str, found: Iterable[tuple[int, int]]) -> None:
+    """Add the sentences of a piece of text, and join those that the splitter has cut."""
+    first = len(spans)
+    for start, end in (trim(text, *each) for each in found):
+        if start < end and len(spans) > first and _continues(text, spans[-1], start):
+            spans[-1] = (spans[-1][0], end)
+        elif start < end:
+            spans.append((start, end))
+
+
+def trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """Move two offsets inwards over white space."""
+    stripped = text[start:end].lstrip()
+    start = end - len(stripped)
+    return start, start + len(stripped.rstrip())
+
+
+def _chat_parts(text: str) -> Iterator[tuple[int, int, bool]]:
+    """Cut a text at the lines of a chat; yield of each part whether it is a message, to be kept whole."""
+    lines = list(_CHAT_LINE.finditer(text))
+    ends = [*(line.start() for line in lines), len(text)]
+    yield 0, ends[0], False
+    for line, following in zip(lines, ends[1:], strict=True):
+        begin = line.start()
+        # The lines below belong to the message, and nothing tells it of those below the last one's blank line.
+        end = text.find("\n\n" if line["author"] else "\n", begin, following)
+        stop = following if end < 0 or (line["author"] and following < len(text)) else end
+        yield begin, stop, stop - begin <= LONGEST_MESSAGE
+        yield stop, following, False
+
+
+def message_body(text: str) -> str | None:
+    """Return what a line of a chat says, after its time and author; ``None`` if the text does not begin as one."""
+    line = _CHAT_LINE.match(text)
+    return text[line.end() :] if line else None
 
 
 def _continues(text: str, before: tuple[int, int], start: int) -> bool:
@@ -224,17 +270,17 @@ def is_clause_mark(text: str, *, with_title: bool = True) -> bool:
     return (_CLAUSE_TITLE if with_title else _CLAUSE_END).fullmatch(text, number.end()) is not None
 
 
-def _blocks(text: str) -> Iterator[tuple[int, int]]:
+def _blocks(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Cut a text where no sentence continues: at blank lines, list items, headings, table rows, short lines."""
-    start, previous = 0, ""
-    for match in re.finditer(r"[^\n]*\n?", text):
+    previous = ""
+    for match in _LINE.finditer(text, start, stop):
         line = match.group().strip()
         if match.start() > start and _separates(previous, line):
             yield start, match.start()
             start = match.start()
         previous = line
-    if start < len(text):
-        yield start, len(text)
+    if start < stop:
+        yield start, stop
 
 
 def _pieces(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:

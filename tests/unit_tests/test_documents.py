@@ -2,6 +2,7 @@ import contextlib
 import io
 import lzma
 import os
+import random
 import re
 import time
 import zipfile
@@ -18,7 +19,9 @@ from langchain_core.documents import Document
 from lince_rag.documents import files as documents
 from lince_rag.documents.files import FileLoader, hash_file
 from lince_rag.documents.readers import packages, pdf
+from lince_rag.documents.readers.blocks import Unreadable
 from lince_rag.documents.readers.html import _MANY_ATTRIBUTES, read_html
+from lince_rag.documents.readers.text import decode
 from lince_rag.documents.selection import FileSelection, find_files
 from lince_rag.errors import DocumentError
 from tests.unit_tests.file_samples import (
@@ -75,6 +78,35 @@ def test_text_encodings(tmp_path: Path, encoding: str) -> None:
     assert document.metadata["sections"] == [
         {"start": 0, "end": len(document.page_content), "page": None, "heading": ""}
     ]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+@pytest.mark.parametrize("line_end", ["\r\n", "\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Fecha;Concepto;Cargo;Abono;Saldo\n02-09-2025;02-09-2025;;1.950,00;2.310,44\n"
+        "05-09-2025;AGUA Y BASURAS Nº 88;41,20;;2.269,24\n09-09-2025;PENSIÓN;;;-\n",
+        "1;2;3;4;5\n6;7;8;9;ñ\n",
+        "10,5;á\n",
+        "--- 1 --- ¡=====! ---\n",
+    ],
+)
+def test_a_table_of_numbers_with_few_letters_is_text(
+    tmp_path: Path, text: str, line_end: str, encoding: str
+) -> None:
+    path = tmp_path / "tabla.csv"
+    path.write_bytes(text.replace("\n", line_end).encode(encoding))
+    assert decode(path.read_bytes()).replace("\r", "") == text
+    assert load(tmp_path, "tabla.csv", path.read_bytes()).page_content
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bytes_of_a_program_are_no_text(seed: int) -> None:
+    data = random.Random(seed).randbytes(400)
+    for binary in (data, data.replace(b"\0", b""), lzma.compress(data).replace(b"\0", b"")):
+        with pytest.raises(Unreadable):
+            decode(binary)
 
 
 def test_text_is_normalised(tmp_path: Path) -> None:

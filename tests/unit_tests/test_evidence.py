@@ -91,6 +91,47 @@ def test_numbered_titles_are_headings_and_numbered_clauses_are_not() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "<Multimedia omitido>", "<Mídia oculta>", "<Arquivo de mídia oculto>", "<Ficheiro não revelado>",
+        "<Media omitted>", "imagen omitida", "áudio ocultado", "IMG-20250107-WA0003.jpg (archivo adjunto)",
+        "<adjunto: 00000004-PHOTO-2025-01-07.jpg>", "Se eliminó este mensaje.", "Mensagem apagada", "🙂🙂", "",
+        "Los mensajes y las llamadas están cifrados de extremo a extremo. Nadie fuera de este chat puede leerlos.",
+        "As mensagens e as chamadas são protegidas com a criptografia de ponta a ponta e ficam somente entre si.",
+        "Messages and calls are end-to-end encrypted. No one outside of this chat can read them.",
+    ],
+)  # fmt: skip
+def test_messages_that_say_nothing_are_no_answers(said: str) -> None:
+    text = f"7/1/25, 9:05 - {said}\n" * ("crypt" in said or "cifrad" in said) + f"7/1/25, 9:06 - Olga: {said}"
+    assert set(Reading.of({"text": text, "language": "es"}).kinds) == {"mark"}
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("La foto omitida era la del tejado", "sentence"),
+        ("Contrato firmado.pdf (archivo adjunto)", "sentence"),
+        ("Cuánto era?", "question"),
+        ("Son 38 €. Venís?", "sentence"),
+        ("Hola Iker, vienes?", "question"),
+    ],
+)
+def test_messages_that_say_something(said: str, kind: str) -> None:
+    reading = Reading.of({"text": f"7/1/25, 9:06 - Olga: {said}", "language": "es"})
+    assert list(reading.kinds) == [kind]
+
+
+def test_a_message_is_quoted_whole() -> None:
+    text = (
+        "7/1/25, 9:05 - Olga: Quién arregló la persiana?\n7/1/25, 9:08 - Iker: Arreglada la persiana. Son 38 €\n"
+        "7/1/25, 9:10 - Olga: <Multimedia omitido>"
+    )
+    (passage,) = quoted("¿Qué costó arreglar la persiana?", text)
+    assert "Arreglada la persiana. Son 38 €" in passage
+    assert "Multimedia" not in passage
+
+
 def test_a_row_that_names_its_values_has_no_header() -> None:
     named = "Producto: Pan | Precio: 1\nProducto: Sal | Precio: 2\nProducto: Vino | Hora: 12:30"
     plain = "Producto | Precio\nPan | 1\nSal | 12:30"

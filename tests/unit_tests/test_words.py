@@ -128,10 +128,55 @@ def test_long_texts_reach_the_splitter_in_pieces(unit, monkeypatch):
             "es",
             ["una frase que se parte\nen dos líneas.", "Otra."],
         ),
+        (
+            "7/1/25, 9:05 - Olga creó el grupo. Es de la peña.\n7/1/25, 9:06 - Olga: Ya está. Son 38 €, sí\n"
+            "Traed:\n\n- vasos\n- hielo\n7/1/25, 21:40 - +34 600 00 00 00: Vale. Voy",
+            "es",
+            [
+                "7/1/25, 9:05 - Olga creó el grupo. Es de la peña.",
+                "7/1/25, 9:06 - Olga: Ya está. Son 38 €, sí\nTraed:\n\n- vasos\n- hielo",
+                "7/1/25, 21:40 - +34 600 00 00 00: Vale. Voy",
+            ],
+        ),
+        (
+            "[07/01/2025, 9:05:33 p. m.] Olga: Cena el 9. A las 21 h.\n\nOtra cosa. Y otra.",
+            "es",
+            ["[07/01/2025, 9:05:33 p. m.] Olga: Cena el 9. A las 21 h.", "Otra cosa.", "Y otra."],
+        ),
+        ("07.01.25 09:05 - Rui: Chego já. Levo pão", "pt", ["07.01.25 09:05 - Rui: Chego já. Levo pão"]),
+        (
+            "Reunión: 7/1/25, 9:05 - Sala azul. Es corta.",
+            "es",
+            ["Reunión: 7/1/25, 9:05 - Sala azul.", "Es corta."],
+        ),
     ],
 )
 def test_sentences(text, language, sentences):
     assert [text[start:end] for start, end in sentence_spans(text, language)] == sentences
+
+
+@pytest.mark.parametrize(("size", "sentences"), [(10, 1), (40, 41)])
+def test_a_long_message_is_cut(size, sentences):
+    text = "7/1/25, 9:05 - Olga: Hoy. " + "Llegamos tarde. " * size + "\n7/1/25, 9:06 - Iñaki: Bien. Vale."
+    found = [text[start:end] for start, end in sentence_spans(text, "es")]
+    assert found[-1] == "7/1/25, 9:06 - Iñaki: Bien. Vale."
+    assert found[0].startswith("7/1/25, 9:05 - Olga: Hoy.")
+    assert len(found) == sentences + 1
+
+
+@given(st.lists(st.tuples(st.sampled_from(["Ana", "tía Pili", "+34 600 11 22 33"]), document_text), min_size=1))
+def test_messages_are_never_cut_unless_they_are_long(messages):
+    lines = [
+        f"[3/{day % 12 + 1}/25, 18:{day % 60:02}:07] {name}: {said}" for day, (name, said) in enumerate(messages)
+    ]
+    text = "\n".join(lines) + "\n[31/12/25, 0:00:00] Ana: fin"
+    starts = {start for start, _ in sentence_spans(text, "es")}
+    place = 0
+    for line in lines:
+        assert place in starts
+        if len(line) < 400 and "\n[" not in line:
+            assert starts.isdisjoint(range(place + 1, place + len(line)))
+        place += len(line) + 1
 
 
 @given(any_text, st.one_of(st.none(), languages))

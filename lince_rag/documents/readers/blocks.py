@@ -175,8 +175,12 @@ class Collector:
     linked: int = 0
     link_letters: int = 0
     other_letters: int = 0
-    # The number of open elements that are navigation.
+    # Since the last block: the number of letters in links and buttons of any kind, and in buttons.
+    control_letters: int = 0
+    buttons: int = 0
+    # The numbers of open elements that are navigation, and that are margins of a page.
     navigation: int = 0
+    margins: int = 0
     # The notes that the current paragraph refers to.
     notes: list[str] = field(default_factory=list)
     # The pieces of each paragraph that is interrupted by a text box.
@@ -242,11 +246,17 @@ class Collector:
 
     def _append(self, block: Block, kind: str) -> None:
         together = kind in {"item", "row", "contents"} and kind == self.previous
-        if self.navigation:
+        if self.navigation or (not block.level and self._is_control(block.text)):
             # Its heading is above nothing that is searched.
             block = replace(block, kind="contents", level=0)
         self.blocks.append(replace(block, separator="\n" if together else "\n\n"))
         other = block.level > 0 or self.other_letters > OTHER_LETTERS * self.link_letters
         self.links.append(0 if other else self.linked)
-        self.linked = self.link_letters = self.other_letters = 0
+        self.linked = self.link_letters = self.other_letters = self.control_letters = self.buttons = 0
         self.previous = kind
+
+    def _is_control(self, text: str) -> bool:
+        """Return whether a paragraph is buttons, or links in a margin without a number or an address."""
+        if not 0 < self.control_letters == self.link_letters + self.other_letters:
+            return False
+        return self.buttons > 0 or (self.margins > 0 and not any(each.isdigit() or each == "@" for each in text))

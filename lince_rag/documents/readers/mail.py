@@ -37,7 +37,7 @@ _FROM_LINE: Final = re.compile(rb"^From [^\n]*\n(?=[!-9;-~]+:|>From )", re.MULTI
 _MARKED_LINE: Final = re.compile(rb"^>(>*From )", re.MULTILINE)
 
 # Attachments whose name has no suffix that is known.
-_SUFFIXES: Final = {"text/plain": ".txt", "text/html": ".html", "application/pdf": ".pdf"}
+_SUFFIXES: Final = {"text/plain": ".txt", "text/html": ".html", "application/pdf": ".pdf", "text/calendar": ".ics"}
 
 # Python codecs that are no encodings of text; one takes quadratic time.
 _NO_CHARSETS: Final = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7"}
