@@ -70,7 +70,7 @@ _CHAT_LINE: Final = re.compile(
     rf"^(?:\[{_CHAT_TIME}\]|{_CHAT_TIME} [–-]) (?P<author>[^:\n]{{1,60}}:(?!\S) ?)?", re.IGNORECASE | re.MULTILINE
 )
 
-# A longer message is cut into sentences. Quoted passages have up to about so many characters.
+# A longer message, or row of a table, is cut into sentences. Quoted passages have up to about so many characters.
 LONGEST_MESSAGE: Final = 400
 
 # A line much shorter than wrapped text (60 to 80 characters), without punctuation at its end and before a capital
@@ -190,7 +190,7 @@ def sentence_spans(text: str, language: Language) -> list[tuple[int, int]]:
     """Return the (start, end) offsets of each sentence, without the white space around it.
 
     A blank line, a list item, a heading and a table row always end a sentence; so does a line that ends in ";"
-    before one with a capital letter. A message of a chat, unless it is long, is one sentence.
+    before one with a capital letter. A message of a chat, and a row of a table, is one sentence unless it is long.
     """
     from sentencex import get_sentence_boundaries
 
@@ -238,6 +238,15 @@ def _chat_parts(text: str) -> Iterator[tuple[int, int, bool]]:
         yield stop, following, False
 
 
+def _is_in_a_row(text: str, first: int, second: int) -> bool:
+    """Return whether two places are in one row of a table."""
+    if "\n" in text[first:second]:
+        return False
+    begin, end = text.rfind("\n", 0, first) + 1, text.find("\n", second)
+    end = len(text) if end < 0 else end
+    return end - begin <= LONGEST_MESSAGE and CELL_SEPARATOR in text[begin:end]
+
+
 def message_body(text: str) -> str | None:
     """Return what a line of a chat says, after its time and author; ``None`` if the text does not begin as one."""
     line = _CHAT_LINE.match(text)
@@ -249,11 +258,13 @@ def _continues(text: str, before: tuple[int, int], start: int) -> bool:
 
     It cuts names at their period ("copia.BAK"), "D. Félix" and "Av. Paulista" after the abbreviation, "14.6.5.
     Instalar", "2. Pulse" and "Tercera. Renta." after the number, and lists of optional arguments ("[OPCIÓN]...
-    [FICHERO]").
+    [FICHERO]"). A sentence in a cell says little without the rest of its row.
     """
     end = before[1]
     if end == start:
         return text[end - 1] == "."
+    if _is_in_a_row(text, before[0], start):
+        return True
     if "\n" not in text[end:start] and (_NUMBER.fullmatch(text, *before) or is_clause_mark(text[slice(*before)])):
         return not _CLAUSE_NUMBER.match(text, start)
     if text[start] in "([" and text[max(end - 3, 0) : end].endswith(("...", "…")):

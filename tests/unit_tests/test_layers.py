@@ -194,10 +194,11 @@ def test_the_graph_of_rooms_stays_small() -> None:
     assert len(FACE) <= 7
 
 
-def test_the_package_has_at_most_173_files() -> None:
+def test_the_package_has_at_most_174_files() -> None:
     # 100 before the readers of a dozen formats and the engines, 138 before the HTTP server, 150 before its page,
-    # 155 before indexes on servers, moving them, other file systems and Ray, and servers that embed and rerank.
-    assert len(FILES) <= 173
+    # 155 before indexes on servers, moving them, other file systems and Ray, and servers that embed and rerank,
+    # 170 before tables and forms in PDFs, and calendars.
+    assert len(FILES) <= 174
 
 
 # ------------------------------------------------------------------------------------------------------- packages

@@ -155,6 +155,16 @@ def test_sentences(text, language, sentences):
     assert [text[start:end] for start, end in sentence_spans(text, language)] == sentences
 
 
+def test_a_row_is_kept_whole_unless_it_is_long():
+    row = "Día: 3 de mayo | Notas: Traen el vino. Nosotros, el pan. | Pagado: no"
+    text = f"Cenas. Las de este año.\n{row}\n{row}"
+    assert [text[slice(*span)] for span in sentence_spans(text, "es")] == [
+        "Cenas.", "Las de este año.", row, row,
+    ]  # fmt: skip
+    long = f"{row} Se repite. " + "Y sigue. " * 60
+    assert len(sentence_spans(long, "es")) > 20
+
+
 @pytest.mark.parametrize(("size", "sentences"), [(10, 1), (40, 41)])
 def test_a_long_message_is_cut(size, sentences):
     text = "7/1/25, 9:05 - Olga: Hoy. " + "Llegamos tarde. " * size + "\n7/1/25, 9:06 - Iñaki: Bien. Vale."
