@@ -133,7 +133,7 @@ def result(section: str, row: str, *columns: str) -> list[str]:
 
 
 def test_the_figures_are_those_of_the_results() -> None:
-    section = RESULTS.split("\n## Learning to read from real questions\n")[1]
+    section = RESULTS.split("\n## Learning from real questions again\n")[1]
     unseen = [line.split("|")[2:6] for line in section.split("\n\n")[1].splitlines()[2:]]
     refused = [row[3].split(" / ") for row in unseen]
     passages = "Passages and confidence"
