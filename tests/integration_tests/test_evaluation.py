@@ -47,7 +47,7 @@ QUESTIONS = [
     Question("obra", "¿Cuándo empieza la obra del ascensor?", ("en marzo", "marzo"), (), LIFT),
     Question("portao", "A que horas fecha o portão da garagem?", ("dez horas da noite",), (), GATE),
     Question("biblioteca", "¿Qué día cierra la biblioteca de Valdeperal?", ("los lunes",), (), ELSEWHERE),
-    Question("mundial", "¿Quién ganó el mundial de fútbol?"),
+    Question("mundial", "¿Quién ganó el mundial de fútbol de 1986?"),
 ]
 
 

@@ -94,7 +94,7 @@ async def test_the_async_twin_says_the_same(index: Index) -> None:
 
 def test_it_searches_again_in_other_words(index: Index) -> None:
     question = "Buenas tardes, tendrías la amabilidad de confirmarme quién preside el comité"
-    state = create_document_agent(ChatLince(), index, minimum_confidence=0.65).invoke(asked(question))
+    state = create_document_agent(ChatLince(), index, minimum_confidence=0.55).invoke(asked(question))
     assert kinds(state["messages"]) == ["human", "call", "tool", "call", "tool", "ai"]
     assert ANSWER in state["answer"].text
 
