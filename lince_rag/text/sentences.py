@@ -242,8 +242,10 @@ def _is_in_a_row(text: str, first: int, second: int) -> bool:
     """Return whether two places are in one row of a table."""
     if "\n" in text[first:second]:
         return False
-    begin, end = text.rfind("\n", 0, first) + 1, text.find("\n", second)
-    end = len(text) if end < 0 else end
+    # A text may have no lines: looking for their ends any farther would take quadratic time.
+    farthest = min(second + LONGEST_MESSAGE, len(text))
+    begin, end = text.rfind("\n", max(first - LONGEST_MESSAGE, 0), first) + 1, text.find("\n", second, farthest)
+    end = farthest if end < 0 else end
     return end - begin <= LONGEST_MESSAGE and CELL_SEPARATOR in text[begin:end]
 
 
