@@ -4,9 +4,10 @@ import bisect
 import ctypes
 import re
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from lince_rag.documents.readers.pdf_lines import CELL_GAP, Line, Word, joined, line_of
+from lince_rag.documents.readers.pdf_lines import CELL_GAP, Line, Piece, Word, joined, line_of
 from lince_rag.text.words import squeeze
 
 # Fields of a page that are read. A tax form has some hundreds.
@@ -40,19 +41,6 @@ class Field(NamedTuple):
     bottom: float
     right: float
     top: float
-
-
-class _Label(NamedTuple):
-    """Words of a line without a wide gap between them: the number of the line, the first word and the last."""
-
-    baseline: float
-    left: float
-    right: float
-    size: float
-    text: str
-    line: int
-    first: int
-    last: int
 
 
 def page_fields(document: Any, page: Any) -> list[Field]:
@@ -111,7 +99,7 @@ def fill_in(lines: list[Line], fields: Sequence[Field]) -> list[Line]:
     """Put the value of each field behind its label, or a line with its name and value where it stands."""
     if not fields:
         return lines
-    labels = sorted(_labels(lines))
+    labels = sorted(_labels(lines), key=attrgetter("baseline", "left"))
     # What is put into each line: the number of the word it comes before, and the word.
     inserted: dict[int, list[tuple[int, Word]]] = {}
     # What comes before each line.
@@ -178,7 +166,7 @@ def _with_values(line: Line, values: list[tuple[int, Word]], row: int) -> Line:
     return line_of(words, text, line.hyphen)._replace(row=0 if is_sentence else row)
 
 
-def _labels(lines: Sequence[Line]) -> Iterator[_Label]:
+def _labels(lines: Sequence[Line]) -> Iterator[Piece]:
     for number, line in enumerate(lines):
         first = 0
         for index, word in enumerate(line.words):
@@ -189,31 +177,31 @@ def _labels(lines: Sequence[Line]) -> Iterator[_Label]:
                 if level and abs(gap) < CELL_GAP * word.size:
                     continue
             part = line.words[first : index + 1]
-            text = joined(part)
-            yield _Label(part[0].baseline, part[0].left, word.right, word.size, text, number, first, index)
+            place = part[0].left, word.right, part[0].baseline, word.size
+            yield Piece(joined(part), *place, False, number, first, index)
             first = index + 1
 
 
-def _between(labels: Sequence[_Label], low: float, high: float) -> Sequence[_Label]:
+def _between(labels: Sequence[Piece], low: float, high: float) -> Sequence[Piece]:
     start, stop = (bisect.bisect(labels, height, key=lambda label: label.baseline) for height in (low, high))
     return labels[start:stop]
 
 
-def _at_height(labels: Sequence[_Label], field: Field) -> Sequence[_Label]:
+def _at_height(labels: Sequence[Piece], field: Field) -> Sequence[Piece]:
     return _between(labels, field.bottom - 3, field.top + 1)
 
 
-def _overlap(label: _Label, field: Field) -> bool:
+def _overlap(label: Piece, field: Field) -> bool:
     return label.left < field.right and field.left < label.right
 
 
 def _nearest(
-    labels: Sequence[_Label], field: Field, fields: Sequence[Field], *, on_the_right: bool = False
-) -> _Label | None:
+    labels: Sequence[Piece], field: Field, fields: Sequence[Field], *, on_the_right: bool = False
+) -> Piece | None:
     """Find the text beside a field that no other field is nearer to."""
     limit = _TEXT_DISTANCE if on_the_right else _LABEL_DISTANCE
 
-    def distance(label: _Label) -> float:
+    def distance(label: Piece) -> float:
         return label.left - field.right if on_the_right else field.left - label.right
 
     beside = [label for label in _at_height(labels, field) if -3 <= distance(label) <= limit]
@@ -229,7 +217,7 @@ def _nearest(
     return None if other else label
 
 
-def _above(labels: Sequence[_Label], field: Field) -> _Label | None:
+def _above(labels: Sequence[Piece], field: Field) -> Piece | None:
     near = [
         label
         for label in _between(labels, field.top - 1, field.top + 30)
