@@ -29,7 +29,7 @@ from lince_rag.index.ranking import (
 from lince_rag.index.stores import ChunkStores
 from lince_rag.text.evidence import Evidence
 from lince_rag.text.language import detect_language
-from lince_rag.text.questions import asks_for, function_words, last_question, spell_out
+from lince_rag.text.questions import asks_for, function_words, spell_out
 from lince_rag.text.sentences import remember_sentences
 from lince_rag.text.words import cognate, differs_in_one_letter, words
 
@@ -244,7 +244,7 @@ class HybridRetriever(BaseRetriever):
         evidence = Evidence(query, detect_language(query), measured, spread or 1.0)
         if spread is not None:
             self._compare_passages(query, evidence, best)
-            self._read_passages(query, evidence, best)
+            self._read_passages(evidence, best)
         for document in documents:
             document.metadata["confidence"] = evidence.confidence
             document.metadata["confidence_unread"] = evidence.confidence_unread
@@ -283,7 +283,7 @@ class HybridRetriever(BaseRetriever):
             passage = [window.start, window.end, similarity / evidence.spread]
             documents[window.document].metadata["passages"].append(passage)
 
-    def _read_passages(self, query: str, evidence: Evidence, documents: list[Document]) -> None:
+    def _read_passages(self, evidence: Evidence, documents: list[Document]) -> None:
         """Read the likeliest of the compared passages with the question, and note how well they answer it."""
         likeliest = evidence.likeliest_compared(READ_PASSAGES)
         passages = [documents[number].metadata["passages"][place] for number, place in likeliest]
@@ -292,7 +292,7 @@ class HybridRetriever(BaseRetriever):
             for (number, _), (start, end, *_) in zip(likeliest, passages, strict=True)
         ]
         # An embedder without a reader returns no scores.
-        scores = self.stores.read(last_question(query, detect_language(query)), texts) if texts else []
+        scores = self.stores.read(evidence.last_question, texts) if texts else []
         for passage, score in zip(passages, scores, strict=False):
             passage.append(score)
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from lince_rag.text.language import Language, fold, load_table
+from lince_rag.text.language import Language, load_table
 from lince_rag.text.passages import Reading, is_unfinished
 from lince_rag.text.questions import (
     answer_pattern,
     asks_for,
     content_stems,
-    counted,
     is_keywords,
     kind_of,
     last_question,
@@ -103,9 +102,9 @@ class Choice:
         asked = list(words(question, language))
         content = content_stems(asked, language)
         self._words = list({word.folded: word for word in asked if word.stem in content}.values())
-        last = last_question(question, language)
+        # A follow-up asks what its last question asks.
+        self.last_question = last = last_question(question, language)
         self._kind = kind_of(last, language)
-        self._counted = counted(last, language)
         self._asks_how = asks_for("instructions", last, language)
         self._asks_why = asks_for("reasons", last, language)
         self._asks_what = asks_for("definitions", last, language)
@@ -194,10 +193,6 @@ class Choice:
             "why_reason": float(self._asks_why and answer_pattern("reason").search(text) is not None),
             "what_definition": float(self._asks_what and answer_pattern("definition").search(text) is not None),
         }
-
-    def has_count(self, text: str) -> bool:
-        """Return whether a text has a number of what the question counts."""
-        return self._counted is not None and self._counted.search(fold(text).lower()) is not None
 
     # The choice.
 

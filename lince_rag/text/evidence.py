@@ -10,6 +10,8 @@ from functools import cached_property
 from typing import Any, Final
 
 from lince_rag.text.choice import OCCURRENCE, QUANTITIES, Choice, Shares, score_around, weighted
+from lince_rag.text.language import fold
+from lince_rag.text.questions import counted
 
 # The chain abstains below this confidence, unless it is told otherwise: see tests/benchmarks/RESULTS.md.
 MINIMUM_CONFIDENCE: Final = 0.15
@@ -57,8 +59,9 @@ class Evidence(Choice):
         everywhere = [max(column) for column in zip(*shares, strict=True)]
         text = " ".join(self.candidates[number].sentence.text for number in self.chosen)
         found = self._kind is not None and self._kind.has_evidence(text, self.question)
-        quantity = self._kind is not None and self._kind.name in QUANTITIES
-        amount = self._kind is not None and self._kind.name == "amount"
+        kind = self._kind.name if self._kind else ""
+        quantity, amount = kind in QUANTITIES, kind == "amount"
+        count = counted(self.last_question, self.language)
         other = float(reading.language != self.language)
         features = {
             "constant": 1.0,
@@ -75,11 +78,11 @@ class Evidence(Choice):
             "document_chance": self.document_chances[best.document],
             "asks_quantity": float(quantity),
             "quantity_missing": float(quantity and not found),
-            "counts": float(self._counted is not None),
-            "count_missing": float(self._counted is not None and not self.has_count(text)),
+            "counts": float(count is not None),
+            "count_missing": float(count is not None and not count.search(fold(text).lower())),
             "asks_amount": float(amount),
             "amount_missing": float(amount and not found),
-            "name_missing": float(self._kind is not None and not quantity and not found),
+            "name_missing": float(bool(kind) and not quantity and not found),
             "how": float(self._asks_how),
             "why": float(self._asks_why),
         }

@@ -14,6 +14,13 @@ KEYWORDS_SHARE: Final = 4
 
 _WORD: Final = re.compile(r"[^\W_]+")
 
+# What may stand between a number and what it counts: "20 nuevos socios", "socios: 20".
+_BETWEEN_COUNTED: Final = r"[^\w.;\n]*(?:\w+[^\w.;\n]+){0,2}?"
+
+# Letters at the end of a word that its plural and its singular may not share, and those that tell it from others.
+_ENDING: Final = re.compile(r"(?:es|s|as|os|is|ns|m|l)\Z")
+_COUNTED_LETTERS: Final = 3
+
 
 @dataclass(frozen=True)
 class QuestionKind:
@@ -56,15 +63,6 @@ def kind_of(question: str, language: Language) -> QuestionKind | None:
     return next((kind for kind in question_kinds() if kind.cues[language].search(question)), None)
 
 
-# What may stand between a number and what it counts: "20 nuevos socios", "socios: 20".
-_BETWEEN_COUNTED: Final = r"[^\w.;\n]*(?:\w+[^\w.;\n]+){0,2}?"
-
-# Letters at the end of a word that its plural and its singular may not share, and those that tell it from others.
-_ENDING: Final = re.compile(r"(?:es|s|as|os|is|ns|m|l)\Z")
-_COUNTED_LETTERS: Final = 3
-
-
-@cache
 def counted(question: str, language: Language) -> re.Pattern[str] | None:
     """Return how a folded text in lower case writes a number of what a question counts; ``None`` without one.
 
@@ -74,7 +72,7 @@ def counted(question: str, language: Language) -> re.Pattern[str] | None:
     match = re.search(table[language], question)
     if match is None:
         return None
-    word = fold(max(filter(None, match.groups()), key=len)).lower() if language == "en" else fold(match[1]).lower()
+    word = fold(match[1]).lower()
     if word in table["none"].split():
         return None
     stem = _ENDING.sub("", word)

@@ -34,7 +34,6 @@ from lince_rag.index.retriever import COMPARED_PASSAGES, passage_text
 from lince_rag.text import evidence as evidence_module
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence
 from lince_rag.text.language import fold, load_table
-from lince_rag.text.questions import last_question
 from tests.benchmarks.train_reader import is_held_back
 
 WORDS, VECTORS = "embedded", "multilingual-e5-small"
@@ -234,7 +233,7 @@ def samples(questions: Sequence[Asked]) -> Iterator[dict[str, Any]]:
             here = asked.right & {document["source"], *document.get("also_in", [])}
             if (rank < SAMPLED_PASSAGES and not holds) or (holds and here):
                 found.append({"text": text, "right": holds})
-        yield {"set": asked.data, "question": last_question(asked.question, asked.language), "passages": found}
+        yield {"set": asked.data, "question": asked.evidence.last_question, "passages": found}
 
 
 def fit_choice(rows: Sequence[Any], wanted: Sequence[Any], weights: Sequence[float]) -> Any:
