@@ -9,6 +9,10 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PIP_INSTALL_PEERS := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/peers \
   --requirement tests/benchmarks/peers.txt
 
+# Beside the environment: with what checks JSON for it there, importing Chroma would take two seconds more everywhere.
+PIP_INSTALL_RELEASE := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+  --no-compile --target $(VENV)/release --requirement .ci/release.txt
+
 .PHONY: demo check unit test notebooks docs images release rehearsal lint format bench clean
 
 demo: $(VENV)/.base
@@ -44,8 +48,7 @@ images: $(VENV)/.all
 
 # make release VERSION=0.2.0: build, list what is in it, commit and tag; a rehearsal does it in a clone. See .ci/release.py.
 release rehearsal: $(VENV)/.all
-	$(PIP_INSTALL) '.[release]'
-	$(BIN)/python .ci/release.py $(VERSION) $(if $(filter rehearsal,$@),--dry-run)
+	PYTHONPATH=$(abspath $(VENV))/release $(BIN)/python .ci/release.py $(VERSION) $(if $(filter rehearsal,$@),--dry-run)
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
@@ -84,6 +87,8 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) '.[e5]'
 	touch $@
 
-$(VENV)/.all: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.all: $(VENV)/bin/python pyproject.toml constraints.txt .ci/release.txt
 	$(PIP_INSTALL) '.[all]'
+	rm -rf $(VENV)/release
+	$(PIP_INSTALL_RELEASE)
 	touch $@ $(VENV)/.base

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 PACKAGE: Final = "lince-rag"
 
 # Extras for those who work on the package; nobody needs them to use it.
-WORK_EXTRAS: Final = frozenset({"all", "dev", "docs", "release"})
+WORK_EXTRAS: Final = frozenset({"all", "dev", "docs"})
 
 NOTICE: Final = "permissive: asks for its notice only"
 FILES: Final = "asks for the source of its own files only, if they are changed"
