@@ -70,6 +70,7 @@ class Evidence(Choice):
             "coverage_other_language": self.coverage * other,
             "other_language": other,
             "words": math.log1p(len(self._words)),
+            "all_words": math.log1p(len(self.question.split())),
             "present": sum(everywhere) / max(len(everywhere), 1),
             "least_present": min(everywhere, default=0.0),
             "least_present_here": min(map(max, zip(*self._shares_of(best.document), strict=True)), default=0.0),

@@ -308,10 +308,11 @@ def train_confidence(questions: Sequence[Asked], right: Sequence[bool]) -> dict[
     answerable = [asked.answerable for asked in questions]
     model = LogisticRegression(C=CONFIDENCE_C, max_iter=2_000)
     model.fit(np.vstack([scaled, scaled]), [*right, *answerable], sample_weight=[*weights, *weights])
-    # The scale is that of right answers.
+    # The scale is that of right answers, of which each counts the same: with SQUAD_WEIGHT, those of that form are
+    # right more often than said.
     shown = [number for number, asked in enumerate(questions) if not asked.hidden]
     raw = model.decision_function(scaled)[shown].reshape(-1, 1)
-    scale = LogisticRegression(C=1e6).fit(raw, [right[n] for n in shown], sample_weight=weights[shown])
+    scale = LogisticRegression(C=1e6).fit(raw, [right[n] for n in shown])
     slope, constant = float(scale.coef_[0, 0]), float(scale.intercept_[0])
     learned = slope * model.coef_[0] / scaler.scale_
     constant += slope * float(model.intercept_[0]) - float(learned @ scaler.mean_)
