@@ -13,7 +13,7 @@ PIP_INSTALL_PEERS := $(BIN)/pip install --quiet --disable-pip-version-check --no
 PIP_INSTALL_RELEASE := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
   --no-compile --target $(VENV)/release --requirement .ci/release.txt
 
-.PHONY: demo check unit test notebooks docs images release rehearsal lint format bench clean
+.PHONY: demo check unit test notebooks docs site pages images release rehearsal lint format bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/lince-rag demo
@@ -37,10 +37,17 @@ test: $(VENV)/.all
 notebooks: $(VENV)/.all
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal --nbmake notebooks
 
-# Links, headings and references that lead nowhere fail the build; then every code block of the pages runs.
+# Links, headings and references that lead nowhere fail the build; at the same time every code block of the pages runs.
 docs: $(VENV)/.all
+	$(MAKE) --no-print-directory --jobs=2 site pages
+
+site: $(VENV)/.all
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR) $(BIN)/python -m mkdocs build --strict --quiet
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal tests/docs
+	$(BIN)/python -m pytest tests/docs/test_site.py
+
+pages: $(VENV)/.all
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  --numprocesses=$(TEST_PROCESSES) --dist=worksteal tests/docs/test_pages.py
 
 # The images of the README, from a real index; Chromium takes the one of the page.
 images: $(VENV)/.all

@@ -31,6 +31,7 @@ from lince_rag.cli.options import (
     RerankerUrlOption,
     SearchCountOption,
     SourceOption,
+    check_has_documents,
     choose_reranker,
     open_index,
     takes_answer_options,
@@ -149,6 +150,7 @@ def search(
         raise ConfigurationError(f"{question!r} is not a question.", hint="Give some words to search for.")
     chosen = choose_reranker(reranker, reranker_url)
     with open_index(index, embeddings, embeddings_url, create=False) as opened:
+        check_has_documents(opened)
         wanted = opened.make_filter(source or (), filter_ or ())
         found = opened.as_retriever(k=k, reranker=chosen, filter=wanted).invoke(question)
         if json_:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lince_rag.errors import ConfigurationError
+from lince_rag.errors import ConfigurationError, IndexFolderError
 from lince_rag.text.evidence import DOUBTFUL_CONFIDENCE, MINIMUM_CONFIDENCE
 
 if TYPE_CHECKING:
@@ -136,6 +136,15 @@ def check_address(url: str | None, embeddings: "Embeddings") -> None:
         )
 
 
+def check_has_documents(index: "Index") -> None:
+    """Raise an ``IndexFolderError`` if nothing can be found in an index: "not in here" would mislead."""
+    if not index.ledger.has_documents():
+        raise IndexFolderError(
+            f"The index {index.folder} has no documents.",
+            hint=f"Add some first: lince-rag ingest YOUR-DOCUMENTS --index {index.folder}",
+        )
+
+
 @dataclass(frozen=True)
 class AnswerOptions:
     """How to answer: the options that ``ask``, ``chat``, ``mcp`` and ``eval`` share."""
@@ -215,10 +224,11 @@ class AnswerOptions:
         return index.make_filter(self.source or (), self.filter or ())
 
     def make_chain(self, index: "Index") -> "RagChain":
-        """Make the chain that answers from an index; a ``ConfigurationError`` names a wrong value."""
+        """Make the chain that answers from an index; a ``LinceError`` names a wrong value or an empty index."""
         from lince_rag.chain.rag import create_rag_chain
         from lince_rag.models.chat_model import ChatLince
 
+        check_has_documents(index)
         return create_rag_chain(
             ChatLince(**self.model_fields()),
             index.as_retriever(**self.retriever_fields(), filter=self.make_filter(index)),

@@ -1,5 +1,6 @@
 """HybridRetriever: BM25 and vector search over one index, fused by normalised scores."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -56,6 +57,8 @@ CORRECTED_LETTERS: Final = 5
 
 # Chunks that are read together. More are read only if some of these say the same.
 CHUNKS_PER_READ: Final = 8
+
+logger = logging.getLogger(__name__)
 
 # Candidates that a reranker reads, with one forward pass each. On XQuAD-es and FaQuAD, the first five chunks of
 # the fusion already contain .98 of the answers, so there is little to find further down.
@@ -135,6 +138,8 @@ class HybridRetriever(BaseRetriever):
         if query != given:
             for document in documents:
                 document.metadata["query"] = query
+        if not documents and not self.stores.ledger.has_documents():
+            logger.warning("The index %s has no documents, so nothing is found in it.", self.stores.folder)
         evidence = self._add_confidence(query, documents)
         if evidence and selection is None and asks_for("comparisons", query, evidence.language):
             documents = self._with_other_side(evidence, documents)

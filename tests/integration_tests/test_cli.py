@@ -311,6 +311,11 @@ def test_a_folder_without_documents(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     _, err = run("ingest", "empty", "--index", "index", status=2, cwd=tmp_path)
     assert "No hay ningún documento" in err
+    # What is left is an index, but no answer comes of it.
+    for arguments in (["ask", "¿Qué hay?"], ["search", "algo"], ["chat"]):
+        out, err = run(*arguments, "--index", "index", status=2, cwd=tmp_path)
+        assert out == ""
+        assert "no tiene ningún documento. Añade alguno primero: lince-rag ingest" in err
 
 
 def test_what_is_not_read_is_counted_and_listed(tmp_path: Path) -> None:

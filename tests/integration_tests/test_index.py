@@ -279,12 +279,14 @@ def test_a_file_name_in_an_old_encoding(index, folder):
     assert_whole(index)
 
 
-def test_nothing_to_ingest(index, tmp_path):
+def test_nothing_to_ingest(index, tmp_path, caplog):
     (tmp_path / "nothing").mkdir()
     report = index.ingest(tmp_path / "nothing")
     assert (report.added, report.failed, report.chunks) == ([], [], 0)
     assert index.ingest([]).added == []
     assert index.as_retriever().invoke("¿Qué hay?") == []
+    # Perhaps it is another folder than the one that was meant.
+    assert f"The index {index.folder} has no documents" in caplog.text
     assert_whole(index)
 
 
