@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
+from string import Formatter
 from typing import Any, Final, Literal, cast
 
 from lince_rag.errors import LinceError
@@ -123,7 +124,14 @@ def load_table(name: str) -> dict[str, Any]:
     return tomllib.loads((files("lince_rag.prompts") / f"{name}.toml").read_text(encoding="utf-8"))
 
 
+class _Filling(Formatter):
+    """Fills in placeholders; ``{count:nuevo|nuevos}`` is the first word for one of something, else the second."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        one, bar, more = format_spec.partition("|")
+        return (one if value == 1 else more) if bar else format(value, format_spec)
+
+
 def wording(key: str, language: Language, **values: object) -> str:
     """Return a text of ``prompts/wording.toml`` in the reader's language, its ``{placeholders}`` filled in."""
-    text: str = load_table("wording")[key][language]
-    return text.format(**values)
+    return _Filling().format(load_table("wording")[key][language], **values)

@@ -330,7 +330,7 @@ def test_what_is_not_read_is_counted_and_listed(tmp_path: Path) -> None:
     out, _ = run("status", "--index", str(tmp_path / "índice"), LC_ALL="es")
     assert "passwd" not in out
     out, _ = run(*arguments, "--follow-links", LC_ALL="es")
-    assert "1 nuevos" in out
+    assert "1 nuevo," in out
     (documents / "b\x1b[31m\u202e.txt").write_bytes(b"\x89PNG")
     out, error = run(*arguments, status=1)
     assert r"b\x1b[31m\u202e.txt" in error

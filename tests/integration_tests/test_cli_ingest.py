@@ -38,7 +38,7 @@ def test_files_are_chosen_by_patterns_and_dates(place: Path) -> None:
     # An ignore file takes out what was read before it was there.
     (place / "documentos" / ".linceignore").write_text("viejo/\n")
     out, _ = run("ingest", (place / "documentos").as_uri(), "--index", "i", cwd=place)
-    assert "1 retirados" in out
+    assert "1 retirado," in out
     assert "que nombra un .linceignore: 1" in out
     assert listed(place) == ["documentos/ata.md", "documentos/contrato.txt"]
 
@@ -79,7 +79,7 @@ def test_names_with_values_and_items_stay_on_lines_of_their_own(capsys: pytest.C
 def test_a_document_is_removed_for_good(place: Path) -> None:
     run("ingest", "documentos", "--index", "i", cwd=place)
     out, _ = run("remove", "ata.md", "--index", "i", cwd=place)
-    assert "Retirado: documentos/ata.md (1 fragmentos)" in out
+    assert "Retirado: documentos/ata.md (1 fragmento)" in out
     assert "No queda rastro" in out
     assert not any(b"elevador" in path.read_bytes() for path in (place / "i").rglob("*") if path.is_file())
     out, _ = run("remove", "viejo/contrato.txt", "--no-purge", "--index", "i", cwd=place)

@@ -61,9 +61,9 @@ def test_every_sentence_is_found_with_its_values(written: str) -> None:
 
 
 def test_reasons_inside_are_translated_too() -> None:
-    reason = "none of its 2 files can be read (a: b.pdf: protected with a password)"
+    reason = "none of its files can be read (a: b.pdf: protected with a password)"
     assert translate_reason(f"x.zip: {reason}", "es").startswith(
-        "x.zip: no se puede leer ninguno de sus 2 archivos (a"
+        "x.zip: no se puede leer ninguno de sus archivos (a"
     )
     assert translate_reason("a.zip/b: c.txt: the file is empty", "pt") == "a.zip/b: c.txt: o arquivo está vazio"
     assert translate("The index folder /x cannot be used: Permission denied.", "es").endswith("falta el permiso.")

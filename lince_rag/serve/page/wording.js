@@ -38,10 +38,12 @@ function stored() {
   }
 }
 
-/** Return a text, its {placeholders} filled in. */
+/** Return a text, its {placeholders} filled in; of {count:one|more}, the first word if it is 1, else the second. */
 export function text(key, values = {}) {
   const found = table[key]?.[language] ?? key;
-  return found.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
+  return found.replace(/\{(\w+)(?::([^|}]*)\|([^}]*))?\}/g, (whole, name, one, more) =>
+    more === undefined ? String(values[name] ?? whole) : values[name] === 1 ? one : more,
+  );
 }
 
 export function isKnown(key) {
