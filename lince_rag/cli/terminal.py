@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lince_rag.cli.localisation import translate_reason, visible
 from lince_rag.index.locations import index_argument
-from lince_rag.text.language import LANGUAGES, Language, wording
+from lince_rag.text.language import LANGUAGES, Language, wording, write_number
 
 if TYPE_CHECKING:
     from lince_rag.chain.answer import Answer
@@ -205,7 +205,8 @@ def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
     table.columns[0].no_wrap = True
     table.columns[2].min_width = 12
     for spec in specs:
-        memory = [f"{spec.memory[dtype] / 1e9:.1f}" if spec.memory.get(dtype) else "–" for dtype in dtypes]
+        sizes = (spec.memory.get(dtype) for dtype in dtypes)
+        memory = [write_number(size / 1e9, ".1f", language) if size else "–" for size in sizes]
         fitting = formats_that_fit(spec)
         best = dtypes[fitting[0]] if fitting else "no" if spec.parameters else "–"
         cells = (

@@ -93,7 +93,7 @@ def test_a_wrong_name_or_condition_says_what_would_be_right(
 
 def test_search_prints_passages_best_first(folder: Path) -> None:
     out, _ = run("search", "¿Cuándo vence el contrato?", "--index", "indice", cwd=folder)
-    assert re.match(r"1\. documentos/contrato\.txt, línea 1  \d+\.\d\d\n   La renta mensual", out)
+    assert re.match(r"1\. documentos/contrato\.txt, línea 1  \d+,\d\d\n   La renta mensual", out)
     assert "2. documentos/ata.md, línea 1 (Ata)" in out
     out, _ = run("search", "¿Cuándo vence el contrato?", "--index", "indice", "-k", "1", "--json", cwd=folder)
     (found,) = json.loads(out)
