@@ -271,6 +271,8 @@ def test_prompt_is_exact() -> None:
         (["ask", "¿Qué?", "--index", "nowhere"], 2, "No hay ningún índice en"),
         (["ask", "¿Qué?", "--index", "indice", "--model", "lince-cero"], 2, "lince-zero"),
         (["ask", "¿Cuál es la renta mensual?", "--index", "indice", "--model", "lince-zero"], 2, "lince-zero"),
+        (["ask", "¿Qué?", "--index", "indices"], 2, "¿Querías decir 'indice'?"),
+        (["status", "--index", "lindice"], 2, "¿Querías decir 'indice'?"),
         (["ask", "", "--index", "indice"], 2, "no es una pregunta"),
         (["ask", "¿Qué?", "--index", "indice", "--language", "fr"], 2, "fr"),
         (["ask", "¿Qué?", "--index", "indice", "--on-unsupported", "hide"], 2, "hide"),
