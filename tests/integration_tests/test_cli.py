@@ -340,6 +340,19 @@ def test_what_is_not_read_is_counted_and_listed(tmp_path: Path) -> None:
     assert not {"\x1b", "\u202e"} & {*out, *error}
 
 
+def test_old_documents_are_named_with_advice(tmp_path: Path) -> None:
+    documents = tmp_path / "documentos"
+    documents.mkdir()
+    for name in ("a.txt", "carta.doc", "Acta.DOC", "charla.ppt", "foto.png"):
+        (documents / name).write_text("Hola.")
+    out, _ = run("ingest", "documentos", "--index", "i", cwd=tmp_path)
+    assert "de tipos sin lector: 4 (" in out
+    assert "  Se leen si se guardan como .docx o PDF: documentos/Acta.DOC, documentos/carta.doc\n" in out
+    assert "  Se leen si se guardan como .pptx o PDF: documentos/charla.ppt\n" in out
+    _, err = run("ingest", "documentos/carta.doc", "--index", "i", status=1, cwd=tmp_path)
+    assert "guárdalo como .docx o PDF" in err
+
+
 def test_limits_of_a_file_are_options(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(pdf_bytes(["Hola.", "Adiós."]))
     index = ["--index", str(tmp_path / "índice")]
