@@ -23,6 +23,8 @@ The message of an error names the offending value, and its ``hint`` says how to 
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
+from shlex import quote
 
 
 class LinceError(Exception):
@@ -61,7 +63,7 @@ class MissingExtraError(ConfigurationError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"This needs {package!r}, which is not installed.",
-            hint=f"Install it with: pip install 'lince-rag[{extra}]'",
+            hint=f"Install it with: {installation(extra)}",
         )
 
 
@@ -128,6 +130,15 @@ class ForkError(LinceError, RuntimeError):
 
 class EvaluationError(LinceError):
     """A question of an evaluation could not be answered; the message names it."""
+
+
+def installation(extra: str) -> str:
+    """Return the command that installs an extra: from the project's folder, with the versions that it names."""
+    project = Path(__file__).parents[1]
+    if not (project / "constraints.txt").is_file():
+        return f"pip install 'lince-rag[{extra}]'"
+    place = Path() if project == Path.cwd() else project
+    return f"pip install -c {quote(str(place / 'constraints.txt'))} -e '{place}[{extra}]'"
 
 
 def require(extra: str, *packages: str) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lince_rag.cli.localisation import visible
 from lince_rag.cli.terminal import answer_notes, output, short_path
-from lince_rag.text.language import Language, wording
+from lince_rag.text.language import Language, wording, write_number
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -393,7 +393,7 @@ def print_passages(documents: "Sequence[Document]", places: Places, language: La
         console.print(wording("nothing_found", language), markup=False)
     for number, document in enumerate(documents, start=1):
         place = places.write([places.of_document(document)], language)
-        score = f"  {document.metadata.get('score') or 0.0:.2f}"
+        score = "  " + write_number(document.metadata.get("score") or 0.0, ".2f", language)
         console.print(Text.assemble(f"{number}. ", place, (score, "dim")))
         _print_text(console, document.page_content, margin=len(f"{number}. "))
         console.print("\n" if number < len(documents) else "")

@@ -113,7 +113,7 @@ def evaluate_file(
         _print_types(evaluations, language)
         for name, changes in comparisons:
             counts = {"fixed": len(changes.fixed), "broken": len(changes.broken), "count": changes.count}
-            print_plain(f"{name}: " + wording("eval_changes", language, **counts, p=f"{changes.p_value:.3f}"))
+            print_plain(f"{name}: " + wording("eval_changes", language, **counts, p=changes.p_value))
         print_plain(wording("eval_report", language, path=report))
 
 
@@ -202,7 +202,7 @@ def _print_evaluations(evaluations: "Sequence[Evaluation]", language: Language) 
         table.add_column(escape(evaluation.name), overflow="fold")
     for name, label in metric_labels(evaluations, language).items():
         found = [evaluation.metrics[name] for evaluation in evaluations]
-        cells = (f"{format_value(name, one)} {format_interval(one)}".rstrip() for one in found)
+        cells = (f"{format_value(name, one, language)} {format_interval(one, language)}".rstrip() for one in found)
         table.add_row(escape(label), *map(escape, cells))
     output().print(table)
     # Settings over the same index have the same counts: each line is printed once.
@@ -235,6 +235,6 @@ def _print_types(evaluations: "Sequence[Evaluation]", language: Language) -> Non
             table.add_column(escape(wording(f"metric_{name}", language)), justify="right")
         for kind, metrics in types.items():
             count = sum(record.type == kind for record in evaluation.records)
-            cells = (format_value(name, metrics[name]) for name in TYPE_METRICS)
+            cells = (format_value(name, metrics[name], language) for name in TYPE_METRICS)
             table.add_row(escape(kind), str(count), *cells)
         output().print(table)

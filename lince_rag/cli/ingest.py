@@ -10,7 +10,6 @@ import typer
 
 from lince_rag.cli.options import (
     DEFAULT_INDEX,
-    INTERRUPTED_STATUS,
     EmbeddingsOption,
     EmbeddingsUrlOption,
     FileMemoryOption,
@@ -19,6 +18,7 @@ from lince_rag.cli.options import (
     IndexOption,
     WorkersOption,
     open_index,
+    says_interrupted,
     use_address,
 )
 from lince_rag.errors import ConfigurationError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 STANDARD_INPUT: Final = "-"
 
 
+@says_interrupted
 def ingest(
     paths: Annotated[
         list[str] | None,
@@ -131,21 +132,17 @@ def ingest(
     with open_index(index, embeddings, embeddings_url, create=bool(paths)) as opened:
         if embeddings_url is not None:
             record_address(opened.ledger, opened.embeddings)
-        try:
-            # A cluster embeds what it reads; here, documents can be asked about before.
-            read_options = {**options, "vectors": vectors if engine == "ray" else "later"}
-            failed = paths and _read(opened, index, _items(paths, name), language, read_options, verbose=verbose)
-            if not paths and not watch and not opened.ledger.count_waiting():
-                print_plain(wording("nothing_waits", language))
-            if vectors == "now":
-                _embed(opened, index, language)
-            elif waiting := opened.ledger.count_waiting():
-                print_plain(wording("vectors_to_come", language, count=waiting, index=index_argument(index)))
-            if watch:
-                _watch(opened, index, paths or [], language, options)
-        except KeyboardInterrupt:
-            print_plain(wording("interrupted", language))
-            raise typer.Exit(INTERRUPTED_STATUS) from None
+        # A cluster embeds what it reads; here, documents can be asked about before.
+        read_options = {**options, "vectors": vectors if engine == "ray" else "later"}
+        failed = paths and _read(opened, index, _items(paths, name), language, read_options, verbose=verbose)
+        if not paths and not watch and not opened.ledger.count_waiting():
+            print_plain(wording("nothing_waits", language))
+        if vectors == "now":
+            _embed(opened, index, language)
+        elif waiting := opened.ledger.count_waiting():
+            print_plain(wording("vectors_to_come", language, count=waiting, index=index_argument(index)))
+        if watch:
+            _watch(opened, index, paths or [], language, options)
     if failed:
         raise typer.Exit(1)
 
@@ -187,12 +184,8 @@ def _rebuild(folder: Path, embeddings: str | None, language: "Language") -> None
     from lince_rag.cli.terminal import print_plain, progress_bar
     from lince_rag.index.index import Index
 
-    try:
-        with progress_bar(wording("embedding", language)) as progress:
-            Index.rebuild(folder, embeddings=embeddings, on_vectors=lambda done, total: progress(done, total, ""))
-    except KeyboardInterrupt:
-        print_plain(wording("interrupted", language))
-        raise typer.Exit(INTERRUPTED_STATUS) from None
+    with progress_bar(wording("embedding", language)) as progress:
+        Index.rebuild(folder, embeddings=embeddings, on_vectors=lambda done, total: progress(done, total, ""))
     print_plain(wording("rebuilt", language, index=index_argument(folder)))
 
 

@@ -7,15 +7,17 @@ English one; what is put into a sentence is written there as ``{name}``, and fou
 import os
 import re
 import sys
+from difflib import get_close_matches
 from functools import cache
 from string import Formatter
 from typing import Any, Final
 
 import typer.core
 from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
 from lince_rag.errors import DocumentError, LinceError
-from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, load_table
+from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, fold, load_table
 
 # Values that are sentences themselves.
 _SENTENCES: Final = frozenset({"reason", "hint"})
@@ -164,6 +166,25 @@ class LocalisedCommand(_Localised, TyperCommand):
 
 class LocalisedGroup(_Localised, TyperGroup):
     """The command line with help in the reader's language."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, or suggest one for a misspelt or translated name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except TyperException as error:
+            names = self._other_names()
+            typed = fold(args[0].lower())
+            # typer itself has looked for one that is near in English.
+            near = [typed] if typed in names else get_close_matches(typed, names, n=1)
+            if near and (near[0] == typed or "Did you mean" not in error.message):
+                error.message = f"No such command {args[0]!r}. Did you mean {names[near[0]]!r}?"
+            raise
+
+    def _other_names(self) -> dict[str, str]:
+        """Return the command for each of its names in the three languages."""
+        rows = (row for text in load_table("wording")["other_command_names"].values() for row in text.splitlines())
+        found = (row.partition(":") for row in rows)
+        return {name: command for command, _, names in found if command in self.commands for name in names.split()}
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the first sentence of each command's help, whole: typer cuts it at the end of a line."""

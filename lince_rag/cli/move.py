@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from lince_rag.cli.options import DEFAULT_INDEX, INTERRUPTED_STATUS, EmbeddingsOption, IndexOption
+from lince_rag.cli.options import (
+    DEFAULT_INDEX,
+    INTERRUPTED_STATUS,
+    EmbeddingsOption,
+    IndexOption,
+    says_interrupted,
+)
 from lince_rag.errors import ConfigurationError, EmbeddingsMismatchError
 from lince_rag.index.locations import index_argument
 from lince_rag.text.language import wording
@@ -40,6 +46,7 @@ def export_file(
         print_plain(wording("exported_waiting", language, count=report.waiting))
 
 
+@says_interrupted
 def import_file(
     file: Annotated[Path, typer.Argument(help="A file that `lince-rag export` has written.")],
     index: IndexOption = DEFAULT_INDEX,
@@ -59,12 +66,8 @@ def import_file(
 
     language = reader_language()
     renamed = dict(map(_renaming, rename or ()))
-    try:
-        with progress_bar(wording("importing", language)) as progress:
-            report = Index.restore(file, index, embeddings=embeddings, rename=renamed, on_progress=progress)
-    except KeyboardInterrupt:
-        print_plain(wording("interrupted", language))
-        raise typer.Exit(INTERRUPTED_STATUS) from None
+    with progress_bar(wording("importing", language)) as progress:
+        report = Index.restore(file, index, embeddings=embeddings, rename=renamed, on_progress=progress)
     counts = {name: getattr(report, name) for name in ("added", "changed", "unchanged")}
     print_plain(wording("imported", language, **counts, seconds=report.seconds))
     if report.waiting:

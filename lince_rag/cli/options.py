@@ -2,6 +2,8 @@
 
 import inspect
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -234,6 +236,25 @@ class AnswerOptions:
             index.as_retriever(**self.retriever_fields(), filter=self.make_filter(index)),
             **self.chain_fields(),
         )
+
+
+def says_interrupted(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command that can be repeated say so after Ctrl-C, whatever it was doing, imports included."""
+
+    @wraps(command)
+    def interruptible(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            from lince_rag.cli.localisation import reader_language
+            from lince_rag.text.language import wording
+
+            sys.stdout.write(wording("interrupted", reader_language()) + "\n")
+            # What threads are still at is waited for; a second Ctrl-C ends that at once.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            raise typer.Exit(INTERRUPTED_STATUS) from None
+
+    return interruptible
 
 
 def takes_answer_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lince_rag.cli.localisation import translate_reason, visible
 from lince_rag.index.locations import index_argument
-from lince_rag.text.language import LANGUAGES, Language, wording
+from lince_rag.text.language import LANGUAGES, Language, wording, write_number
 
 if TYPE_CHECKING:
     from lince_rag.chain.answer import Answer
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # Suffixes that are counted one by one among the files of unknown kinds.
 _SHOWN_SUFFIXES = 8
+
+# Files that are named where all of their kind get the same advice.
+_SHOWN_NAMES = 8
 
 # Characters of a prompt that are shown from where it differs from another.
 _SHOWN_CHARACTERS = 80
@@ -144,6 +147,7 @@ def print_skipped(skipped: dict[str, list[str]], language: Language, *, verbose:
         if reason in skipped
     }
     print_plain(wording("skipped", language, parts="; ".join(parts.values())))
+    _print_saved_as(skipped.get("unsupported", []), language)
     if not verbose:
         print_plain(wording("skipped_verbose", language))
         return
@@ -151,6 +155,19 @@ def print_skipped(skipped: dict[str, list[str]], language: Language, *, verbose:
         print_plain(f"  {part}")
         for path in sorted(skipped[reason]):
             print_plain(f"    {short_path(path)}")
+
+
+def _print_saved_as(paths: Sequence[str], language: Language) -> None:
+    """Name the files that can be read once they are saved as another kind, by that kind."""
+    from lince_rag.documents.files import SAVED_AS
+
+    kinds: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        if kind := SAVED_AS.get(Path(path).suffix.lower()):
+            kinds.setdefault(kind, []).append(short_path(path))
+    for kind, names in kinds.items():
+        shown = ", ".join(names[:_SHOWN_NAMES]) + ("…" if len(names) > _SHOWN_NAMES else "")
+        print_plain(wording("saved_as", language, kind=kind, files=shown))
 
 
 def print_sources(sources: "Sequence[Source]", language: Language) -> None:
@@ -205,7 +222,8 @@ def print_models(specs: "Iterable[ModelSpec]", language: Language) -> None:
     table.columns[0].no_wrap = True
     table.columns[2].min_width = 12
     for spec in specs:
-        memory = [f"{spec.memory[dtype] / 1e9:.1f}" if spec.memory.get(dtype) else "–" for dtype in dtypes]
+        sizes = (spec.memory.get(dtype) for dtype in dtypes)
+        memory = [write_number(size / 1e9, ".1f", language) if size else "–" for size in sizes]
         fitting = formats_that_fit(spec)
         best = dtypes[fitting[0]] if fitting else "no" if spec.parameters else "–"
         cells = (

@@ -129,6 +129,12 @@ FORMATS: Final = {
     ".ods": _package("OpenDocument", f"{_OPENDOCUMENT}.spreadsheet", read_ods),
 }
 
+# Documents of programs without a reader here, and the kind that these programs can save them as.
+SAVED_AS: Final = {
+    ".doc": ".docx", ".docm": ".docx", ".dot": ".docx", ".wps": ".docx", ".wpd": ".docx", ".pages": ".docx",
+    ".ppt": ".pptx", ".pps": ".pptx", ".xlsb": ".xlsx", ".numbers": ".xlsx", ".sxw": ".odt", ".sxc": ".ods",
+}  # fmt: skip
+
 # Read if text in pictures is asked for.
 _IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 IMAGE_FORMATS: Final = dict.fromkeys(_IMAGE_SUFFIXES, Format("image", "image/*", read_image, MAXIMUM_BINARY_BYTES))
@@ -235,6 +241,8 @@ class FileLoader(BaseLoader):
         suffix = self.path.suffix.lower()
         formats = _ALL_FORMATS if self.options.ocr else FORMATS
         if suffix not in formats:
+            if suffix in SAVED_AS:
+                raise Unreadable(f"files named {suffix} are not supported; save it as {SAVED_AS[suffix]} or PDF")
             hint = " without --ocr" if suffix in IMAGE_FORMATS else f", only {', '.join(sorted(formats))}"
             raise Unreadable(f"files named {suffix or 'without a suffix'} are not supported{hint}")
         form = formats[suffix]

@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -25,7 +26,7 @@ from lince_rag.evaluation.metrics import (
 from lince_rag.evaluation.plots import plot_confidence, plot_latency, plot_metrics, plot_risk
 from lince_rag.evaluation.records import Record
 from lince_rag.evaluation.runs import Evaluation
-from lince_rag.text.language import Language, wording
+from lince_rag.text.language import Language, wording, write_number
 
 Failure = Literal["not_retrieved", "wrongly_abstained", "not_cited", "wrong_sentence", "answered_unanswerable"]
 
@@ -53,18 +54,19 @@ def metric_labels(evaluations: Sequence[Evaluation], language: Language) -> dict
     return labels
 
 
-def format_value(name: str, estimate: Estimate) -> str:
+def format_value(name: str, estimate: Estimate, language: Language) -> str:
     """Format milliseconds with one decimal and shares with three; a dash if there is no value."""
     if estimate.value is None:
         return "–"
-    return f"{estimate.value:.1f}" if name.endswith("_ms") else f"{estimate.value:.3f}"
+    return write_number(estimate.value, ".1f" if name.endswith("_ms") else ".3f", language)
 
 
-def format_interval(estimate: Estimate) -> str:
+def format_interval(estimate: Estimate, language: Language) -> str:
     """Format an interval; empty if there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+    low, high = (write_number(each, ".3f", language) for each in (estimate.low, estimate.high))
+    return f"[{low}{', ' if language == 'en' else '; '}{high}]"
 
 
 def write_report(
@@ -88,8 +90,9 @@ def write_report(
         say=lambda key, **values: wording(key, language, **values),
         questions_file=questions_file,
         labels=labels,
-        figure=format_value,
-        interval=format_interval,
+        figure=partial(format_value, language=language),
+        interval=partial(format_interval, language=language),
+        number=partial(write_number, spec=".3f", language=language),
         metrics_plot=plot_metrics(evaluations, shares),
         confidence_plots=[plot_confidence(evaluation, language) for evaluation in evaluations],
         latency_plot=plot_latency(evaluations, language),

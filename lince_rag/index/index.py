@@ -549,7 +549,7 @@ class Index:
         if ids is not None:
             if len(ids) != len(given):
                 raise ConfigurationError(
-                    f"There are {len(ids)} ids for {len(given)} documents.", hint="Give as many."
+                    f"The number of ids is {len(ids)}, that of documents {len(given)}.", hint="Give as many."
                 )
             given = [each.model_copy(update={"id": name}) for each, name in zip(given, ids, strict=True)]
         found = add_documents(self.stores, given)

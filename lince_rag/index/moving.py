@@ -180,7 +180,7 @@ class _Vectors:
             found = zip(ids, fingerprints(array), strict=True)
             # An earlier version wrote no fingerprints.
             if wrong := sum(not is_same_fingerprint(value, written.get(each, value)) for each, value in found):
-                raise self._stores.vectors.damaged(f"{wrong} vectors are not the ones that were written")
+                raise self._stores.vectors.damaged(f"vectors that are not the ones that were written: {wrong}")
             self.count, self.dimension = self.count + len(ids), array.shape[1]
             yield array
 

@@ -3,6 +3,7 @@
 import errno
 import json
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 
 from langchain_core.embeddings import Embeddings
@@ -55,9 +56,13 @@ def _check_folder(path: Path, create: bool) -> None:
             f"{path} holds other files and no index.", hint="Give the folder of an index, or an empty or new one."
         )
     if not create:
+        others = [ledger.parent.name for ledger in path.parent.glob(f"*/{LEDGER_FILE}")]
+        near = get_close_matches(path.name, others, n=1)
         raise IndexFolderError(
             f"There is no index in {path}.",
-            hint=f"Create one first: lince-rag ingest YOUR-DOCUMENTS --index {path}",
+            hint=f"Did you mean {near[0]!r}?"
+            if near
+            else f"Create one first: lince-rag ingest YOUR-DOCUMENTS --index {path}",
         )
 
 

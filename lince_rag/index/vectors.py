@@ -131,7 +131,7 @@ class VectorStore(ABC):
                 read = store.get(ids=list(ids[part]), include=["embeddings"])
             found |= zip(read["ids"], read["embeddings"], strict=True)
         if missing := len(ids) - len(found):
-            raise self.damaged(f"{missing} vectors are missing")
+            raise self.damaged(f"missing vectors: {missing}")
         return np.array([found[chunk_id] for chunk_id in ids], dtype=np.float32)
 
     def nearest(self, vector: Any, limit: int, ids: list[str] | None = None) -> list[tuple[str, float]]:

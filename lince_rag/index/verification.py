@@ -160,7 +160,7 @@ def _check_vectors(stores: ChunkStores, committed: Set[str]) -> tuple[str, set[s
         readable, wrong = _readable_ids(stores, committed & found)
     except IndexDamagedError as error:
         return str(error.__cause__ or error.message), set(), set()
-    damage = f"{len(wrong)} vectors are not the ones that were written" if wrong else ""
+    damage = f"vectors that are not the ones that were written: {len(wrong)}" if wrong else ""
     return damage, found, readable - wrong
 
 

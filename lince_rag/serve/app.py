@@ -321,7 +321,7 @@ def run(app: Any, host: str, port: int, workers: int = 1, **options: Any) -> Non
         port=port,
         workers=workers,
         factory=isinstance(app, str),
-        log_config=LOGGING,
+        log_config=log_settings(for_people=sys.stderr.isatty()),
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=ANSWER_SECONDS,
@@ -332,17 +332,19 @@ def run(app: Any, host: str, port: int, workers: int = 1, **options: Any) -> Non
     )
 
 
-LOGGING: Final[dict[str, Any]] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"json": {"()": "lince_rag.serve.metrics.JsonFormatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-    "loggers": {
-        "lince_rag": {"level": "INFO", "handlers": ["stderr"], "propagate": False},
-        "uvicorn": {"level": "WARNING", "handlers": ["stderr"], "propagate": False},
-        "mcp": {"level": "WARNING", "handlers": ["stderr"], "propagate": False},
-    },
-}
+def log_settings(*, for_people: bool) -> dict[str, Any]:
+    """Return how to log: a JSON object a line, or for people only what goes wrong, in plain text."""
+    json_lines = {"()": "lince_rag.serve.metrics.JsonFormatter"}
+    levels = {"lince_rag": "WARNING" if for_people else "INFO", "uvicorn": "WARNING", "mcp": "WARNING"}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": "%(levelname)s: %(message)s"} if for_people else json_lines},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "loggers": {
+            name: {"level": level, "handlers": ["stderr"], "propagate": False} for name, level in levels.items()
+        },
+    }
 
 
 def check_exposure(host: str, state: ServerState) -> bool:

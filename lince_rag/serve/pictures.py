@@ -202,7 +202,7 @@ def draw(asked: dict[str, Any]) -> Picture:
     line, newline, png = output.partition(b"\n")
     said: dict[str, Any] = json.loads(line) if newline else {"error": "no_picture"}
     if said.get("error") == "no_page":
-        raise RefusedError(404, "no_page", f"The document has {said['pages']} pages.")
+        raise RefusedError(404, "no_page", f"The last page of the document is {said['pages']}.")
     if "error" in said or len(output) >= PICTURE_BYTES:
         raise RefusedError(422, "no_picture", "The page cannot be shown as a picture.")
     return Picture(png, said["pages"], said["boxes"])

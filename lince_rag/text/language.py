@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
+from string import Formatter
 from typing import Any, Final, Literal, cast
 
 from lince_rag.errors import LinceError
@@ -39,6 +40,8 @@ FREQUENT_WORDS: Final[dict[Language, frozenset[str]]] = {
 OWN_LETTERS: Final[dict[Language, str]] = {"es": "ñ¿¡", "pt": "ãõçêôâà", "en": ""}
 
 _WORD: Final = re.compile(r"[^\W\d_]+")
+
+_DECIMAL_COMMA: Final = str.maketrans(",.", ".,")
 
 # The identifier reads only the beginning of a text: more characters do not change the result and cost time.
 MAXIMUM_CHARACTERS: Final = 2_000
@@ -123,7 +126,26 @@ def load_table(name: str) -> dict[str, Any]:
     return tomllib.loads((files("lince_rag.prompts") / f"{name}.toml").read_text(encoding="utf-8"))
 
 
+def write_number(value: float, spec: str, language: Language) -> str:
+    """Write a number with the separators of a language: ``1.234,5`` in Spanish and Portuguese."""
+    written = format(value, spec)
+    return written if language == "en" else written.translate(_DECIMAL_COMMA)
+
+
+class _Filling(Formatter):
+    """Fills in placeholders; ``{count:nuevo|nuevos}`` is the first word for one of something, else the second."""
+
+    def __init__(self, language: Language) -> None:
+        self._language = language
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        one, bar, more = format_spec.partition("|")
+        if bar:
+            return one if value == 1 else more
+        is_number = isinstance(value, int | float)
+        return write_number(value, format_spec, self._language) if is_number else format(value, format_spec)
+
+
 def wording(key: str, language: Language, **values: object) -> str:
     """Return a text of ``prompts/wording.toml`` in the reader's language, its ``{placeholders}`` filled in."""
-    text: str = load_table("wording")[key][language]
-    return text.format(**values)
+    return _Filling(language).format(load_table("wording")[key][language], **values)

@@ -69,7 +69,7 @@ def test_a_known_id_replaces(index: Index) -> None:
     index.add_documents([Document("La cuota es de 35 euros.", id="cuota", metadata={"source": "club"})])
     assert [each.source for each in index.sources()] == ["club"]
     assert index.verify().ok
-    with pytest.raises(ConfigurationError, match="2 ids for 1 documents"):
+    with pytest.raises(ConfigurationError, match="ids is 2, that of documents 1"):
         index.add_documents([document], ids=["a", "b"])
 
 

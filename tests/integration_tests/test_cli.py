@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import lince_rag.errors
 from lince_rag import ChatLince, HybridRetriever, Index
 from lince_rag.cli.options import AnswerOptions
 from lince_rag.prompting.registry import get_model
@@ -93,7 +94,7 @@ def test_a_wrong_name_or_condition_says_what_would_be_right(
 
 def test_search_prints_passages_best_first(folder: Path) -> None:
     out, _ = run("search", "¿Cuándo vence el contrato?", "--index", "indice", cwd=folder)
-    assert re.match(r"1\. documentos/contrato\.txt, línea 1  \d+\.\d\d\n   La renta mensual", out)
+    assert re.match(r"1\. documentos/contrato\.txt, línea 1  \d+,\d\d\n   La renta mensual", out)
     assert "2. documentos/ata.md, línea 1 (Ata)" in out
     out, _ = run("search", "¿Cuándo vence el contrato?", "--index", "indice", "-k", "1", "--json", cwd=folder)
     (found,) = json.loads(out)
@@ -271,6 +272,8 @@ def test_prompt_is_exact() -> None:
         (["ask", "¿Qué?", "--index", "nowhere"], 2, "No hay ningún índice en"),
         (["ask", "¿Qué?", "--index", "indice", "--model", "lince-cero"], 2, "lince-zero"),
         (["ask", "¿Cuál es la renta mensual?", "--index", "indice", "--model", "lince-zero"], 2, "lince-zero"),
+        (["ask", "¿Qué?", "--index", "indices"], 2, "¿Querías decir 'indice'?"),
+        (["status", "--index", "lindice"], 2, "¿Querías decir 'indice'?"),
         (["ask", "", "--index", "indice"], 2, "no es una pregunta"),
         (["ask", "¿Qué?", "--index", "indice", "--language", "fr"], 2, "fr"),
         (["ask", "¿Qué?", "--index", "indice", "--on-unsupported", "hide"], 2, "hide"),
@@ -335,11 +338,24 @@ def test_what_is_not_read_is_counted_and_listed(tmp_path: Path) -> None:
     out, _ = run("status", "--index", str(tmp_path / "índice"), LC_ALL="es")
     assert "passwd" not in out
     out, _ = run(*arguments, "--follow-links", LC_ALL="es")
-    assert "1 nuevos" in out
+    assert "1 nuevo," in out
     (documents / "b\x1b[31m\u202e.txt").write_bytes(b"\x89PNG")
     out, error = run(*arguments, status=1)
     assert r"b\x1b[31m\u202e.txt" in error
     assert not {"\x1b", "\u202e"} & {*out, *error}
+
+
+def test_old_documents_are_named_with_advice(tmp_path: Path) -> None:
+    documents = tmp_path / "documentos"
+    documents.mkdir()
+    for name in ("a.txt", "carta.doc", "Acta.DOC", "charla.ppt", "foto.png"):
+        (documents / name).write_text("Hola.")
+    out, _ = run("ingest", "documentos", "--index", "i", cwd=tmp_path)
+    assert "de tipos sin lector: 4 (" in out
+    assert "  Se leen si se guardan como .docx o PDF: documentos/Acta.DOC, documentos/carta.doc\n" in out
+    assert "  Se leen si se guardan como .pptx o PDF: documentos/charla.ppt\n" in out
+    _, err = run("ingest", "documentos/carta.doc", "--index", "i", status=1, cwd=tmp_path)
+    assert "guárdalo como .docx o PDF" in err
 
 
 def test_limits_of_a_file_are_options(tmp_path: Path) -> None:
@@ -414,7 +430,8 @@ def test_base_install_without_models_extra(folder: Path) -> None:
         capture_output=True, text=True, cwd=folder, env=environment(), timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "pip install 'lince-rag[models]'" in done.stderr
+    project = Path(lince_rag.errors.__file__).parents[1]
+    assert f"pip install -c {project}/constraints.txt -e '{project}[models]'" in done.stderr
     assert "Traceback" not in done.stderr
     # Nothing was written with that embedder, so the folder is still free for another.
     run("ingest", "documentos/ata.md", "--index", "otro", "--embeddings", "embedded", cwd=folder)

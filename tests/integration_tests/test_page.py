@@ -121,7 +121,7 @@ def upload(page: Page, *files: tuple[str, bytes]) -> None:
         page.locator("#add-files").click()
     chooser.value.set_files(given)  # type: ignore[arg-type]
     row = page.locator("#jobs .job").nth(before)
-    expect(row.locator(".title")).to_contain_text(re.compile(r"nuevos|alterados|novos|new"), timeout=20_000)
+    expect(row.locator(".title")).to_contain_text(re.compile(r"1 nuevo,|1 novo,|1 new,"), timeout=20_000)
 
 
 def ask(page: Page, question: str) -> Any:

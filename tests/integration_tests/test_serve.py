@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -28,7 +29,8 @@ from lince_rag.errors import ConfigurationError
 from lince_rag.serve.app import check_port, create_app
 from lince_rag.serve.collections import Collection
 from lince_rag.serve.state import ServerState
-from tests.servers import Served, serving
+from tests.integration_tests.commands import COMMAND, environment
+from tests.servers import Served, free_port, serving
 
 QUESTION = "¿Cuánto es la renta mensual?"
 RENT = "La renta mensual es de 815 euros. El contrato vence el 30 de junio de 2027."
@@ -264,6 +266,32 @@ def test_wrong_options_end_it_at_once(tmp_path: Path, options: list[str], said: 
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_shows_where_it_is_and_how_to_end_it(tmp_path: Path) -> None:
+    make_index(tmp_path / "index")
+    leader, terminal = pty.openpty()
+    port = free_port()
+    command = [*COMMAND, "serve", "--index", str(tmp_path / "index"), "--port", str(port)]
+    process = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment(), start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    os.close(terminal)
+    url = f"http://127.0.0.1:{port}/"
+    for _ in range(600):
+        time.sleep(0.1)
+        try:
+            if httpx.get(f"{url}readyz").json()["status"] == "ready":
+                break
+        except httpx.TransportError:
+            assert process.poll() is None
+    httpx.get(url)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 0
+    shown = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert shown == f"Escucha en {url} (Ctrl-C para terminar).\r\n"
 
 
 def test_no_request_of_the_documented_form_fails_the_server(tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def test_the_commands_of_two_phases(tmp_path: Path, folder: Path) -> None:
     question = "¿Qué versión tiene la finca 3 de olivos?"
     answer = run("ask", question)
     assert "versión uno" in answer
-    assert "24 fragmentos" in answer
+    assert "buscados por sus palabras: 24" in answer
     assert "24 passages are still to come" in run("status")
     assert "Vectors of 24 passages in" in run("ingest")
     assert "still to come" not in run("status")

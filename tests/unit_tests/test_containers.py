@@ -66,7 +66,7 @@ def test_epub_chapters_that_are_missing_are_skipped(tmp_path: Path) -> None:
     del parts["OEBPS/2.xhtml"]
     assert "Los turnos" not in load(tmp_path, "a.epub", zip_bytes(parts)).page_content
     bare = {name: part for name, part in parts.items() if not name.endswith(".xhtml")}
-    assert reason(tmp_path, "b.epub", zip_bytes(bare)) == "none of its 5 chapters can be read"
+    assert reason(tmp_path, "b.epub", zip_bytes(bare)) == "none of its chapters can be read"
     del bare["OEBPS/libro.opf"]
     assert "no package file" in reason(tmp_path, "c.epub", zip_bytes(bare))
     bare["META-INF/container.xml"] = b"<"
@@ -247,7 +247,7 @@ def test_mbox_with_unmarked_from_lines_and_damaged_messages(tmp_path: Path) -> N
     document = load(tmp_path, "a.mbox", data)
     assert [section["page"] for section in document.metadata["sections"]] == [1, 3]
     assert "From ahora no.\nFin." in document.page_content
-    assert reason(tmp_path, "b.mbox", start + b"x:\n\n") == "none of its 1 messages can be read"
+    assert reason(tmp_path, "b.mbox", start + b"x:\n\n") == "none of its messages can be read"
     assert 'does not begin with a "From " line' in reason(tmp_path, "c.mbox", raw_message(""))
 
 
@@ -334,7 +334,7 @@ def test_names_in_a_zip_without_the_mark_of_utf8(tmp_path: Path) -> None:
 
 
 def test_archives_without_readable_files(tmp_path: Path) -> None:
-    expected = "none of its 2 files can be read (b.txt: a binary file, not text)"
+    expected = "none of its files can be read (b.txt: a binary file, not text)"
     for name, pack in (("a.zip", zip_bytes), ("a.tar", tar_bytes)):
         assert reason(tmp_path, name, pack({"b.txt": b"\0x", "a.txt": b" "})) == expected
         assert reason(tmp_path, name, pack({"b.png": b"x", ".txt": b"x"})) == "no file of a supported kind in it"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from lince_rag.documents import files as documents
-from lince_rag.documents.files import FileLoader, hash_file
+from lince_rag.documents.files import FORMATS, SAVED_AS, FileLoader, hash_file
 from lince_rag.documents.readers import packages, pdf
 from lince_rag.documents.readers.blocks import Unreadable
 from lince_rag.documents.readers.html import _MANY_ATTRIBUTES, read_html
@@ -524,6 +524,10 @@ def test_reasons(tmp_path: Path, name: str, content: bytes, expected: str) -> No
 def test_old_word_and_unsupported_files(tmp_path: Path) -> None:
     assert "old Word" in reason(tmp_path, "a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
     assert "files named .exe are not supported" in reason(tmp_path, "a.exe", b"x")
+    for suffix, other in SAVED_AS.items():
+        assert suffix not in FORMATS
+        assert other in FORMATS
+        assert reason(tmp_path, f"a{suffix}", b"x").endswith(f"save it as {other} or PDF")
     assert "without a suffix" in reason(tmp_path, "README", b"x")
 
 

@@ -1,3 +1,4 @@
+import re
 import tomllib
 from pathlib import Path
 from string import Formatter
@@ -62,6 +63,26 @@ def test_every_message_is_in_every_language_with_the_same_placeholders(key):
     values = dict.fromkeys(placeholders[0], 7)
     texts = [wording(key, language, **values) for language in LANGUAGES]
     assert all(text.strip() and "{" not in text for text in texts)
+
+
+@pytest.mark.parametrize("table", ["wording", "page"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_count_is_followed_by_a_word_that_is_always_plural(table: str, language: Language) -> None:
+    counts = r"\{(?:count|documents|chunks|questions|added|changed|removed|fixed|broken)(?::,)?\} (?!deles)\w+s\b"
+    assert not [row[language] for row in load_table(table).values() if re.search(counts, row[language])]
+
+
+def test_one_of_something_is_not_several() -> None:
+    said = [wording("removed", "es", source="a.txt", chunks=count) for count in (0, 1, 2)]
+    assert said == [f"Retirado: a.txt ({words})" for words in ("0 fragmentos", "1 fragmento", "2 fragmentos")]
+
+
+def test_numbers_have_the_separators_of_the_language() -> None:
+    said = {each: wording("embedded", each, count=1234, seconds=0.44) for each in LANGUAGES}
+    assert said["es"] == "Vectores de 1.234 fragmentos en 0,4 s"
+    assert said["pt"] == "Vetores de 1.234 trechos em 0,4 s"
+    assert said["en"] == "Vectors of 1234 passages in 0.4 s"
+    assert wording("interrupted", "es") == load_table("wording")["interrupted"]["es"]
 
 
 def test_an_unknown_message_is_a_programming_error():

@@ -61,9 +61,9 @@ def test_every_sentence_is_found_with_its_values(written: str) -> None:
 
 
 def test_reasons_inside_are_translated_too() -> None:
-    reason = "none of its 2 files can be read (a: b.pdf: protected with a password)"
+    reason = "none of its files can be read (a: b.pdf: protected with a password)"
     assert translate_reason(f"x.zip: {reason}", "es").startswith(
-        "x.zip: no se puede leer ninguno de sus 2 archivos (a"
+        "x.zip: no se puede leer ninguno de sus archivos (a"
     )
     assert translate_reason("a.zip/b: c.txt: the file is empty", "pt") == "a.zip/b: c.txt: o arquivo está vazio"
     assert translate("The index folder /x cannot be used: Permission denied.", "es").endswith("falta el permiso.")
@@ -200,6 +200,12 @@ def test_values_are_named_in_the_readers_language(shown: Callable[..., str]) -> 
     assert re.search(r"<(str|int|float|list)", shown("en", "ask", "--help")) is None
 
 
+def test_other_names_are_of_commands() -> None:
+    known = {command.name for command in commands()}
+    rows = [row for text in load_table("wording")["other_command_names"].values() for row in text.splitlines()]
+    assert {row.partition(":")[0] for row in rows if row} <= known
+
+
 @pytest.mark.parametrize("language", ["es", "pt", "en"])
 def test_the_list_of_commands_cuts_no_sentence(language: str, shown: Callable[..., str]) -> None:
     assert "..." not in shown(language, "--help").replace("]...", "")
@@ -210,6 +216,13 @@ def test_the_list_of_commands_cuts_no_sentence(language: str, shown: Callable[..
     [
         (["nonsense"], "No existe la orden 'nonsense'.", "Não existe o comando 'nonsense'.", "No such command"),
         (["statu"], "¿Querías decir 'status'?", "Queria dizer 'status'?", "Did you mean 'status'?"),
+        (["aks"], "¿Querías decir 'ask'?", "Queria dizer 'ask'?", "Did you mean 'ask'?"),
+        (["preguntar"], "¿Querías decir 'ask'?", "Queria dizer 'ask'?", "Did you mean 'ask'?"),
+        (["Perguntar"], "¿Querías decir 'ask'?", "Queria dizer 'ask'?", "Did you mean 'ask'?"),
+        (["ingerri"], "¿Querías decir 'ingest'?", "Queria dizer 'ingest'?", "Did you mean 'ingest'?"),
+        (["añadir"], "¿Querías decir 'ingest'?", "Queria dizer 'ingest'?", "Did you mean 'ingest'?"),
+        (["keys", "añadir"], "¿Querías decir 'add'?", "Queria dizer 'add'?", "Did you mean 'add'?"),
+        (["ask", "x", "--indice", "y"], "parecidas: --device, --engine, --index", "--index)", "--index)"),
         (["ask"], "Falta el argumento 'PREGUNTA'.", "Falta o argumento 'PERGUNTA'.", "Missing argument"),
         (["ask", "x", "--langage", "y"], "parecidas: --language", "parecidas: --language", "Possible options"),
         (["ask", "x", "-k", "0"], "tiene que ser al menos 1", "tem de ser pelo menos 1", "or equal to 1"),

@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+import lince_rag.errors
 from lince_rag.prompting.registry import load_registry
 
 PROJECT: Final = Path(__file__).parents[2]
@@ -180,3 +181,13 @@ def test_the_images_are_small_and_ask_no_other_machine() -> None:
     assert len(terminal) <= 60_000
     assert set(re.findall(r"\w+://[^\s\"')]+", terminal)) == {"http://www.w3.org/2000/svg"}
     assert "No&#160;lo&#160;encuentro" in terminal
+
+
+def test_a_missing_extra_is_installed_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    assert f"$ {lince_rag.errors.installation('e5,serve')}\n" in read("README.md")
+    monkeypatch.chdir(tmp_path)
+    said = lince_rag.errors.installation("ocr")
+    assert said == f"pip install -c {PROJECT}/constraints.txt -e '{PROJECT}[ocr]'"
+    monkeypatch.setattr(lince_rag.errors, "__file__", str(tmp_path / "lince_rag" / "errors.py"))
+    assert lince_rag.errors.installation("ocr") == "pip install 'lince-rag[ocr]'"

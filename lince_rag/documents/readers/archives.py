@@ -103,7 +103,7 @@ def _collect(entries: Iterator[_Entry], members: Members) -> Content:
         if not failures:
             raise Unreadable("no file of a supported kind in it")
         name, reason = next(iter(failures.items()))
-        raise Unreadable(f"none of its {len(failures)} files can be read ({name}: {reason})")
+        raise Unreadable(f"none of its files can be read ({name}: {reason})")
     blocks = [block for name in sorted(found) for block in as_section(name, found[name], level=1)]
     return Content(blocks, PurePath(members.name).stem.removesuffix(".tar"))
 

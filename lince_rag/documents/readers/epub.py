@@ -57,7 +57,7 @@ def read_epub(data: bytes) -> Content:
         found += 1
         blocks += _with_heading(chapter, *titles.get(name, ("", 0)))
     if not found:
-        raise Unreadable(f"none of its {len(book.spine)} chapters can be read")
+        raise Unreadable("none of its chapters can be read")
     return Content(blocks, book.title)
 
 

@@ -99,7 +99,7 @@ def read_mbox(data: bytes, members: Members) -> Content:
             continue
         blocks += [replace(block, page=number) for block in found]
     if not blocks:
-        raise Unreadable(f"none of its {len(starts)} messages can be read")
+        raise Unreadable("none of its messages can be read")
     return Content(blocks)
 
 

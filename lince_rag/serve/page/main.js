@@ -8,7 +8,7 @@ import { addIcons, byId, element, showProblem } from "./dom.js";
 import { startPanels } from "./panels.js";
 import { openAddress, openPassage, startPassage } from "./passage.js";
 import { session } from "./session.js";
-import { LANGUAGES, currentLanguage, loadWording, say, switchLanguage } from "./wording.js";
+import { LANGUAGES, currentLanguage, loadWording, say, switchLanguage, withThousands } from "./wording.js";
 
 const MOST_PASSAGES = 20;
 
@@ -52,7 +52,7 @@ function showFacts() {
     add("model", element("dd", "", { textContent: found.model }));
     add("size", say(element("dd"), "size_value", { documents: found.documents, passages: found.passages }));
     if (found.waiting) {
-      add("waiting", element("dd", "", { textContent: found.waiting }));
+      add("waiting", element("dd", "", { textContent: withThousands(found.waiting) }));
     }
   }
   byId("download-votes").hidden = !session.canWrite;

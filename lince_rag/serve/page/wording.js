@@ -38,10 +38,21 @@ function stored() {
   }
 }
 
-/** Return a text, its {placeholders} filled in. */
+/** Return a text, its {placeholders} filled in; of {count:one|more}, the first word if it is 1, else the second. */
 export function text(key, values = {}) {
   const found = table[key]?.[language] ?? key;
-  return found.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
+  return found.replace(/\{(\w+)(?::([^}]*))?\}/g, (whole, name, form = "") => {
+    const [one, more] = form.split("|");
+    if (more !== undefined) {
+      return values[name] === 1 ? one : more;
+    }
+    return form === "," ? withThousands(values[name]) : String(values[name] ?? whole);
+  });
+}
+
+/** Write a number with the language's separators of thousands; English texts have none. */
+export function withThousands(number) {
+  return language === "en" ? String(number) : number.toLocaleString(language, { useGrouping: "always" });
 }
 
 export function isKnown(key) {
