@@ -215,10 +215,12 @@ class Console:
 
     def _start(self, words: list[str]) -> subprocess.Popen[str]:
         variables = environment(**self.variables, PYTHONPATH=str(PROJECT))
-        log = subprocess.PIPE
         return subprocess.Popen(
-            [*COMMAND, *words[1:]], cwd=self.folder, env=variables, stdout=log, stderr=subprocess.STDOUT, text=True
-        )
+            [*COMMAND, *words[1:]],
+            cwd=self.folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            # A test run in the background of a shell ignores Ctrl-C, and would hand that down.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
     def _until_interrupted(self, words: list[str]) -> str:
         process = self._start(words)

@@ -392,7 +392,8 @@ def test_interrupted_ingestion_keeps_what_it_read_and_goes_on(tmp_path: Path) ->
     kept = _committed(ledger)
     assert 0 < kept < 3000
     out, _ = run("ingest", "documents", "--index", "index", cwd=tmp_path)
-    assert f"{3000 - kept} nuevos, 0 cambiados, {kept} sin cambios" in out
+    new, unchanged = (f"{count:,}".replace(",", ".") for count in (3000 - kept, kept))
+    assert f"{new} nuevos, 0 cambiados, {unchanged} sin cambios" in out
     assert "El índice está en orden." in run("status", "--index", "index", cwd=tmp_path)[0]
 
 

@@ -542,7 +542,7 @@ def test_reports_of_little(index: Index, tmp_path: Path) -> None:
 def test_without_the_extra(index: Index, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     chain = Scripted(index, {})
-    with pytest.raises(MissingExtraError, match=rf"{package}.*lince-rag\[evaluation\]"):
+    with pytest.raises(MissingExtraError, match=rf"{package}.*\[evaluation\]"):
         evaluate(chain, QUESTIONS, index)
     assert asked(chain) == []
 

@@ -118,7 +118,7 @@ async def test_a_wrong_call_is_an_error_that_says_why(folder: Path, tool: str, a
 @pytest.mark.parametrize("package", ["mcp", "mcp_types"])
 def test_a_missing_sdk_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    missing = pytest.raises(MissingExtraError, match=r"pip install 'lince-rag\[mcp\]'")
+    missing = pytest.raises(MissingExtraError, match=r"pip install .*\[mcp\]'")
     with Index.open(folder, create=False) as index, missing:
         create_server(collection(index))
 

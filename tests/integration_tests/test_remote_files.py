@@ -128,5 +128,5 @@ def test_the_command_line(bucket: Bucket, tmp_path: Path) -> None:
 
 def test_without_pyarrow(bucket: Bucket, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lince_rag.errors.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"'pyarrow'.*lince-rag\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"'pyarrow'.*\[ray\]"):
         index.ingest(bucket.address("c"))

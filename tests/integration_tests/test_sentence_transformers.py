@@ -122,7 +122,7 @@ def test_a_damaged_folder_is_named(plain, tmp_path, damage):
 def test_a_missing_sentence_transformers_names_the_extra(plain, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     embeddings = LinceEmbeddings(plain)
-    with pytest.raises(MissingExtraError, match=r"pip install 'lince-rag\[models\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[models\]'"):
         embeddings.embed_query("x")
     assert LinceEmbeddings().embed_query("hola")
 
