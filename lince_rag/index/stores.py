@@ -282,10 +282,12 @@ class ChunkStores:
             return {}
         by_text = {searchable_text(chunk): chunk_id for chunk_id, chunk in self.ledger.chunks(old).items()}
         same = {str(chunk.id): by_text[text] for chunk in chunks if (text := searchable_text(chunk)) in by_text}
+        # Two of the new chunks can have the text of one old chunk.
+        wanted = sorted(set(same.values()))
         vectors: dict[str, Any] = {}
         with self.vectors.open() as store:
-            for part in batches(len(same)):
-                found = store.get(ids=sorted(same.values())[part], include=["embeddings"])
+            for part in batches(len(wanted)):
+                found = store.get(ids=wanted[part], include=["embeddings"])
                 vectors |= zip(found["ids"], found["embeddings"], strict=True)
         return {new: vectors[chunk_id] for new, chunk_id in same.items() if chunk_id in vectors}
 
