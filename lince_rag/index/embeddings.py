@@ -1,5 +1,6 @@
 """Embedders behind one LangChain class: hashed terms, a packaged or sentence-transformers model, or a server."""
 
+import base64
 import logging
 import os
 import re
@@ -7,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
@@ -23,7 +24,7 @@ from lince_rag.engines.reader import load_reader
 from lince_rag.engines.server.options import scoring_options
 from lince_rag.errors import ConfigurationError, LinceError, require
 from lince_rag.index.vector_cache import VectorCache
-from lince_rag.text.language import load_table
+from lince_rag.text.language import Language, load_table
 from lince_rag.text.words import terms
 
 if TYPE_CHECKING:
@@ -251,6 +252,21 @@ class LinceEmbeddings(Embeddings):
             return await super().aembed_query(text)
         return (await self._server.aembed([self._prompts[0] + text]))[0]
 
+    def common_part(self, language: Language) -> Any:
+        """Return what the vectors of all questions in a language have in common, if it was measured.
+
+        A question's vector says which language it is in and that it is a question before it says what about. The
+        chunks that are near to that are near to every question, and those in another language are far from it.
+
+        Args:
+            language: The language of the questions.
+
+        Returns:
+            A float32 array to subtract from a question's vector before its chunks are ranked; ``None`` for a model
+            that was not measured, or with another prompt than it was measured with.
+        """
+        return None if self.model == EMBEDDED or self.query_prompt else _common_part(self.model, language)
+
     def read_passages(self, question: str, passages: Sequence[str]) -> list[float]:
         """Read a question together with passages.
 
@@ -415,6 +431,17 @@ def embeddings_name(embeddings: Embeddings) -> str:
 def _table_row(model: str) -> dict[str, Any]:
     name = Path(model).name.lower()
     return next(row for row in load_table("embedders")["embedder"] if re.search(row["pattern"], name))
+
+
+@cache
+def _common_part(model: str, language: Language) -> Any:
+    """Read it from the table: numbers of one byte, in steps of ``scale``."""
+    import numpy as np
+
+    if (row := _table_row(model).get("common_parts")) is None:
+        return None
+    numbers = np.frombuffer(base64.b64decode(row[language]), dtype=np.int8)
+    return numbers.astype(np.float32) * np.float32(row["scale"])
 
 
 def _resolve_model(model: str, revision: str | None) -> str:

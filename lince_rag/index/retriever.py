@@ -201,8 +201,9 @@ class HybridRetriever(BaseRetriever):
         weight = self.stores.lexical_weight if self.lexical_weight is None else self.lexical_weight
         language = detect_language(query)
         hits = self.stores.search_terms(query, language, limit, selection) if weight > 0.0 else []
-        vectors = dict(self.stores.search_vectors(query, limit, selection)) if weight < 1.0 else {}
-        exhausted = len(hits) < limit and len(vectors) < limit
+        near = self.stores.search_vectors(query, limit, selection) if weight < 1.0 else []
+        vectors, similarities = ({hit.id: getattr(hit, name) for hit in near} for name in ("score", "similarity"))
+        exhausted = len(hits) < limit and len(near) < limit
         origins = self.stores.ledger.origins({hit.id: None for hit in hits} | vectors)
         hits = [hit for hit in hits if hit.id in origins]
         lines = self.stores.term_lines([hit.id for hit in hits[:RESCORED_HITS]])
@@ -220,8 +221,8 @@ class HybridRetriever(BaseRetriever):
         for chunk_id, measures in found.items():
             if weight > 0.0:
                 measures["relevance"] = relevance.get(chunk_id, 0.0)
-            if chunk_id in vectors or chunk_id in waiting:
-                measures["similarity"] = vectors.get(chunk_id)
+            if chunk_id in similarities or chunk_id in waiting:
+                measures["similarity"] = similarities.get(chunk_id)
         return _Ranking(found, exhausted)
 
     def _read(self, ranking: "_Ranking") -> Iterator[Document]:

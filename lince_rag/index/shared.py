@@ -36,7 +36,7 @@ from lince_rag.index.storage import (
     remove_folder,
 )
 from lince_rag.index.stores import LOCK_SECONDS, ChunkStores
-from lince_rag.index.vectors import VECTOR_LENGTHS, VectorStore, batches, locked, other_length
+from lince_rag.index.vectors import VECTOR_LENGTHS, VectorHit, VectorStore, batches, locked, other_length
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
@@ -303,9 +303,7 @@ class SharedStores(ChunkStores):
             self._selections.clear()
         return found.get(_VECTOR_COLLECTION)
 
-    def search_vectors(
-        self, question: str, limit: int, selection: Selection | None = None
-    ) -> list[tuple[str, float]]:
+    def search_vectors(self, question: str, limit: int, selection: Selection | None = None) -> list[VectorHit]:
         """Find chunks by their vectors, again if these have been replaced meanwhile; see ``ChunkStores``."""
         while True:
             vectors, embeddings = self.follow(), self.embeddings

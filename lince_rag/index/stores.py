@@ -27,8 +27,8 @@ from lince_rag.index.storage import (
     not_writable,
     remove_folder,
 )
-from lince_rag.index.vectors import FolderVectors, VectorStore, batches, compare_vectors, locked
-from lince_rag.text.language import Language
+from lince_rag.index.vectors import FolderVectors, VectorHit, VectorStore, batches, compare_vectors, locked
+from lince_rag.text.language import Language, detect_language
 from lince_rag.text.sentences import TermLines
 
 # Results that are fetched to be filtered, at most. Beyond, Chroma is as fast among given ids.
@@ -107,16 +107,40 @@ class ChunkStores:
         find = partial(self.lexical.search, question, language)
         return find(limit) if selection is None else selection.search(find, attrgetter("id"), limit, MOST_HITS)
 
-    def search_vectors(
-        self, question: str, limit: int, selection: Selection | None = None
-    ) -> list[tuple[str, float]]:
-        """Find chunks by their vectors: (id, cosine similarity), best first.
+    def search_vectors(self, question: str, limit: int, selection: Selection | None = None) -> list[VectorHit]:
+        """Find chunks by their vectors, best first.
 
         Chunks whose vectors are still to come are not found.
         """
+        import numpy as np
+
         if (selection is not None and selection.few == []) or not self.ledger.had_vectors():
             return []
-        vector: Any = self._query_vector(question)
+        asked = self._query_vector(question)
+        common = self._common_part(question, len(asked))
+        if common is None:
+            return [VectorHit(each, score, score) for each, score in self._find_vectors(asked, limit, selection)]
+        wanted = np.asarray(asked) - common
+        with self.vectors.open() as store:
+            near = self._find_vectors(wanted.tolist(), limit, selection)
+            found: Any = store.get(ids=[each for each, _ in near], include=["embeddings"]) if near else {"ids": []}
+        similarities, length = dict(compare_vectors(found, asked)), float(np.linalg.norm(wanted))
+        # Beside other writers, a chunk may have been deleted between the two.
+        return [
+            VectorHit(each, similarities[each], length * score) for each, score in near if each in similarities
+        ]
+
+    def _common_part(self, question: str, length: int) -> Any:
+        """Return what all questions in the language of one have in common; ``None`` if it is not known."""
+        find = getattr(self.embeddings, "common_part", None)
+        common = find(detect_language(question)) if find else None
+        # Another model can have the name of one that was measured.
+        return common if common is not None and len(common) == length else None
+
+    def _find_vectors(
+        self, vector: list[float], limit: int, selection: Selection | None
+    ) -> list[tuple[str, float]]:
+        """Find chunks by a vector: (id, cosine similarity), best first."""
         with self.vectors.open() as store:
             if selection is None:
                 return self._nearest(vector, limit)
@@ -282,10 +306,12 @@ class ChunkStores:
             return {}
         by_text = {searchable_text(chunk): chunk_id for chunk_id, chunk in self.ledger.chunks(old).items()}
         same = {str(chunk.id): by_text[text] for chunk in chunks if (text := searchable_text(chunk)) in by_text}
+        # Two of the new chunks can have the text of one old chunk.
+        wanted = sorted(set(same.values()))
         vectors: dict[str, Any] = {}
         with self.vectors.open() as store:
-            for part in batches(len(same)):
-                found = store.get(ids=sorted(same.values())[part], include=["embeddings"])
+            for part in batches(len(wanted)):
+                found = store.get(ids=wanted[part], include=["embeddings"])
                 vectors |= zip(found["ids"], found["embeddings"], strict=True)
         return {new: vectors[chunk_id] for new, chunk_id in same.items() if chunk_id in vectors}
 

