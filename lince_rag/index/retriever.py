@@ -202,7 +202,7 @@ class HybridRetriever(BaseRetriever):
         language = detect_language(query)
         hits = self.stores.search_terms(query, language, limit, selection) if weight > 0.0 else []
         near = self.stores.search_vectors(query, limit, selection) if weight < 1.0 else []
-        vectors, similarities = ({hit.id: getattr(hit, name) for hit in near} for name in ("score", "similarity"))
+        vectors = {hit.id: hit.score for hit in near}
         exhausted = len(hits) < limit and len(near) < limit
         origins = self.stores.ledger.origins({hit.id: None for hit in hits} | vectors)
         hits = [hit for hit in hits if hit.id in origins]
@@ -218,6 +218,7 @@ class HybridRetriever(BaseRetriever):
             each: {"score": fused[each]} for each in sorted(origins, key=lambda each: (-fused[each], each))
         }
         relevance = {hit.id: hit.relevance for hit in hits}
+        similarities = {hit.id: hit.similarity for hit in near}
         for chunk_id, measures in found.items():
             if weight > 0.0:
                 measures["relevance"] = relevance.get(chunk_id, 0.0)
