@@ -301,6 +301,20 @@ def test_wrong_use_is_one_readable_line(folder: Path, arguments: list[str], stat
         assert err.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [("--help",), ("models", "--json"), ("models",)])
+def test_output_that_cannot_be_written_is_one_line(arguments: tuple[str, ...]) -> None:
+    # A buffer that is still full would fail once more when Python ends.
+    for unbuffered in ("", "1"):
+        variables = environment(PYTHONUNBUFFERED=unbuffered)
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=variables, check=False
+            )
+        assert done.returncode == 1
+        assert done.stderr == "lince-rag: No se ha podido leer o escribir: no queda espacio en el disco.\n"
+
+
 def test_debug_shows_the_traceback(folder: Path) -> None:
     _, err = run("ask", "¿Qué?", "--index", "nowhere", "--debug", status=1, cwd=folder)
     assert "Traceback" in err
