@@ -506,7 +506,7 @@ def test_docx_bomb_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.Monke
         ("a.pdf", b"hola", "named .pdf, but its content is not PDF"),
         ("a.html", b"PK\x03\x04", "named .html, but its content is zip, Office or OpenDocument"),
         ("a.pdf", b"%PDF-1.7\n1 0 obj", "damaged or truncated PDF"),
-        ("a.pdf", pdf_bytes(["x"], password="secreto"), "protected with a password"),
+        ("a.pdf", pdf_bytes(["x"], password="secreto"), "protected with a password (give it with --password)"),
         ("a.pdf", pdf_bytes(["Hola. " * 500])[:700], "damaged or truncated PDF"),
         ("a.docx", docx_bytes()[:5000], "damaged or truncated Word file"),
         ("a.docx", zip_bytes({"xl/workbook.xml": b"<a/>"}), "a zip file, but not a Word document"),

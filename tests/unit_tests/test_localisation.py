@@ -65,6 +65,9 @@ def test_reasons_inside_are_translated_too() -> None:
     assert translate_reason(f"x.zip: {reason}", "es").startswith(
         "x.zip: no se puede leer ninguno de sus 2 archivos (a"
     )
+    locked = "protected with a password (give it with --password)"
+    assert translate_reason(f"a.pdf: {locked}", "es") == "a.pdf: protegido con contraseña (dala con --password)"
+    assert translate_reason(f"a.pdf: {locked}", "pt") == "a.pdf: protegido com senha (dê-a com --password)"
     assert translate_reason("a.zip/b: c.txt: the file is empty", "pt") == "a.zip/b: c.txt: o arquivo está vazio"
     assert translate("The index folder /x cannot be used: Permission denied.", "es").endswith("falta el permiso.")
     assert translate("Quite unknown: nothing.", "es") == "Quite unknown: nothing."
