@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
+from lince_rag.cli.localisation import translate_reason
 from lince_rag.documents import files as documents
 from lince_rag.documents.files import FileLoader, hash_file
 from lince_rag.documents.readers import packages, pdf
@@ -523,7 +524,11 @@ def test_reasons(tmp_path: Path, name: str, content: bytes, expected: str) -> No
 
 def test_old_word_and_unsupported_files(tmp_path: Path) -> None:
     assert "old Word" in reason(tmp_path, "a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
-    assert "files named .exe are not supported" in reason(tmp_path, "a.exe", b"x")
+    unsupported = reason(tmp_path, "a.exe", b"x")
+    assert unsupported.startswith("files named .exe are not supported; PDF, Office")
+    assert len(unsupported) < 130
+    assert translate_reason(unsupported, "es").startswith("no se leen archivos .exe; sí PDF, Office")
+    assert translate_reason(unsupported, "pt").startswith("não se leem arquivos .exe; sim PDF, Office")
     assert "without a suffix" in reason(tmp_path, "README", b"x")
 
 
