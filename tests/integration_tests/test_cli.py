@@ -271,7 +271,7 @@ def test_prompt_is_exact() -> None:
         (["ask", "¿Qué?", "--index", "nowhere"], 2, "No hay ningún índice en"),
         (["ask", "¿Qué?", "--index", "indice", "--model", "lince-cero"], 2, "lince-zero"),
         (["ask", "¿Cuál es la renta mensual?", "--index", "indice", "--model", "lince-zero"], 2, "lince-zero"),
-        (["ask", "", "--index", "indice"], 2, "no es una pregunta"),
+        (["ask", "", "--index", "indice"], 2, "lince-rag: La pregunta está vacía.\n"),
         (["ask", "¿Qué?", "--index", "indice", "--language", "fr"], 2, "fr"),
         (["ask", "¿Qué?", "--index", "indice", "--on-unsupported", "hide"], 2, "hide"),
         (["ask", "¿Qué?", "--index", "indice", "--minimum-confidence", "2"], 2, "--minimum-confidence"),
