@@ -327,6 +327,22 @@ def test_a_folder_without_documents(tmp_path: Path) -> None:
     assert "No hay ningún documento" in err
 
 
+@pytest.mark.parametrize(
+    ("locale", "said"),
+    [
+        ("es", "de tipos sin lector: 3 (.png 2, .jpg 1; las imágenes se leen con --ocr)."),
+        ("pt", "de tipos sem leitor: 3 (.png 2, .jpg 1; as imagens são lidas com --ocr)."),
+        ("en", "of kinds without a reader: 3 (.png 2, .jpg 1; pictures are read with --ocr)."),
+    ],
+)
+def test_a_folder_with_pictures_only_is_told_how_they_are_read(tmp_path: Path, locale: str, said: str) -> None:
+    (tmp_path / "fotos").mkdir()
+    for name in ("a.png", "b.jpg", "c.png"):
+        (tmp_path / "fotos" / name).write_bytes(b"x")
+    out, _ = run("ingest", "fotos", "--index", "i", status=2, cwd=tmp_path, LC_ALL=locale)
+    assert said in out
+
+
 def test_what_is_not_read_is_counted_and_listed(tmp_path: Path) -> None:
     documents = tmp_path / "documentos"
     documents.mkdir()
@@ -337,7 +353,8 @@ def test_what_is_not_read_is_counted_and_listed(tmp_path: Path) -> None:
     arguments = ["ingest", str(documents), "--index", str(tmp_path / "índice")]
     out, _ = run(*arguments, LC_ALL="es")
     assert "2 nuevos" in out
-    assert "de tipos sin lector: 2 (.png 2); ocultos: 1; enlaces que salen de la carpeta: 1." in out
+    assert "de tipos sin lector: 2 (.png 2; las imágenes se leen con --ocr); ocultos: 1; enlaces que" in out
+    assert "enlaces que salen de la carpeta: 1." in out
     assert "secreto" not in out
     out, _ = run(*arguments, "--verbose", LC_ALL="es")
     assert all(name in out for name in ("foto.png", ".oculto.txt", "secreto.txt"))
