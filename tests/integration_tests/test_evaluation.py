@@ -31,6 +31,7 @@ from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.questions import draft_questions
 from lince_rag.evaluation.records import read_records
 from lince_rag.evaluation.report import compare_evaluations, write_report
+from lince_rag.evaluation.runs import earlier_evaluation
 from lince_rag.evaluation.settings import Setting, check_setting, copy_index, open_setting_index, parse_setting
 from lince_rag.text.language import wording
 from tests.integration_tests.commands import COMMAND, environment, run
@@ -511,6 +512,19 @@ def test_types_and_changes_are_in_the_report(index: Index, tmp_path: Path) -> No
     assert earlier == {record.id: record for record in first.records}
     ((name, found),) = compare_evaluations([second], earlier)
     assert (name, found.fixed, found.broken) == ("b", ("renta",), ())
+
+
+def test_an_earlier_run_is_measured_by_its_records(index: Index, tmp_path: Path) -> None:
+    first = evaluate(Scripted(index, {}), QUESTIONS, index, name="a", output=tmp_path)
+    assert first.path is not None
+    found = earlier_evaluation(first.path, QUESTIONS, "before")
+    assert found is not None
+    assert (found.name, found.k, found.records) == ("before", first.k, first.records)
+    assert found.metrics == first.metrics
+    only = earlier_evaluation(first.path, QUESTIONS[:1], "before")
+    assert only is not None
+    assert [record.id for record in only.records] == [QUESTIONS[0].id]
+    assert earlier_evaluation(first.path, [replace(QUESTIONS[0], id="new")], "before") is None
 
 
 def test_drafts_can_be_asked_as_they_are(index: Index, tmp_path: Path) -> None:
