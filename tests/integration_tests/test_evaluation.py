@@ -543,6 +543,25 @@ def test_drafts_can_be_asked_as_they_are(index: Index, tmp_path: Path) -> None:
     assert {record.type for record in records} == {draft["type"] for draft in drafts}
 
 
+def test_drafts_leave_out_clause_numbers_and_numbers_that_count_nothing(tmp_path: Path) -> None:
+    (tmp_path / "contrato.txt").write_text(
+        "Segunda. El contrato dura 18 meses desde la firma.\n\n"
+        "Cláusula 3.ª – La renta del local es de 815 euros.\n\n"
+        "El local está en la calle de la Fuente Nueva 47, bajo.\n\n"
+        "4.2. El local tiene una capacidad de 36 personas sentadas.\n\n"
+        "Quarta. O prazo de pagamento é de 9 dias depois da fatura n.º 5521 emitida.\n"
+    )
+    with Index.open(tmp_path / "index", embeddings="embedded") as index:
+        index.ingest(tmp_path / "contrato.txt")
+        drafts = draft_questions(index, 10)
+    asked = {draft["answers"][0]: draft["question"] for draft in drafts}
+    assert {"18 meses", "815 euros", "36"} <= asked.keys()
+    assert not any(number in answer for answer in asked for number in ("47", "5521"))
+    starts = "El contrato", "La renta", "El local", "O prazo"
+    assert all(re.search(rf"\? (?:{'|'.join(starts)})", question) for question in asked.values()), asked
+    assert any(draft["evidence"].startswith("Segunda. ") for draft in drafts)
+
+
 def test_reports_of_little(index: Index, tmp_path: Path) -> None:
     """No failure, no answerable question, nothing retrieved: there is still a page."""
     found: list[Evaluation] = [evaluate(Scripted(index, {}), [QUESTIONS[4]], index)]
