@@ -82,11 +82,12 @@ def read_request(given: RagInput, language: Language | None) -> Request:
     elif isinstance(given, Conversation):
         given = dict(given)
     question = given.get("question")
-    if not isinstance(question, str) or not question.strip():
+    if not isinstance(question, str):
         raise ConfigurationError(
-            f"{question!r} is not a question.",
-            hint="Pass a text that is not empty, or a dict with 'question' and 'history'.",
+            f"{question!r} is not a question.", hint="Pass a text, or a dict with 'question' and 'history'."
         )
+    if not question.strip():
+        raise ConfigurationError("The question is empty.")
     if unknown := given.keys() - {"question", "history"}:
         raise ConfigurationError(
             f"The input has unknown keys: {', '.join(sorted(unknown))}.",

@@ -3,6 +3,7 @@
 Each command imports what it needs when it runs, so that ``--help`` answers at once.
 """
 
+import os
 import sys
 import warnings
 from functools import partial
@@ -293,6 +294,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
     try:
         status = app(arguments, prog_name="lince-rag", standalone_mode=False)
+        sys.stdout.flush()
     except TyperException as error:
         print_usage_error(error)
         raise SystemExit(getattr(error, "exit_code", 1)) from None
@@ -301,6 +303,15 @@ def main() -> None:
             raise
         print_error(error)
         raise SystemExit(2) from None
+    except OSError as error:
+        if debug:
+            raise
+        # What is still to be written would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            place = f" {error.filename}" if error.filename else ""
+            print_error(LinceError(f"Could not read or write{place}: {error.strerror or error}."))
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED_STATUS) from None
     # What ``typer.Exit`` carries; a command that ends returns nothing.

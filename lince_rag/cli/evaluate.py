@@ -76,7 +76,7 @@ def evaluate_file(
     from lince_rag.evaluation import load_questions
     from lince_rag.evaluation.records import read_records
     from lince_rag.evaluation.report import compare_evaluations, write_report
-    from lince_rag.evaluation.runs import PACKAGES
+    from lince_rag.evaluation.runs import PACKAGES, earlier_evaluation
     from lince_rag.evaluation.settings import Setting, parse_setting
 
     if options.source or options.filter:
@@ -109,9 +109,12 @@ def evaluate_file(
         compared = [{"name": name, **asdict(comparison)} for name, comparison in comparisons]
         print_json({"report": str(report), "evaluations": values, "comparisons": compared})
     else:
-        _print_evaluations(evaluations, language)
+        before = earlier_evaluation(against, questions, wording("eval_before", language)) if against else None
+        _print_evaluations(evaluations, language, before)
         _print_types(evaluations, language)
         for name, changes in comparisons:
+            if changes.unlike:
+                print_plain(f"{name}: " + wording("eval_unlike", language, count=len(changes.unlike)))
             counts = {"fixed": len(changes.fixed), "broken": len(changes.broken), "count": changes.count}
             print_plain(f"{name}: " + wording("eval_changes", language, **counts, p=changes.p_value))
         print_plain(wording("eval_report", language, path=report))
@@ -188,7 +191,9 @@ def _evaluate_all(
     return evaluations
 
 
-def _print_evaluations(evaluations: "Sequence[Evaluation]", language: Language) -> None:
+def _print_evaluations(
+    asked: "Sequence[Evaluation]", language: Language, earlier: "Evaluation | None" = None
+) -> None:
     """Print a table with the metrics as rows and the settings as columns, then the numbers of questions."""
     from rich.markup import escape
     from rich.table import Table
@@ -196,6 +201,7 @@ def _print_evaluations(evaluations: "Sequence[Evaluation]", language: Language) 
     from lince_rag.cli.terminal import output, print_plain
     from lince_rag.evaluation.report import format_interval, format_value, metric_labels
 
+    evaluations = [*asked, *([earlier] if earlier else [])]
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column(wording("eval_metric", language), no_wrap=True)
     for evaluation in evaluations:
@@ -207,7 +213,7 @@ def _print_evaluations(evaluations: "Sequence[Evaluation]", language: Language) 
     output().print(table)
     # Settings over the same index have the same counts: each line is printed once.
     lines: dict[str, None] = {}
-    for evaluation in evaluations:
+    for evaluation in asked:
         lines.setdefault(wording("eval_counts", language, **evaluation.counts))
         if missing := evaluation.counts["not_in_index"]:
             lines.setdefault(wording("eval_not_in_index", language, count=missing))

@@ -23,6 +23,9 @@ from lince_rag.text.language import DEFAULT_LANGUAGE, LANGUAGES, Language, fold,
 _SENTENCES: Final = frozenset({"reason", "hint"})
 
 
+# How like the name of an option must be to be suggested: 1 is the same.
+_NEAR: Final = 0.7
+
 # What moves the cursor, changes colours or reverses the text on a terminal; file names and documents may hold it.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -118,7 +121,14 @@ def print_usage_error(error: Any) -> None:
     if context := getattr(error, "ctx", None):
         hint = translate(f"Try '{context.command_path} --help' for help.")
         sys.stderr.write(f"{context.get_usage()}\n{hint}\n\n")
-    message = translate(error.format_message())
+    written = error.format_message()
+    if getattr(error, "possibilities", None):
+        # typer compares the dashes too, and lists in the order of the alphabet.
+        names = {name.lstrip("-"): name for name in error.possibilities}
+        near = get_close_matches(fold(error.option_name.lstrip("-")), names, cutoff=_NEAR)
+        listed = ", ".join(names[each] for each in near)
+        written = error.message + (f" (Possible options: {listed})" if near else "")
+    message = translate(written)
     takes_question = context and any(each.name == "question" for each in context.command.params)
     if takes_question and error.message.startswith("Got unexpected extra"):
         # A shell splits a question at its spaces.

@@ -137,10 +137,14 @@ def print_skipped(skipped: dict[str, list[str]], language: Language, *, verbose:
     """Print how many files of the folders were not read, by the reason; ``verbose`` lists them."""
     if not skipped:
         return
+    from lince_rag.documents.files import IMAGE_FORMATS
+
     suffixes = Counter(Path(path).suffix.lower() for path in skipped.get("unsupported", []))
     kinds = ", ".join(
         f"{visible(suffix) or '–'} {count}" for suffix, count in suffixes.most_common(_SHOWN_SUFFIXES)
     )
+    if not IMAGE_FORMATS.keys().isdisjoint(suffixes):
+        kinds += "; " + wording("skipped_pictures", language)
     parts = {
         reason: wording(f"skipped_{reason}", language, count=len(skipped[reason]), kinds=kinds)
         for reason in ("unsupported", "hidden", "link", "ignored", "excluded")

@@ -140,6 +140,9 @@ _IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".b
 IMAGE_FORMATS: Final = dict.fromkeys(_IMAGE_SUFFIXES, Format("image", "image/*", read_image, MAXIMUM_BINARY_BYTES))
 _ALL_FORMATS: Final = FORMATS | IMAGE_FORMATS
 
+# A list of some eighty suffixes would tell a reader less.
+_READ_KINDS: Final = "PDF, Office, OpenDocument, EPUB, HTML, e-mail, text, tables, code and archives are"
+
 # The kind of file that the first bytes show, whatever the file's name.
 _MAGIC: Final = (
     (b"%PDF-", "PDF"),
@@ -243,7 +246,7 @@ class FileLoader(BaseLoader):
         if suffix not in formats:
             if suffix in SAVED_AS:
                 raise Unreadable(f"files named {suffix} are not supported; save it as {SAVED_AS[suffix]} or PDF")
-            hint = " without --ocr" if suffix in IMAGE_FORMATS else f", only {', '.join(sorted(formats))}"
+            hint = " without --ocr" if suffix in IMAGE_FORMATS else f"; {_READ_KINDS}"
             raise Unreadable(f"files named {suffix or 'without a suffix'} are not supported{hint}")
         form = formats[suffix]
         limit = form.maximum_bytes

@@ -261,26 +261,30 @@ class Comparison:
     """Two runs over the same questions, question by question.
 
     ``fixed`` and ``broken`` hold the ids of the questions that only the second or only the first run answers
-    rightly; ``p_value`` is that of McNemar's exact test, 1 if the runs differ nowhere.
+    rightly; ``p_value`` is that of McNemar's exact test, 1 if the runs differ nowhere. ``unlike`` holds those that
+    are not compared, because the documents hold the answer in only one of the runs.
     """
 
     fixed: tuple[str, ...]
     broken: tuple[str, ...]
     count: int
     p_value: float
+    unlike: tuple[str, ...]
 
 
 def compare_runs(first: Sequence[Record], second: Sequence[Record]) -> Comparison:
     """Compare the questions that two runs share: an answer is right as ``is_right`` says."""
     from scipy.stats import binomtest
 
-    before = {record.id: is_right(record) for record in first}
-    shared = [(record.id, is_right(record)) for record in second if record.id in before]
-    fixed = tuple(identity for identity, right in shared if right and not before[identity])
-    broken = tuple(identity for identity, right in shared if not right and before[identity])
+    before = {record.id: record for record in first}
+    pairs = [(before[record.id], record) for record in second if record.id in before]
+    unlike = tuple(now.id for then, now in pairs if then.answerable != now.answerable)
+    shared = [(now.id, is_right(then), is_right(now)) for then, now in pairs if then.answerable == now.answerable]
+    fixed = tuple(identity for identity, was_right, right in shared if right and not was_right)
+    broken = tuple(identity for identity, was_right, right in shared if not right and was_right)
     changed = len(fixed) + len(broken)
     p_value = float(binomtest(len(fixed), changed).pvalue) if changed else 1.0
-    return Comparison(fixed, broken, len(shared), p_value)
+    return Comparison(fixed, broken, len(shared), p_value, unlike)
 
 
 def confidences(records: Sequence[Record]) -> tuple[list[float], list[float]]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any, Final, NoReturn, cast
 from lince_rag.errors import ConfigurationError
 from lince_rag.index.index import Index
 from lince_rag.index.ledger import Source
-from lince_rag.text.language import LANGUAGES, Language, wording
+from lince_rag.text.language import LANGUAGES, Language, fold, wording
 from lince_rag.text.passages import Reading
-from lince_rag.text.questions import question_kinds
+from lince_rag.text.questions import QuestionKind, answer_pattern, function_words, question_kinds
 
 FORMATS_HINT: Final = (
     'Give a SQuAD file ({"data": [{"paragraphs": …}]}), or JSON lines with "question", "answers" and '
@@ -125,11 +126,12 @@ def _drafts(index: Index, source: Source, generator: random.Random) -> Iterator[
     positions = [each for each in reading.candidates() if reading.kinds[each] == "sentence"]
     generator.shuffle(positions)
     for position in positions:
-        text = " ".join(reading.sentences[position].text.split())
+        evidence = " ".join(reading.sentences[position].text.split())
+        text = answer_pattern("clause").sub("", evidence)
         if not DRAFT_CHARACTERS[0] <= len(text) <= DRAFT_CHARACTERS[1]:
             continue
         for kind in question_kinds():
-            answer = next((match for span in kind.spans if (match := span.search(text))), None)
+            answer = next(_answers(kind, text, reading.language), None)
             if answer is not None:
                 start, end = answer.span("span" if "span" in answer.re.groupindex else 0)
                 asked = f"{text[:start]}…{text[end:]}"
@@ -138,11 +140,22 @@ def _drafts(index: Index, source: Source, generator: random.Random) -> Iterator[
                     "language": reading.language,
                     "answerable": True,
                     "answers": [text[start:end].strip()],
-                    "evidence": text,
+                    "evidence": evidence,
                     "source": source.source,
                     "type": kind.name,
                 }
                 break
+
+
+def _answers(kind: QuestionKind, text: str, language: Language) -> Iterator[re.Match[str]]:
+    """Yield what can be left out of a sentence, without numbers that are no quantity of anything."""
+    for match in (match for span in kind.spans for match in span.finditer(text)):
+        if kind.name != "number" or match[0].endswith(("%", "€", "$", "°C")):
+            yield match
+        elif not answer_pattern("label").search(text[: match.start()]):
+            counted = re.match(r"\s+([^\W\d_]+)", text[match.end() :])
+            if counted and counted[1].islower() and fold(counted[1]) not in function_words(language):
+                yield match
 
 
 def _read(path: Path) -> str:

@@ -106,9 +106,18 @@ def read_records(path: str | Path) -> dict[str, Record]:
     Raises:
         ConfigurationError: The file cannot be read, or holds no records of this version.
     """
+    return read_run(path)[1]
+
+
+def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Record]]:
+    """Read the header of an earlier run, which is empty if nothing was asked, and its records by their ids.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or holds no records of this version.
+    """
     path = Path(path).expanduser()
     try:
-        return _parse_records(path, path.read_bytes())[1]
+        return _parse_records(path, path.read_bytes())
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be read: {error.strerror}.", hint="Give a records-….jsonl file of `lince-rag eval`."

@@ -20,7 +20,7 @@ from lince_rag.errors import ConfigurationError, EvaluationError, LinceError, re
 from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.metrics import RANKING_DEPTH, AbstentionCurve, Estimate, abstention_curve, measure
 from lince_rag.evaluation.questions import Question
-from lince_rag.evaluation.records import Cited, Passage, Record, RecordFile
+from lince_rag.evaluation.records import Cited, Passage, Record, RecordFile, read_run
 from lince_rag.index.embeddings import embeddings_name
 from lince_rag.index.index import Index
 from lince_rag.index.retriever import HybridRetriever
@@ -151,6 +151,21 @@ def evaluate(
         abstention=abstention_curve(records),
         path=path,
     )
+
+
+def earlier_evaluation(path: str | Path, questions: Sequence[Question], name: str) -> Evaluation | None:
+    """Measure the records of an earlier run, those of questions that are asked again; ``None`` if it has none.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or holds no records of this version.
+    """
+    header, found = read_run(path)
+    records = tuple(found[question.id] for question in questions if question.id in found)
+    if not records:
+        return None
+    settings = header["settings"]
+    k = int(settings["retriever"].get("k", settings["depth"]))
+    return Evaluation(name, settings, header["fingerprint"], k, records, measure(records, k), None, Path(path))
 
 
 def _ask_all(

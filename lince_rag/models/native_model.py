@@ -111,11 +111,21 @@ class NativeModel(CallSettings):
     max_retries: int | None = Field(default=None, ge=0)
     api_key: SecretStr | None = None
 
+    def __init__(self, **fields: Any) -> None:
+        """Check the model's name at once; pydantic would make a ``ValidationError`` of a validator's error."""
+        super().__init__(**fields)
+        if not self._is_place(registry := load_registry(self.models_file)):
+            get_model(self.model, registry)
+
+    def _is_place(self, registry: Mapping[str, ModelSpec]) -> bool:
+        """Whether the model is a folder or a hub id; the hub and the checkpoint are asked later."""
+        return self.model not in registry and ("/" in self.model or Path(self.model).is_dir())
+
     @cached_property
     def spec(self) -> ModelSpec:
         """The model's row in the registry, or the description of its checkpoint."""
         registry = load_registry(self.models_file)
-        if self.model not in registry and ("/" in self.model or Path(self.model).is_dir()):
+        if self._is_place(registry):
             from lince_rag.engines.checkpoints.configuration import describe_checkpoint
 
             return describe_checkpoint(self.model, self._loading)

@@ -274,7 +274,7 @@ def test_prompt_is_exact() -> None:
         (["ask", "¿Cuál es la renta mensual?", "--index", "indice", "--model", "lince-zero"], 2, "lince-zero"),
         (["ask", "¿Qué?", "--index", "indices"], 2, "¿Querías decir 'indice'?"),
         (["status", "--index", "lindice"], 2, "¿Querías decir 'indice'?"),
-        (["ask", "", "--index", "indice"], 2, "no es una pregunta"),
+        (["ask", "", "--index", "indice"], 2, "lince-rag: La pregunta está vacía.\n"),
         (["ask", "¿Qué?", "--index", "indice", "--language", "fr"], 2, "fr"),
         (["ask", "¿Qué?", "--index", "indice", "--on-unsupported", "hide"], 2, "hide"),
         (["ask", "¿Qué?", "--index", "indice", "--minimum-confidence", "2"], 2, "--minimum-confidence"),
@@ -304,6 +304,20 @@ def test_wrong_use_is_one_readable_line(folder: Path, arguments: list[str], stat
         assert err.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [("--help",), ("models", "--json"), ("models",)])
+def test_output_that_cannot_be_written_is_one_line(arguments: tuple[str, ...]) -> None:
+    # A buffer that is still full would fail once more when Python ends.
+    for unbuffered in ("", "1"):
+        variables = environment(PYTHONUNBUFFERED=unbuffered)
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=variables, check=False
+            )
+        assert done.returncode == 1
+        assert done.stderr == "lince-rag: No se ha podido leer o escribir: no queda espacio en el disco.\n"
+
+
 def test_debug_shows_the_traceback(folder: Path) -> None:
     _, err = run("ask", "¿Qué?", "--index", "nowhere", "--debug", status=1, cwd=folder)
     assert "Traceback" in err
@@ -321,6 +335,22 @@ def test_a_folder_without_documents(tmp_path: Path) -> None:
         assert "no tiene ningún documento. Añade alguno primero: lince-rag ingest" in err
 
 
+@pytest.mark.parametrize(
+    ("locale", "said"),
+    [
+        ("es", "de tipos sin lector: 3 (.png 2, .jpg 1; las imágenes se leen con --ocr)."),
+        ("pt", "de tipos sem leitor: 3 (.png 2, .jpg 1; as imagens são lidas com --ocr)."),
+        ("en", "of kinds without a reader: 3 (.png 2, .jpg 1; pictures are read with --ocr)."),
+    ],
+)
+def test_a_folder_with_pictures_only_is_told_how_they_are_read(tmp_path: Path, locale: str, said: str) -> None:
+    (tmp_path / "fotos").mkdir()
+    for name in ("a.png", "b.jpg", "c.png"):
+        (tmp_path / "fotos" / name).write_bytes(b"x")
+    out, _ = run("ingest", "fotos", "--index", "i", status=2, cwd=tmp_path, LC_ALL=locale)
+    assert said in out
+
+
 def test_what_is_not_read_is_counted_and_listed(tmp_path: Path) -> None:
     documents = tmp_path / "documentos"
     documents.mkdir()
@@ -331,7 +361,8 @@ def test_what_is_not_read_is_counted_and_listed(tmp_path: Path) -> None:
     arguments = ["ingest", str(documents), "--index", str(tmp_path / "índice")]
     out, _ = run(*arguments, LC_ALL="es")
     assert "2 nuevos" in out
-    assert "de tipos sin lector: 2 (.png 2); ocultos: 1; enlaces que salen de la carpeta: 1." in out
+    assert "de tipos sin lector: 2 (.png 2; las imágenes se leen con --ocr); ocultos: 1; enlaces que" in out
+    assert "enlaces que salen de la carpeta: 1." in out
     assert "secreto" not in out
     out, _ = run(*arguments, "--verbose", LC_ALL="es")
     assert all(name in out for name in ("foto.png", ".oculto.txt", "secreto.txt"))

@@ -1,6 +1,7 @@
 """``lince-rag ingest`` and ``remove``: choosing files, standard input, watching, deleting for good."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,20 @@ def test_a_document_is_removed_for_good(place: Path) -> None:
     assert "otro.txt" in err
     # Nothing was removed, because one name was wrong.
     assert listed(place) == ["documentos/contrato.txt"]
+
+
+def test_what_stays_of_a_folder_that_is_gone_is_said(place: Path) -> None:
+    run("ingest", "documentos", "--index", "i", cwd=place)
+    shutil.rmtree(place / "documentos")
+    out, err = run("ingest", "documentos", "--index", "i", cwd=place, status=1)
+    assert "documentos: no existe" in err
+    assert "Documentos de documentos que siguen en el índice: 3." in out
+    assert "lince-rag remove NOMBRE --index i\n" in out
+    assert "documentos/viejo/contrato.txt" in run("status", "--index", "i", cwd=place)[0]
+    for name in ("ata.md", "documentos/contrato.txt", "viejo/contrato.txt"):
+        run("remove", name, "--no-purge", "--index", "i", cwd=place)
+    out, _ = run("ingest", "documentos", "--index", "i", cwd=place, status=1)
+    assert "siguen" not in out
 
 
 def test_watching_until_ctrl_c(place: Path) -> None:

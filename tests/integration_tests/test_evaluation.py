@@ -31,6 +31,7 @@ from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.questions import draft_questions
 from lince_rag.evaluation.records import read_records
 from lince_rag.evaluation.report import compare_evaluations, write_report
+from lince_rag.evaluation.runs import earlier_evaluation
 from lince_rag.evaluation.settings import Setting, check_setting, copy_index, open_setting_index, parse_setting
 from lince_rag.text.language import wording
 from tests.integration_tests.commands import COMMAND, environment, run
@@ -513,6 +514,19 @@ def test_types_and_changes_are_in_the_report(index: Index, tmp_path: Path) -> No
     assert (name, found.fixed, found.broken) == ("b", ("renta",), ())
 
 
+def test_an_earlier_run_is_measured_by_its_records(index: Index, tmp_path: Path) -> None:
+    first = evaluate(Scripted(index, {}), QUESTIONS, index, name="a", output=tmp_path)
+    assert first.path is not None
+    found = earlier_evaluation(first.path, QUESTIONS, "before")
+    assert found is not None
+    assert (found.name, found.k, found.records) == ("before", first.k, first.records)
+    assert found.metrics == first.metrics
+    only = earlier_evaluation(first.path, QUESTIONS[:1], "before")
+    assert only is not None
+    assert [record.id for record in only.records] == [QUESTIONS[0].id]
+    assert earlier_evaluation(first.path, [replace(QUESTIONS[0], id="new")], "before") is None
+
+
 def test_drafts_can_be_asked_as_they_are(index: Index, tmp_path: Path) -> None:
     drafts = draft_questions(index, 10)
     assert {Path(draft["source"]).name for draft in drafts} == {"contrato.txt", "acta.txt", "regas.txt"}
@@ -527,6 +541,25 @@ def test_drafts_can_be_asked_as_they_are(index: Index, tmp_path: Path) -> None:
     records = evaluate(extractive(index), load_questions(path), index).records
     assert all(record.answer for record in records)
     assert {record.type for record in records} == {draft["type"] for draft in drafts}
+
+
+def test_drafts_leave_out_clause_numbers_and_numbers_that_count_nothing(tmp_path: Path) -> None:
+    (tmp_path / "contrato.txt").write_text(
+        "Segunda. El contrato dura 18 meses desde la firma.\n\n"
+        "Cláusula 3.ª – La renta del local es de 815 euros.\n\n"
+        "El local está en la calle de la Fuente Nueva 47, bajo.\n\n"
+        "4.2. El local tiene una capacidad de 36 personas sentadas.\n\n"
+        "Quarta. O prazo de pagamento é de 9 dias depois da fatura n.º 5521 emitida.\n"
+    )
+    with Index.open(tmp_path / "index", embeddings="embedded") as index:
+        index.ingest(tmp_path / "contrato.txt")
+        drafts = draft_questions(index, 10)
+    asked = {draft["answers"][0]: draft["question"] for draft in drafts}
+    assert {"18 meses", "815 euros", "36"} <= asked.keys()
+    assert not any(number in answer for answer in asked for number in ("47", "5521"))
+    starts = "El contrato", "La renta", "El local", "O prazo"
+    assert all(re.search(rf"\? (?:{'|'.join(starts)})", question) for question in asked.values()), asked
+    assert any(draft["evidence"].startswith("Segunda. ") for draft in drafts)
 
 
 def test_reports_of_little(index: Index, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_inside_an_archive(tmp_path: Path) -> None:
         report = index.ingest(path)
         assert report.left_out == {
             str(path): [
-                "clave.pdf: protected with a password",
+                "clave.pdf: protected with a password (give it with --password)",
                 "escaneado.pdf: pages without text (scanned?): 2",
             ]
         }
@@ -145,7 +145,8 @@ def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_password(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(pdf_bytes(["La fianza es de 815 euros."], password="secreto"))
     with Index.open(tmp_path / "index", embeddings="embedded") as index:
-        for password, reason in ((None, "protected with a password"), ("otro", "protected with another password")):
+        asked = "protected with a password (give it with --password)"
+        for password, reason in ((None, asked), ("otro", "protected with another password")):
             (error,) = index.ingest(tmp_path / "a.pdf", password=password).failed
             assert error.reason == reason
         assert index.ingest(tmp_path / "a.pdf", password="secreto").added

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 from langchain_core.documents import Document
@@ -126,8 +127,18 @@ def test_unknown_settings_are_errors() -> None:
         ChatLince(temprature=1)
     with pytest.raises(ConfigurationError, match="temprature"):
         ChatLince().invoke(QUESTION, temprature=1)
-    with pytest.raises(UnknownModelError, match="extractiv"):
-        ChatLince(model="extractiv").invoke(QUESTION)
+
+
+@pytest.mark.parametrize("kind", [ChatLince, LinceLLM])
+def test_an_unknown_model_is_an_error_at_once(
+    kind: type[ChatLince | LinceLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UnknownModelError, match=r"'lince-zer'.*Did you mean lince-zero"):
+        kind(model="lince-zer")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for model in ("lince-zero", "mine", "models/later", "org/name"):
+        assert kind(model=model).model == model
 
 
 def test_an_unknown_setting_is_told_which_ones_there_are() -> None:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
+from lince_rag.cli.localisation import translate_reason
 from lince_rag.documents import files as documents
 from lince_rag.documents.files import FORMATS, SAVED_AS, FileLoader, hash_file
 from lince_rag.documents.readers import packages, pdf
@@ -506,7 +507,7 @@ def test_docx_bomb_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.Monke
         ("a.pdf", b"hola", "named .pdf, but its content is not PDF"),
         ("a.html", b"PK\x03\x04", "named .html, but its content is zip, Office or OpenDocument"),
         ("a.pdf", b"%PDF-1.7\n1 0 obj", "damaged or truncated PDF"),
-        ("a.pdf", pdf_bytes(["x"], password="secreto"), "protected with a password"),
+        ("a.pdf", pdf_bytes(["x"], password="secreto"), "protected with a password (give it with --password)"),
         ("a.pdf", pdf_bytes(["Hola. " * 500])[:700], "damaged or truncated PDF"),
         ("a.docx", docx_bytes()[:5000], "damaged or truncated Word file"),
         ("a.docx", zip_bytes({"xl/workbook.xml": b"<a/>"}), "a zip file, but not a Word document"),
@@ -523,7 +524,11 @@ def test_reasons(tmp_path: Path, name: str, content: bytes, expected: str) -> No
 
 def test_old_word_and_unsupported_files(tmp_path: Path) -> None:
     assert "old Word" in reason(tmp_path, "a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
-    assert "files named .exe are not supported" in reason(tmp_path, "a.exe", b"x")
+    unsupported = reason(tmp_path, "a.exe", b"x")
+    assert unsupported.startswith("files named .exe are not supported; PDF, Office")
+    assert len(unsupported) < 130
+    assert translate_reason(unsupported, "es").startswith("no se leen archivos .exe; sí PDF, Office")
+    assert translate_reason(unsupported, "pt").startswith("não se leem arquivos .exe; sim PDF, Office")
     for suffix, other in SAVED_AS.items():
         assert suffix not in FORMATS
         assert other in FORMATS

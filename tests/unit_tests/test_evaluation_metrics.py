@@ -287,6 +287,13 @@ def test_two_runs_question_by_question() -> None:
     assert compare_runs(many, many).p_value == 1.0
 
 
+def test_questions_that_only_one_run_can_answer_are_not_compared() -> None:
+    first = [record(1), record(2), unanswerable(3, **ABSTAINED), record(4, answer="Un perro.")]
+    second = [record(1), unanswerable(2, **ABSTAINED), record(3), record(4)]
+    found = compare_runs(first, second)
+    assert (found.fixed, found.broken, found.count, found.unlike) == (("4",), (), 2, ("2", "3"))
+
+
 # Abstention.
 
 

@@ -65,6 +65,9 @@ def test_reasons_inside_are_translated_too() -> None:
     assert translate_reason(f"x.zip: {reason}", "es").startswith(
         "x.zip: no se puede leer ninguno de sus archivos (a"
     )
+    locked = "protected with a password (give it with --password)"
+    assert translate_reason(f"a.pdf: {locked}", "es") == "a.pdf: protegido con contraseña (dala con --password)"
+    assert translate_reason(f"a.pdf: {locked}", "pt") == "a.pdf: protegido com senha (dê-a com --password)"
     assert translate_reason("a.zip/b: c.txt: the file is empty", "pt") == "a.zip/b: c.txt: o arquivo está vazio"
     assert translate("The index folder /x cannot be used: Permission denied.", "es").endswith("falta el permiso.")
     assert translate("Quite unknown: nothing.", "es") == "Quite unknown: nothing."
@@ -225,6 +228,9 @@ def test_the_list_of_commands_cuts_no_sentence(language: str, shown: Callable[..
         (["ask", "x", "--indice", "y"], "parecidas: --device, --engine, --index", "--index)", "--index)"),
         (["ask"], "Falta el argumento 'PREGUNTA'.", "Falta o argumento 'PERGUNTA'.", "Missing argument"),
         (["ask", "x", "--langage", "y"], "parecidas: --language", "parecidas: --language", "Possible options"),
+        (["ask", "x", "--indice", "y"], "(parecidas: --index)", "(parecidas: --index)", "options: --index)"),
+        (["ask", "x", "--model-paths", "y"], "-path, --base-model", "-path, --base-model", "-path, --base-model"),
+        (["ask", "x", "--encoding", "y"], "opción --encoding\n", "opção --encoding\n", "option: --encoding\n"),
         (["ask", "x", "-k", "0"], "tiene que ser al menos 1", "tem de ser pelo menos 1", "or equal to 1"),
         (["ask", "x", "-k", "a"], "un número entero", "um número inteiro", "valid integer"),
         (["ask", "x", "--minimum-confidence", "2"], "como mucho 1", "no máximo 1", "less than or equal to 1"),

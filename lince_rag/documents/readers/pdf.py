@@ -79,7 +79,8 @@ def read_pdf(data: bytes, options: ReadingOptions = DEFAULT_OPTIONS) -> Content:
             document = pypdfium2.PdfDocument(data, password=options.password)
         except pypdfium2.PdfiumError as error:
             password = getattr(error, "err_code", None) == pypdfium2.raw.FPDF_ERR_PASSWORD
-            wrong = "protected with another password" if options.password else "protected with a password"
+            needed = "protected with a password (give it with --password)"
+            wrong = "protected with another password" if options.password else needed
             raise Unreadable(wrong if password else "damaged or truncated PDF") from None
         try:
             document.init_forms()
