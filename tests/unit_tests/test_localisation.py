@@ -225,7 +225,6 @@ def test_the_list_of_commands_cuts_no_sentence(language: str, shown: Callable[..
         (["ingerri"], "¿Querías decir 'ingest'?", "Queria dizer 'ingest'?", "Did you mean 'ingest'?"),
         (["añadir"], "¿Querías decir 'ingest'?", "Queria dizer 'ingest'?", "Did you mean 'ingest'?"),
         (["keys", "añadir"], "¿Querías decir 'add'?", "Queria dizer 'add'?", "Did you mean 'add'?"),
-        (["ask", "x", "--indice", "y"], "parecidas: --device, --engine, --index", "--index)", "--index)"),
         (["ask"], "Falta el argumento 'PREGUNTA'.", "Falta o argumento 'PERGUNTA'.", "Missing argument"),
         (["ask", "x", "--langage", "y"], "parecidas: --language", "parecidas: --language", "Possible options"),
         (["ask", "x", "--indice", "y"], "(parecidas: --index)", "(parecidas: --index)", "options: --index)"),
