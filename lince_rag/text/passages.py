@@ -78,6 +78,7 @@ class Reading:
         known = {_bare(title) for title in titles}
         kinds = [_kind_of(sentence.text, known) for sentence in sentences]
         _tell_titles_from_items(text, sentences, kinds)
+        _join_items(text, sentences, kinds)
         return cls(language, sentences, kinds)
 
     def candidates(self) -> list[int]:
@@ -244,6 +245,14 @@ def _tell_titles_from_items(text: str, sentences: Sequence[Sentence], kinds: lis
             kinds[position] = "item"
         elif title and not listed and text.startswith("\n", sentence.end):
             kinds[position] = "heading"
+
+
+def _join_items(text: str, sentences: Sequence[Sentence], kinds: list[Kind]) -> None:
+    """Make the further sentences of an item, on the same line, a part of the list."""
+    for position in range(1, len(kinds)):
+        same_line = "\n" not in text[sentences[position - 1].end : sentences[position].start]
+        if kinds[position - 1] == "item" and kinds[position] == "sentence" and same_line:
+            kinds[position] = "item"
 
 
 def _is_in_capitals(text: str) -> bool:

@@ -195,6 +195,18 @@ def test_a_list_is_quoted_whole_with_what_announces_it() -> None:
     assert quoted("¿Cómo se reinicia el sistema?", steps) == [steps]
 
 
+def test_steps_of_several_sentences_are_one_list() -> None:
+    steps = (
+        "Para cambiar el filtro del aire:",
+        "1. Apague el aparato. La luz tarda un minuto en apagarse.",
+        "2. Abra la tapa. Se sueltan dos muelles.",
+        "3. Saque el filtro del aire y ponga el nuevo.",
+        "4. Cierre la tapa.",
+    )
+    text = "El aparato limpia el aire.\n\n" + "\n".join(steps) + "\n\nEl filtro cuesta 12 euros."
+    assert quoted("¿Cómo cambio el filtro del aire?", text) == ["\n".join(steps)]
+
+
 def test_a_list_that_is_announced_is_not_quoted_in_part() -> None:
     text = "Para o passeio cada aluno deve levar:\n\n- almoço\n- boné\n- água\n\nO regresso é às 18h30."
     assert quoted("O que leva o aluno para o passeio?", text, language="pt")[0].endswith(
