@@ -114,7 +114,8 @@ class NativeModel(CallSettings):
     def __init__(self, **fields: Any) -> None:
         """Check the model's name at once; pydantic would make a ``ValidationError`` of a validator's error."""
         super().__init__(**fields)
-        if not self._is_place(registry := load_registry(self.models_file)):
+        # A file of models is read when it is needed: a model that is read back may be without it here.
+        if self.models_file is None and not self._is_place(registry := load_registry(None)):
             get_model(self.model, registry)
 
     def _is_place(self, registry: Mapping[str, ModelSpec]) -> bool:

@@ -101,7 +101,7 @@ def test_the_paths_are_different() -> None:
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream", "batch", "abatch"])
 async def test_every_way_raises_the_same_error(way: str) -> None:
-    with pytest.raises(ConfigurationError, match="not a question"):
+    with pytest.raises(ConfigurationError, match="question is empty"):
         await run(way, chain(), {"question": " "})
 
 
