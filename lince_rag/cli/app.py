@@ -106,6 +106,7 @@ def ask(
     from lince_rag.index.embeddings import warm_up
 
     with open_index(index, embeddings, options.embeddings_url, create=False) as opened:
+        check_has_documents(opened)
         # The weights are loaded while the packages that the answer needs are imported.
         warm_up(opened.embeddings)
         from lince_rag.chain.packing import only_quotes

@@ -16,6 +16,7 @@ from lince_rag.cli.options import (
     INTERRUPTED_STATUS,
     AnswerOptions,
     IndexOption,
+    check_has_documents,
     open_index,
     takes_answer_options,
 )
@@ -49,6 +50,7 @@ def chat(
     from lince_rag.cli.terminal import print_plain, print_waiting
 
     with open_index(index, None, options.embeddings_url, create=False) as opened:
+        check_has_documents(opened)
         chain = replace(options, source=None, filter=None).make_chain(opened)
         if session is not None and opened.ledger.read_only:
             raise ConfigurationError(

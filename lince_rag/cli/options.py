@@ -226,11 +226,10 @@ class AnswerOptions:
         return index.make_filter(self.source or (), self.filter or ())
 
     def make_chain(self, index: "Index") -> "RagChain":
-        """Make the chain that answers from an index; a ``LinceError`` names a wrong value or an empty index."""
+        """Make the chain that answers from an index; a ``ConfigurationError`` names a wrong value."""
         from lince_rag.chain.rag import create_rag_chain
         from lince_rag.models.chat_model import ChatLince
 
-        check_has_documents(index)
         return create_rag_chain(
             ChatLince(**self.model_fields()),
             index.as_retriever(**self.retriever_fields(), filter=self.make_filter(index)),

@@ -416,7 +416,8 @@ def warm_up(embeddings: Embeddings) -> None:
             load_reader()
 
     if isinstance(embeddings, LinceEmbeddings) and embeddings.model == PACKAGED_E5_SMALL:
-        Thread(target=load, daemon=True).start()
+        # Not a daemon: one that still loads when Python ends aborts the process.
+        Thread(target=load).start()
 
 
 def embeddings_name(embeddings: Embeddings) -> str:

@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
@@ -427,3 +428,13 @@ def test_protocol_buffers() -> None:
     assert message((3, message((1, 150)))) == bytes.fromhex("1a03089601")
     assert message((1, -2)) == bytes.fromhex("08feffffffffffffffff01")
     assert message((1, 0.5)) == bytes.fromhex("0d0000003f")
+
+
+@packaged
+def test_what_loads_in_another_thread_is_waited_for_when_python_ends() -> None:
+    # A daemon that is inside onnxruntime then would abort the process.
+    before = set(threading.enumerate())
+    embedders.warm_up(LinceEmbeddings("multilingual-e5-small"))
+    (started,) = set(threading.enumerate()) - before
+    assert not started.daemon
+    started.join()
