@@ -25,6 +25,7 @@ from lince_rag.errors import (
     EvaluationError,
     LinceError,
     MissingExtraError,
+    installation,
 )
 from lince_rag.evaluation import Evaluation, Question, evaluate, load_questions
 from lince_rag.evaluation.gold import GoldMap
@@ -575,7 +576,7 @@ def test_reports_of_little(index: Index, tmp_path: Path) -> None:
 def test_without_the_extra(index: Index, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     chain = Scripted(index, {})
-    with pytest.raises(MissingExtraError, match=rf"{package}.*\[evaluation\]"):
+    with pytest.raises(MissingExtraError, match=f"{package}.*" + re.escape(installation("evaluation"))):
         evaluate(chain, QUESTIONS, index)
     assert asked(chain) == []
 

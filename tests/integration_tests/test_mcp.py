@@ -1,6 +1,7 @@
 """`lince-rag mcp` with the SDK's own client: in process, over a real process's standard streams, and over HTTP."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from lince_rag import ChatLince, Index
-from lince_rag.errors import MissingExtraError
+from lince_rag.errors import MissingExtraError, installation
 from lince_rag.serve.collections import Collection
 from lince_rag.serve.mcp import create_server
 from tests.servers import free_port
@@ -118,7 +119,7 @@ async def test_a_wrong_call_is_an_error_that_says_why(folder: Path, tool: str, a
 @pytest.mark.parametrize("package", ["mcp", "mcp_types"])
 def test_a_missing_sdk_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    missing = pytest.raises(MissingExtraError, match=r"pip install .*\[mcp\]'")
+    missing = pytest.raises(MissingExtraError, match=re.escape(installation("mcp")))
     with Index.open(folder, create=False) as index, missing:
         create_server(collection(index))
 

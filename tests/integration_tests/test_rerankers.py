@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from lince_rag import ChatLince, HybridRetriever, Index, create_rag_chain
 from lince_rag.cli.app import app
 from lince_rag.engines.scorers.rerankers import LinceReranker
-from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError
+from lince_rag.errors import ConfigurationError, EngineError, MissingExtraError, installation
 from tests.integration_tests.classifier_samples import LENGTH, save_tiny_classifier
 from tests.integration_tests.embedder_samples import save_tiny_embedder
 
@@ -157,7 +158,7 @@ def test_a_relative_folder_is_found_from_another_one(folder, tmp_path, monkeypat
 
 def test_a_missing_sentence_transformers_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(MissingExtraError, match=r"'sentence_transformers'.*pip install .*\[models\]'"):
+    with pytest.raises(MissingExtraError, match="'sentence_transformers'.*" + re.escape(installation("models"))):
         LinceReranker(folder).score(PAIRS)
 
 
