@@ -74,7 +74,6 @@ def evaluate_file(
     from lince_rag.cli.localisation import reader_language
     from lince_rag.cli.terminal import print_json, print_plain
     from lince_rag.evaluation import load_questions
-    from lince_rag.evaluation.records import read_records
     from lince_rag.evaluation.report import compare_evaluations, write_report
     from lince_rag.evaluation.runs import PACKAGES, earlier_evaluation
     from lince_rag.evaluation.settings import Setting, parse_setting
@@ -93,8 +92,10 @@ def evaluate_file(
     )
     settings = [base, *(parse_setting(text, base) for text in compare or ())]
     questions = load_questions(file)[:limit]
-    earlier = read_records(against) if against else None
     require("evaluation", *PACKAGES)
+    before = earlier_evaluation(against, questions, wording("eval_before", language)) if against else None
+    # None lets the runs be compared with each other; an earlier run may share no question with this one.
+    earlier = {record.id: record for record in (before.records if before else ())} if against else None
     try:
         evaluations = _evaluate_all(settings, questions, output, language)
     except KeyboardInterrupt:
@@ -109,7 +110,6 @@ def evaluate_file(
         compared = [{"name": name, **asdict(comparison)} for name, comparison in comparisons]
         print_json({"report": str(report), "evaluations": values, "comparisons": compared})
     else:
-        before = earlier_evaluation(against, questions, wording("eval_before", language)) if against else None
         _print_evaluations(evaluations, language, before)
         _print_types(evaluations, language)
         for name, changes in comparisons:

@@ -1,6 +1,5 @@
 """``lince-rag ingest`` and ``remove``: what is in an index, kept in step with folders."""
 
-import os
 import sys
 import time
 from datetime import datetime
@@ -201,6 +200,7 @@ def _read(
 ) -> bool:
     """Read documents and print the report; return whether some could not be read."""
     from lince_rag.cli.terminal import print_ingest_report, print_plain, print_skipped, progress_bar, short_path
+    from lince_rag.documents.selection import is_inside
 
     with progress_bar(wording("ingesting", language)) as progress:
         report = index.ingest(items, on_progress=progress, **options)
@@ -213,7 +213,7 @@ def _read(
     known = index.ledger.content_hashes() if report.failed else {}
     for problem in report.failed:
         # A folder that is not there may be on a disk that is not mounted.
-        kept = sum(source.startswith(os.path.join(problem.source, "")) for source in known)
+        kept = sum(is_inside(source, problem.source) for source in known)
         if kept:
             path, at = short_path(problem.source), index_argument(folder)
             print_plain(wording("kept_of_folder", language, path=path, count=kept, index=at))

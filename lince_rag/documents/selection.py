@@ -196,7 +196,7 @@ class Walk:
         return False
 
     def _leads_out(self, path: str) -> bool:
-        return os.path.islink(path) and not _is_inside(os.path.realpath(path), self._root)
+        return os.path.islink(path) and not is_inside(os.path.realpath(path), self._root)
 
     def _has_reader(self, path: str, name: str) -> bool:
         suffix = os.path.splitext(name)[1].lower()
@@ -271,5 +271,6 @@ def _lets_in(patterns: "GitIgnoreSpec") -> bool:
     return any(pattern.include is False for pattern in patterns.patterns)
 
 
-def _is_inside(path: str, folder: str) -> bool:
+def is_inside(path: str, folder: str) -> bool:
+    """Return whether a path is below a folder, going by their names alone."""
     return path.startswith(os.path.join(folder, ""))

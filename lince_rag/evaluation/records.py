@@ -100,15 +100,6 @@ class Record:
         return self.answerable and bool(self.units)
 
 
-def read_records(path: str | Path) -> dict[str, Record]:
-    """Read the records of an earlier run, by the id of the question.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or holds no records of this version.
-    """
-    return read_run(path)[1]
-
-
 def read_run(path: str | Path) -> tuple[dict[str, Any], dict[str, Record]]:
     """Read the header of an earlier run, which is empty if nothing was asked, and its records by their ids.
 

@@ -34,6 +34,8 @@ from lince_rag.text.questions import asks_for, function_words, spell_out
 from lince_rag.text.sentences import remember_sentences
 from lince_rag.text.words import cognate, differs_in_one_letter, words
 
+logger = logging.getLogger(__name__)
+
 # Candidates from each side of the fusion. With fewer, answers that one side ranks low are lost; more only take
 # longer (the figures of XQuAD-es and FaQuAD do not change from 50 up).
 DEFAULT_FETCH: Final = 50
@@ -57,8 +59,6 @@ CORRECTED_LETTERS: Final = 5
 
 # Chunks that are read together. More are read only if some of these say the same.
 CHUNKS_PER_READ: Final = 8
-
-logger = logging.getLogger(__name__)
 
 # Candidates that a reranker reads, with one forward pass each. On XQuAD-es and FaQuAD, the first five chunks of
 # the fusion already contain .98 of the answers, so there is little to find further down.

@@ -30,7 +30,7 @@ from lince_rag.errors import (
 from lince_rag.evaluation import Evaluation, Question, evaluate, load_questions
 from lince_rag.evaluation.gold import GoldMap
 from lince_rag.evaluation.questions import draft_questions
-from lince_rag.evaluation.records import read_records
+from lince_rag.evaluation.records import read_run
 from lince_rag.evaluation.report import compare_evaluations, write_report
 from lince_rag.evaluation.runs import earlier_evaluation
 from lince_rag.evaluation.settings import Setting, check_setting, copy_index, open_setting_index, parse_setting
@@ -509,7 +509,7 @@ def test_types_and_changes_are_in_the_report(index: Index, tmp_path: Path) -> No
     assert QUESTIONS[0].text in changes.text_content()
     assert RENT in changes.text_content()
     assert first.path is not None
-    earlier = read_records(first.path)
+    earlier = read_run(first.path)[1]
     assert earlier == {record.id: record for record in first.records}
     ((name, found),) = compare_evaluations([second], earlier)
     assert (name, found.fixed, found.broken) == ("b", ("renta",), ())

@@ -6,7 +6,7 @@ import pytest
 
 from lince_rag.errors import ConfigurationError
 from lince_rag.evaluation import Question, load_questions
-from lince_rag.evaluation.records import Passage, Record, RecordFile, read_records
+from lince_rag.evaluation.records import Passage, Record, RecordFile, read_run
 
 
 def write(folder: Path, content: Any, name: str = "questions.json") -> Path:
@@ -171,12 +171,12 @@ def test_records_of_an_earlier_run(tmp_path: Path) -> None:
     with RecordFile(path, {"fingerprint": "f"}).appending() as file:
         file.append(record("1"))
     whole = path.read_text()
-    assert read_records(path) == {"1": record("1")}
+    assert read_run(path)[1] == {"1": record("1")}
     path.write_text(whole.replace('"format": 3', '"format": 2'))
     with pytest.raises(ConfigurationError, match="line 1: not a record of this version"):
-        read_records(path)
+        read_run(path)
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        read_records(tmp_path / "absent.jsonl")
+        read_run(tmp_path / "absent.jsonl")
 
 
 def test_a_file_that_is_something_else(tmp_path: Path) -> None:
